@@ -1,0 +1,66 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Options say how to reach the database. They come validated from the
+// configuration.
+type Options struct {
+	// URL starts with postgres:// or postgresql://. It holds the password: keep
+	// it out of logs.
+	URL string
+	// MinConns and MaxConns bound the pool.
+	MinConns, MaxConns int32
+	// ConnectTimeout bounds one attempt to connect.
+	ConnectTimeout time.Duration
+	// ApplicationName is what pg_stat_activity shows.
+	ApplicationName string
+}
+
+// pingTimeout bounds the check of a connection that has been idle. A half-open
+// one would otherwise eat the deadline of the cycle that happened to draw it.
+const pingTimeout = 2 * time.Second
+
+// PoolConfig is the pool's configuration for o, or an error that does not hold
+// the URL.
+func PoolConfig(o Options) (*pgxpool.Config, error) {
+	cfg, err := pgxpool.ParseConfig(o.URL)
+	if err != nil {
+		// pgx's own message quotes parts of the URL, and where a password holds
+		// an unescaped character those parts are pieces of it.
+		return nil, errors.New("not a valid postgres:// URL (characters like @ : / # ? % in a user name or password must be percent-encoded)")
+	}
+	cfg.MinConns = o.MinConns
+	cfg.MaxConns = o.MaxConns
+	cfg.PingTimeout = pingTimeout
+	cfg.ConnConfig.ConnectTimeout = o.ConnectTimeout
+	cfg.ConnConfig.RuntimeParams["application_name"] = o.ApplicationName
+	// Neither named prepared statements, which PgBouncer before 1.21 loses
+	// between transactions, nor cached descriptions, which go stale when the
+	// platform changes a table. One round trip a query all the same.
+	cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	cfg.ConnConfig.StatementCacheCapacity = 0
+	cfg.ConnConfig.DescriptionCacheCapacity = 0
+	return cfg, nil
+}
+
+// Open makes the pool without waiting for the database: connections are made
+// when they are first needed.
+func Open(ctx context.Context, o Options) (*pgxpool.Pool, error) {
+	cfg, err := PoolConfig(o)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open pool: %w", err)
+	}
+	return pool, nil
+}

@@ -1,0 +1,21 @@
+-- One row that says which replica collects. A row, because nothing that needs a
+-- session survives PgBouncer in transaction mode; the database's clock, because
+-- the replicas' clocks differ.
+
+-- +goose Up
+CREATE TABLE ops_worker_lease (
+    name          text PRIMARY KEY,
+    -- Which process, and how many times the lease has changed hands: together
+    -- they are the fencing token that every write carries.
+    holder        text NOT NULL,
+    epoch         bigint NOT NULL,
+    acquired_at   timestamptz NOT NULL,
+    expires_at    timestamptz NOT NULL,
+    -- The time of the newest stored cycle, moved in the transaction that stores
+    -- it: a cycle is appended once however often it is sent, and never behind
+    -- one that stands already.
+    last_cycle_at timestamptz NOT NULL DEFAULT 'epoch'
+);
+
+-- +goose Down
+DROP TABLE ops_worker_lease;

@@ -1,0 +1,50 @@
+-- name: SyncSystemAlerts :one
+-- Opens an alert for each unhealthy service that has none and closes those of
+-- the healthy ones, in one statement; repeating it changes nothing. An
+-- acknowledged alert is still its service's open alert. ON CONFLICT names no
+-- index, since the unique one covers OPEN alone on older schemas, OPEN and
+-- ACKNOWLEDGED on newer ones, and arbitrates either way. By that index.
+-- Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
+WITH observed AS (
+    SELECT x.service, 'system-health:' || x.service AS fingerprint, x.healthy, x.reason
+    FROM (
+        SELECT unnest(@services::text[]) AS service,
+               unnest(@healthy::boolean[]) AS healthy,
+               unnest(@reasons::text[]) AS reason
+    ) x
+), missing AS (
+    SELECT o.service, o.fingerprint, o.reason
+    FROM observed o
+    WHERE NOT o.healthy
+      AND NOT EXISTS (
+          SELECT FROM fleet_alert a
+          WHERE a.tenant_id = '__system__'
+            AND a.fingerprint = o.fingerprint
+            AND a.status IN ('OPEN', 'ACKNOWLEDGED'))
+), system_tenant AS (
+    INSERT INTO tenants (tenant_id, name, metadata)
+    SELECT '__system__', 'System Alerts', '{"kind": "system"}'
+    WHERE EXISTS (SELECT FROM missing)
+    ON CONFLICT DO NOTHING
+), opened AS (
+    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, severity, confidence, summary, details)
+    SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 5, 1.0,
+           'Service unhealthy: ' || m.service || ' (' || m.reason || ')',
+           jsonb_build_object('service', m.service, 'kind', 'system_health')
+    FROM missing m
+    ON CONFLICT DO NOTHING
+    RETURNING fingerprint
+), closed AS (
+    UPDATE fleet_alert a
+    SET status = 'CLOSED',
+        closed_at = now(),
+        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', now())
+    FROM observed o
+    WHERE o.healthy
+      AND a.tenant_id = '__system__'
+      AND a.fingerprint = o.fingerprint
+      AND a.status IN ('OPEN', 'ACKNOWLEDGED')
+    RETURNING a.fingerprint
+)
+SELECT coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM opened), '{}')::text[] AS opened,
+       coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM closed), '{}')::text[] AS closed;

@@ -1,0 +1,61 @@
+-- name: AppendSamples :one
+-- Appends the samples of one or more cycles, and with them moves the lease's
+-- last_cycle_at and renews it, in a transaction that holds it (HoldLease). Cycles up to
+-- last_cycle_at stand already and are passed over, so a store whose outcome is
+-- unknown may be repeated. Returns how many samples were new.
+-- Caller: the metrics collector, every METRICS_COLLECTION_INTERVAL.
+WITH stored AS (
+    INSERT INTO system_metrics (time, metric_name, service, tags, value)
+    SELECT x.time, x.metric_name, nullif(x.service, ''), x.tags::jsonb, x.value
+    FROM (
+        SELECT unnest(@times::timestamptz[]) AS time,
+               unnest(@metric_names::text[]) AS metric_name,
+               unnest(@services::text[]) AS service,
+               unnest(@tags::text[]) AS tags,
+               unnest(@values::float8[]) AS value
+    ) x
+    WHERE x.time > @last_cycle_at::timestamptz
+    RETURNING 1
+), moved AS (
+    UPDATE ops_worker_lease
+    SET last_cycle_at = greatest(last_cycle_at, @cycle_at::timestamptz),
+        expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8)
+    WHERE name = @lease_name
+)
+SELECT count(*)::bigint AS samples FROM stored;
+
+-- name: DeleteExpiredSamples :execrows
+-- One small batch of what a plain table has kept past its retention. No index
+-- starts with time, so it goes name by name through (metric_name, time): the
+-- names by a loose index scan, then at most batch_size rows of the oldest.
+-- Caller: the metrics collector's retention, hourly, until a batch is short.
+WITH RECURSIVE names AS (
+    (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
+    UNION ALL
+    SELECT (SELECT m.metric_name FROM system_metrics m WHERE m.metric_name > n.metric_name ORDER BY m.metric_name LIMIT 1)
+    FROM names n
+    WHERE n.metric_name IS NOT NULL
+), expired AS (
+    SELECT n.metric_name, e.time
+    FROM names n
+    CROSS JOIN LATERAL (
+        SELECT m.time
+        FROM system_metrics m
+        WHERE m.metric_name = n.metric_name AND m.time < @cutoff::timestamptz
+        ORDER BY m.time DESC
+        LIMIT @batch_size::integer
+    ) e
+    WHERE n.metric_name IS NOT NULL
+    LIMIT @batch_size::integer
+)
+DELETE FROM system_metrics d
+USING (SELECT DISTINCT metric_name, time FROM expired) e
+WHERE d.metric_name = e.metric_name AND d.time = e.time;
+
+-- name: DropExpiredChunks :one
+-- The same on a hypertable without a retention policy: whole chunks.
+SELECT ops_worker_drop_chunks(@cutoff::timestamptz)::bigint AS chunks;
+
+-- name: RetentionMode :one
+-- 'plain', 'hypertable', or 'policy' where TimescaleDB does it itself.
+SELECT ops_worker_retention_mode()::text AS mode;
