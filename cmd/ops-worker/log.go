@@ -1,0 +1,30 @@
+package main
+
+import (
+	"io"
+	"os"
+	"time"
+
+	"github.com/mattn/go-isatty"
+	"github.com/rs/zerolog"
+
+	"ops_worker/internal/config"
+)
+
+// newLogger logs as the platform's other services do: one JSON object a line
+// with ts, level, service, msg and, within a cycle, trace_id. On a terminal,
+// unless LOG_FORMAT says otherwise, it writes for people.
+func newLogger(cfg config.Config, out io.Writer) zerolog.Logger {
+	zerolog.TimestampFieldName = "ts"
+	zerolog.MessageFieldName = "msg"
+	zerolog.TimeFieldFormat = time.RFC3339Nano
+	zerolog.TimestampFunc = func() time.Time { return time.Now().UTC() }
+	format := cfg.LogFormat
+	if file, ok := out.(*os.File); format == "" && ok && isatty.IsTerminal(file.Fd()) {
+		format = "console"
+	}
+	if format == "console" {
+		out = zerolog.ConsoleWriter{Out: out, TimeFormat: "15:04:05.000"}
+	}
+	return zerolog.New(out).Level(cfg.LogLevel).With().Timestamp().Str("service", cfg.ServiceName).Logger()
+}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/spf13/cobra"
+
+	"ops_worker/collectors"
+	"ops_worker/internal/config"
+)
+
+// onceDeadline bounds the one cycle and what stands around it.
+const onceDeadline = time.Minute
+
+func newOnceCommand(load loader) *cobra.Command {
+	once := &cobra.Command{
+		Use:   "once",
+		Short: "Run one cycle and print what it collected",
+		Long: "Runs one cycle as `ops-worker run` would, prints what it collected, and exits 1 if\n" +
+			"the cycle failed. While another replica collects, nothing is stored: the cycle\n" +
+			"would stand in the table twice.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	var asJSON, dryRun bool
+	once.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
+	once.PersistentFlags().BoolVar(&dryRun, "dry-run", false, "store nothing, and leave the schema as it is")
+	sub := func(name, short string, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) {
+		once.AddCommand(&cobra.Command{Use: name, Short: short, Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				cfg, err := load()
+				if err != nil {
+					return err
+				}
+				return runOnce(cmd, cfg, dryRun, cycle, print)
+			}})
+	}
+	sub("health", "Probe every service once",
+		func(ctx context.Context, w *collectors.Worker) error { return w.Health.Cycle(ctx) },
+		func(out io.Writer, w *collectors.Worker) error { return printHealth(out, w.Health.Last(), asJSON) })
+	sub("metrics", "Collect every sample once",
+		func(ctx context.Context, w *collectors.Worker) error { return w.Metrics.Cycle(ctx) },
+		func(out io.Writer, w *collectors.Worker) error { return printMetrics(out, w.Metrics.Last(), asJSON) })
+	return once
+}
+
+// runOnce runs one cycle under the lease, or without storing anything where the
+// lease cannot be had.
+func runOnce(cmd *cobra.Command, cfg config.Config, dryRun bool, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), onceDeadline)
+	defer cancel()
+	return withPool(ctx, cfg, func(pool *pgxpool.Pool) error {
+		log := newLogger(cfg, cmd.ErrOrStderr())
+		worker := collectors.NewWorker(cfg, pool, collectors.NewMemoryBuffer(1), collectors.NoHeart, log)
+		defer worker.Close()
+		if !dryRun {
+			if err := worker.Prepare(ctx); err != nil {
+				return err
+			}
+		}
+		leader, err := worker.Once(ctx, dryRun, func(ctx context.Context) error { return cycle(ctx, worker) })
+		if leader != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "ops-worker: %s collects, so nothing was stored\n", leader)
+		}
+		return errors.Join(print(cmd.OutOrStdout(), worker), err)
+	})
+}
+
+func printHealth(out io.Writer, observations []collectors.Observation, asJSON bool) error {
+	if asJSON {
+		type row struct {
+			Service    string             `json:"service"`
+			Status     collectors.Status  `json:"status"`
+			LatencyMS  float64            `json:"latency_ms,omitempty"`
+			HTTPStatus int                `json:"http_status,omitempty"`
+			Counters   map[string]float64 `json:"counters,omitempty"`
+			Error      string             `json:"error,omitempty"`
+		}
+		rows := make([]row, len(observations))
+		for i, o := range observations {
+			rows[i] = row{o.Service, o.Status, milliseconds(o.Latency), o.HTTPStatus, o.Counters, o.Err}
+		}
+		return printJSON(out, rows)
+	}
+	return printTable(out, []string{"SERVICE", "STATUS", "LATENCY", "COUNTERS", "REASON"}, len(observations), func(i int) []any {
+		o := observations[i]
+		latency, reason := "-", "-"
+		if o.Latency > 0 {
+			latency = fmt.Sprintf("%.1f ms", milliseconds(o.Latency))
+		}
+		if o.Status != collectors.Healthy {
+			reason = o.Reason()
+		}
+		return []any{o.Service, o.Status, latency, len(o.Counters), reason}
+	})
+}
+
+func printMetrics(out io.Writer, cycle collectors.Cycle, asJSON bool) error {
+	if asJSON {
+		type row struct {
+			Time    time.Time `json:"time"`
+			Metric  string    `json:"metric_name"`
+			Service string    `json:"service"`
+			Value   float64   `json:"value"`
+		}
+		rows := make([]row, len(cycle.Samples))
+		for i, s := range cycle.Samples {
+			rows[i] = row{cycle.At, s.Metric, s.Service, s.Value}
+		}
+		return printJSON(out, rows)
+	}
+	fmt.Fprintf(out, "cycle of %s\n", cycle.At.Format(time.RFC3339Nano))
+	return printTable(out, []string{"SERVICE", "METRIC", "VALUE"}, len(cycle.Samples), func(i int) []any {
+		s := cycle.Samples[i]
+		return []any{s.Service, s.Metric, fmt.Sprintf("%.15g", s.Value)}
+	})
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,0 +1,143 @@
+package collectors
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+)
+
+// probeTimeout bounds one exchange with a service, from the look-up of its name
+// to the last byte of its answer.
+const probeTimeout = 5 * time.Second
+
+// maxProbes bounds how many services are asked at once.
+const maxProbes = 16
+
+// Observation is a service and what its probe brought back.
+type Observation struct {
+	Service string
+	Reading
+}
+
+// rowStatus is service_health.status, which knows two words.
+func (o Observation) rowStatus() string {
+	if o.Status == Healthy {
+		return "healthy"
+	}
+	return "unhealthy"
+}
+
+// latencyMS is the latency in whole milliseconds, -1 when nothing answered.
+func (o Observation) latencyMS() int32 {
+	if o.Latency <= 0 {
+		return -1
+	}
+	return int32(min(o.Latency.Round(time.Millisecond).Milliseconds(), 1<<30))
+}
+
+// details is service_health.details; a key without a value is left out.
+func (o Observation) details() (string, error) {
+	d := struct {
+		Status     Status             `json:"status"`
+		LatencyMS  *int32             `json:"latency_ms,omitempty"`
+		HTTPStatus int                `json:"http_status,omitempty"`
+		Counters   map[string]float64 `json:"counters,omitempty"`
+		Error      string             `json:"error,omitempty"`
+	}{Status: o.Status, HTTPStatus: o.HTTPStatus, Counters: o.Counters, Error: o.Err}
+	if ms := o.latencyMS(); ms >= 0 {
+		d.LatencyMS = &ms
+	}
+	text, err := json.Marshal(d)
+	return string(text), err
+}
+
+// observe probes services in parallel, each for at most timeout, and returns
+// what they answered in their order.
+func observe(ctx context.Context, services []Service, timeout time.Duration) []Observation {
+	observations := make([]Observation, len(services))
+	var group errgroup.Group
+	group.SetLimit(maxProbes)
+	for i, s := range services {
+		group.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			defer recovered(ctx, func(err error) {
+				observations[i] = Observation{Service: s.Name, Reading: Reading{Status: Unknown, Err: err.Error()}}
+			})
+			observations[i] = Observation{Service: s.Name, Reading: s.Probe(ctx)}
+			return nil
+		})
+	}
+	_ = group.Wait() // a probe has no error: what goes wrong is its reading
+	return observations
+}
+
+// HealthMonitor keeps service_health and the system alerts up to date.
+type HealthMonitor struct {
+	services []Service
+	store    Store
+	lease    *Lease
+	alerts   bool
+	timeout  time.Duration
+
+	last []Observation
+}
+
+// NewHealthMonitor makes a monitor of services that turns every interval, with
+// or without system alerts.
+func NewHealthMonitor(services []Service, store Store, lease *Lease, interval time.Duration, alerts bool) *HealthMonitor {
+	return &HealthMonitor{services: services, store: store, lease: lease, alerts: alerts, timeout: min(probeTimeout, interval*6/10)}
+}
+
+// Cycle probes every service, then writes what they answered, then the alerts:
+// one that cannot be written does not cost the health rows.
+func (m *HealthMonitor) Cycle(ctx context.Context) error {
+	observations := observe(ctx, m.services, m.timeout)
+	m.remember(ctx, observations)
+
+	token := m.lease.Token()
+	if err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations); err != nil {
+		return fmt.Errorf("save health: %w", err)
+	}
+	if !m.alerts {
+		return nil
+	}
+	log := zerolog.Ctx(ctx)
+	opened, closed, err := m.store.SyncAlerts(ctx, token, observations)
+	if err != nil {
+		return fmt.Errorf("health is saved, system alerts are not: %w", err)
+	}
+	for _, service := range opened {
+		log.Warn().Str("monitored", service).Msg("system alert opened")
+	}
+	for _, service := range closed {
+		log.Info().Str("monitored", service).Msg("system alert closed")
+	}
+	return nil
+}
+
+// Last returns the newest observations; not while a cycle runs.
+func (m *HealthMonitor) Last() []Observation { return m.last }
+
+// remember keeps the observations and logs the services that changed.
+func (m *HealthMonitor) remember(ctx context.Context, observations []Observation) {
+	for i, o := range observations {
+		before := Healthy
+		if m.last != nil {
+			before = m.last[i].Status
+		}
+		if o.Status == before {
+			continue
+		}
+		event := zerolog.Ctx(ctx).Warn()
+		if o.Status == Healthy {
+			event = zerolog.Ctx(ctx).Info()
+		}
+		event.Str("monitored", o.Service).Str("status", string(o.Status)).Str("was", string(before)).Str("reason", o.Reason()).Msg("service changed")
+	}
+	m.last = observations
+}

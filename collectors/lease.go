@@ -1,0 +1,261 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/rs/zerolog"
+)
+
+// Token is what a write is fenced by: the store refuses one that is not the
+// lease's current token.
+type Token struct {
+	Holder string
+	Epoch  int64
+}
+
+// ErrLeaseLost is a write or a renewal that the lease refused: another replica
+// collects, or the lease ran out.
+var ErrLeaseLost = errors.New("the lease is no longer ours")
+
+// Grant is a lease just taken.
+type Grant struct {
+	Epoch       int64
+	LastCycleAt time.Time // the newest stored cycle, of any replica
+	Now         time.Time // the database's clock
+}
+
+// LeaseStore keeps the lease. Its errors mean that the database did not answer,
+// but for ErrLeaseLost.
+type LeaseStore interface {
+	// HeldBy is the current holder, empty where the lease is free.
+	HeldBy(ctx context.Context) (holder string, err error)
+	// Acquire takes a lease that is free, expired or holder's own.
+	Acquire(ctx context.Context, holder string, ttl time.Duration) (Grant, error)
+	// Renew extends an unexpired lease; it returns the database's clock.
+	Renew(ctx context.Context, token Token, ttl time.Duration) (time.Time, error)
+	Release(ctx context.Context, token Token) error
+}
+
+// Bounds of a standby's poll, which decides how fast it takes over.
+const maxPoll = time.Second
+
+// Lease makes this process the one that collects, or a standby.
+type Lease struct {
+	store  LeaseStore
+	holder string
+	ttl    time.Duration
+	log    zerolog.Logger
+	beat   func(interval time.Duration)
+
+	clock databaseClock
+	nudge chan struct{}
+
+	mu          sync.Mutex
+	token       Token
+	lastCycleAt time.Time
+}
+
+// NewLease prepares a lease for holder, a name that no other process has. beat
+// is called at every turn with the longest time to the next one; nil is none.
+func NewLease(store LeaseStore, holder string, ttl time.Duration, log zerolog.Logger, beat func(time.Duration)) *Lease {
+	if beat == nil {
+		beat = func(time.Duration) {}
+	}
+	return &Lease{store: store, holder: holder, ttl: ttl, log: log, beat: beat, nudge: make(chan struct{}, 1)}
+}
+
+// Token is the token of the newest grant.
+func (l *Lease) Token() Token {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.token
+}
+
+// LastCycleAt is the newest stored cycle as of the newest grant.
+func (l *Lease) LastCycleAt() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lastCycleAt
+}
+
+// Now is the database's time.
+func (l *Lease) Now() time.Time { return l.clock.now() }
+
+// Check makes the lease look at once whether it is still held: for a store that
+// was refused.
+func (l *Lease) Check() {
+	select {
+	case l.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// Run takes the lease whenever it can be had and calls lead for as long as it
+// is held; lead returns soon after its context is done. Run ends with ctx, with
+// the lease handed back.
+//
+// While the database cannot be asked, a leader goes on leading: nobody else can
+// take the lease from that database either, and where only this process is cut
+// off, the fence keeps what it collects out until it knows.
+func (l *Lease) Run(ctx context.Context, lead func(context.Context)) {
+	var asking streak
+	retry := newBackOff(maxPoll)
+	role := ""
+	for ctx.Err() == nil {
+		l.beat(l.requestTimeout() + retry.MaxInterval)
+		holder, err := l.tryAcquire(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		asking.observe(l.log, err, "lease cannot be asked for", "lease can be asked for again")
+		switch {
+		case err != nil:
+			wait(ctx, retry.NextBackOff())
+			continue
+		case holder == l.holder:
+			role = l.lead(ctx, lead)
+		case role != holder:
+			role = holder
+			l.log.Info().Str("role", "standby").Str("leader", holder).Msg("another replica collects")
+		}
+		retry.Reset()
+		wait(ctx, jittered(min(maxPoll, l.ttl/3)))
+	}
+}
+
+// tryAcquire returns who holds the lease now. It looks before it takes: the
+// look locks nothing, however many standbys poll.
+func (l *Lease) tryAcquire(ctx context.Context) (holder string, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, l.requestTimeout(), errors.New("lease request exceeded its deadline"))
+	defer cancel()
+	if holder, err = l.store.HeldBy(ctx); err != nil {
+		return "", fmt.Errorf("read lease: %w", err)
+	}
+	if holder != "" && holder != l.holder {
+		return holder, nil
+	}
+	sent := time.Now()
+	grant, err := l.store.Acquire(ctx, l.holder, l.ttl)
+	if errors.Is(err, ErrLeaseLost) {
+		return "another replica", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("acquire lease: %w", err)
+	}
+	l.clock.observe(grant.Now, sent, time.Now())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.token, l.lastCycleAt = Token{l.holder, grant.Epoch}, grant.LastCycleAt
+	return l.holder, nil
+}
+
+// lead runs one term: it renews until ctx ends or the lease is somebody else's,
+// whom it names.
+func (l *Lease) lead(ctx context.Context, lead func(context.Context)) (lost string) {
+	l.log.Info().Str("role", "leader").Int64("epoch", l.Token().Epoch).Msg("this replica collects")
+	term, end := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		lead(term)
+	}()
+	lost = l.keep(ctx)
+	end()
+	<-done
+	if lost != "" {
+		l.log.Warn().Str("role", "standby").Str("leader", lost).Msg("lease lost: another replica collects")
+		return lost
+	}
+	l.release()
+	return ""
+}
+
+// keep renews the lease until ctx ends or another holder has it, whom it names.
+func (l *Lease) keep(ctx context.Context) (lost string) {
+	var renewing streak
+	timer := time.NewTimer(l.ttl / 3)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ""
+		case <-l.nudge:
+		case <-timer.C:
+		}
+		l.beat(l.requestTimeout() + l.ttl/3)
+		holder, err := l.renew(ctx)
+		if ctx.Err() != nil {
+			return ""
+		}
+		renewing.observe(l.log, err, "lease cannot be renewed, collecting goes on", "lease is renewed again")
+		if err == nil && holder != l.holder {
+			return holder
+		}
+		timer.Reset(l.ttl / 3)
+	}
+}
+
+// renew extends the lease, or takes it anew where it ran out while the database
+// was away and nobody else has it. It returns who holds it.
+func (l *Lease) renew(ctx context.Context) (holder string, err error) {
+	request, cancel := context.WithTimeoutCause(ctx, l.requestTimeout(), errors.New("lease renewal exceeded its deadline"))
+	defer cancel()
+	sent := time.Now()
+	now, err := l.store.Renew(request, l.Token(), l.ttl)
+	switch {
+	case errors.Is(err, ErrLeaseLost):
+		return l.tryAcquire(ctx)
+	case err != nil:
+		return "", fmt.Errorf("renew lease: %w", err)
+	}
+	l.clock.observe(now, sent, time.Now())
+	return l.holder, nil
+}
+
+// release hands the lease back, so that a standby need not wait for it to
+// expire; if that fails, it waits.
+func (l *Lease) release() {
+	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
+	defer cancel()
+	if err := l.store.Release(ctx, l.Token()); err != nil && !errors.Is(err, ErrLeaseLost) {
+		l.log.Warn().Err(err).Msg("lease not handed back, it will expire")
+		return
+	}
+	l.log.Info().Msg("lease handed back")
+}
+
+// releaseTimeout is what is left of the 5 s that a stop may take, after the
+// grace of the cycle in flight.
+const releaseTimeout = 800 * time.Millisecond
+
+func (l *Lease) requestTimeout() time.Duration { return min(5*time.Second, l.ttl/3) }
+
+// jittered spreads d by a third, so that replicas do not move in step.
+func jittered(d time.Duration) time.Duration {
+	return d - d/6 + rand.N(d/3+1)
+}
+
+// newBackOff is a back-off with jitter that never gives up.
+func newBackOff(longest time.Duration) *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval = min(200*time.Millisecond, longest)
+	b.MaxInterval = longest
+	b.Reset()
+	return b
+}
+
+// wait returns after d, or as soon as ctx is done.
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

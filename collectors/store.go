@@ -1,0 +1,241 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db"
+)
+
+// leaseName is the row of the lease table that the worker's replicas share.
+const leaseName = "ops_worker"
+
+// Store is what the two collectors need of the database. Every write is fenced:
+// it fails with ErrLeaseLost, and has written nothing, when the token is not the
+// lease's any more.
+type Store interface {
+	Ping(ctx context.Context) error
+	Aggregates(ctx context.Context) Aggregates
+	// AppendCycles stores what is newer than the newest stored cycle and
+	// returns how many samples that were. Repeating it is harmless.
+	AppendCycles(ctx context.Context, token Token, cycles []Cycle) (stored int, err error)
+	SaveHealth(ctx context.Context, token Token, at time.Time, observations []Observation) error
+	// SyncAlerts opens and closes system alerts; it names their services.
+	SyncAlerts(ctx context.Context, token Token, observations []Observation) (opened, closed []string, err error)
+	// ExpireSamples removes some of what is older than cutoff; more tells that
+	// there may be more of it.
+	ExpireSamples(ctx context.Context, token Token, cutoff time.Time) (removed int64, more bool, err error)
+}
+
+// Postgres is the Store and the LeaseStore on a real database.
+type Postgres struct {
+	pool *pgxpool.Pool
+	// limit is the server's own time-out for each statement.
+	limit time.Duration
+	ttl   time.Duration
+}
+
+// NewPostgres makes the store. Every statement is given up by the server after
+// limit; an append renews the lease for ttl.
+func NewPostgres(pool *pgxpool.Pool, limit, ttl time.Duration) *Postgres {
+	return &Postgres{pool: pool, limit: limit, ttl: ttl}
+}
+
+var (
+	_ Store      = (*Postgres)(nil)
+	_ LeaseStore = (*Postgres)(nil)
+)
+
+// Ping runs a query.
+func (p *Postgres) Ping(ctx context.Context) error {
+	_, err := db.New(p.pool).Now(ctx)
+	return err
+}
+
+// Aggregates reads all aggregates.
+func (p *Postgres) Aggregates(ctx context.Context) Aggregates {
+	return readAggregates(ctx, p.pool.SendBatch, p.limit)
+}
+
+// fenced runs fn in a transaction that holds the lease. last is the newest
+// stored cycle.
+func (p *Postgres) fenced(ctx context.Context, token Token, fn func(q *db.Queries, last time.Time) error) error {
+	return db.InTx(ctx, p.pool, p.limit, func(q *db.Queries) error {
+		last, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: leaseName, Holder: token.Holder, Epoch: token.Epoch})
+		if db.IsNoRows(err) {
+			return ErrLeaseLost
+		}
+		if err != nil {
+			return fmt.Errorf("hold lease: %w", err)
+		}
+		return fn(q, last)
+	})
+}
+
+// AppendCycles appends cycles, which are in order.
+func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle) (stored int, err error) {
+	n := 0
+	for _, c := range cycles {
+		n += len(c.Samples)
+	}
+	params := db.AppendSamplesParams{
+		Times:       make([]time.Time, 0, n),
+		MetricNames: make([]string, 0, n),
+		Services:    make([]string, 0, n),
+		Tags:        make([]string, 0, n),
+		Values:      make([]float64, 0, n),
+		LeaseName:   leaseName,
+		TtlSeconds:  p.ttl.Seconds(),
+	}
+	for _, c := range cycles {
+		for _, s := range c.Samples {
+			params.Times = append(params.Times, c.At)
+			params.MetricNames = append(params.MetricNames, s.Metric)
+			params.Services = append(params.Services, s.Service)
+			params.Tags = append(params.Tags, s.Tags)
+			params.Values = append(params.Values, s.Value)
+		}
+		params.CycleAt = c.At
+	}
+	err = p.fenced(ctx, token, func(q *db.Queries, last time.Time) error {
+		params.LastCycleAt = last
+		count, err := q.AppendSamples(ctx, params)
+		if err != nil {
+			return fmt.Errorf("append samples: %w", err)
+		}
+		stored = int(count)
+		return nil
+	})
+	return stored, err
+}
+
+// SaveHealth upserts the row of every observed service.
+func (p *Postgres) SaveHealth(ctx context.Context, token Token, at time.Time, observations []Observation) error {
+	params := db.UpsertServiceHealthParams{CheckedAt: at}
+	for _, o := range observations {
+		details, err := o.details()
+		if err != nil {
+			return fmt.Errorf("encode details of %s: %w", o.Service, err)
+		}
+		params.Services = append(params.Services, o.Service)
+		params.Statuses = append(params.Statuses, o.rowStatus())
+		params.LatenciesMs = append(params.LatenciesMs, o.latencyMS())
+		params.Details = append(params.Details, details)
+	}
+	return p.fenced(ctx, token, func(q *db.Queries, _ time.Time) error {
+		if _, err := q.UpsertServiceHealth(ctx, params); err != nil {
+			return fmt.Errorf("upsert service health: %w", err)
+		}
+		return nil
+	})
+}
+
+// SyncAlerts brings the system alerts in line with the observations.
+func (p *Postgres) SyncAlerts(ctx context.Context, token Token, observations []Observation) (opened, closed []string, err error) {
+	var params db.SyncSystemAlertsParams
+	for _, o := range observations {
+		params.Services = append(params.Services, o.Service)
+		params.Healthy = append(params.Healthy, o.Status == Healthy)
+		params.Reasons = append(params.Reasons, o.Reason())
+	}
+	err = p.fenced(ctx, token, func(q *db.Queries, _ time.Time) error {
+		if _, err := q.EnterAlertScope(ctx); err != nil {
+			return fmt.Errorf("take on a role: %w", err)
+		}
+		row, err := q.SyncSystemAlerts(ctx, params)
+		if err != nil {
+			return fmt.Errorf("sync system alerts: %w", explain(err))
+		}
+		opened, closed = row.Opened, row.Closed
+		return nil
+	})
+	return opened, closed, err
+}
+
+// expireBatch is how many samples one delete takes: some tens of milliseconds.
+const expireBatch = 5000
+
+// ExpireSamples does as the table's kind needs: nothing where TimescaleDB has a
+// retention policy, whole chunks on a hypertable without one, a batch of
+// deletes on a plain table.
+func (p *Postgres) ExpireSamples(ctx context.Context, token Token, cutoff time.Time) (removed int64, more bool, err error) {
+	err = p.fenced(ctx, token, func(q *db.Queries, _ time.Time) error {
+		mode, err := q.RetentionMode(ctx)
+		if err != nil {
+			return fmt.Errorf("read retention mode: %w", err)
+		}
+		switch mode {
+		case "policy":
+			return nil
+		case "hypertable":
+			removed, err = q.DropExpiredChunks(ctx, cutoff)
+		default:
+			removed, err = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: cutoff, BatchSize: expireBatch})
+			more = removed >= expireBatch
+		}
+		if err != nil {
+			return fmt.Errorf("expire samples: %w", err)
+		}
+		return nil
+	})
+	return removed, more, err
+}
+
+// HeldBy reads the lease without locking it.
+func (p *Postgres) HeldBy(ctx context.Context) (string, error) {
+	row, err := db.New(p.pool).ReadLease(ctx, leaseName)
+	if db.IsNoRows(err) || (err == nil && !row.Held) {
+		return "", nil
+	}
+	return row.Holder, err
+}
+
+// Acquire takes the lease if it can be had.
+func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration) (grant Grant, err error) {
+	err = db.InTx(ctx, p.pool, p.limit, func(q *db.Queries) error {
+		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: leaseName, Holder: holder, TtlSeconds: ttl.Seconds()})
+		if db.IsNoRows(err) {
+			return ErrLeaseLost
+		}
+		grant = Grant(row)
+		return err
+	})
+	return grant, err
+}
+
+// Renew extends the lease.
+func (p *Postgres) Renew(ctx context.Context, token Token, ttl time.Duration) (now time.Time, err error) {
+	err = db.InTx(ctx, p.pool, p.limit, func(q *db.Queries) error {
+		now, err = q.RenewLease(ctx, db.RenewLeaseParams{Name: leaseName, Holder: token.Holder, Epoch: token.Epoch, TtlSeconds: ttl.Seconds()})
+		if db.IsNoRows(err) {
+			return ErrLeaseLost
+		}
+		return err
+	})
+	return now, err
+}
+
+// Release hands the lease back.
+func (p *Postgres) Release(ctx context.Context, token Token) error {
+	n, err := db.New(p.pool).ReleaseLease(ctx, db.ReleaseLeaseParams{Name: leaseName, Holder: token.Holder, Epoch: token.Epoch})
+	if err == nil && n == 0 {
+		return ErrLeaseLost
+	}
+	return err
+}
+
+// isRefusedData reports whether the server refused the rows themselves, which
+// no repetition mends: a data exception or a violated constraint.
+func isRefusedData(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || len(pgErr.Code) != 5 {
+		return false
+	}
+	class := pgErr.Code[:2]
+	return class == "22" || class == "23"
+}
