@@ -95,7 +95,7 @@ func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (_ zerolog.Lo
 	if deadline == 0 {
 		deadline = l.Interval
 	}
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(parent), deadline,
+	limited, cancel := context.WithTimeoutCause(context.WithoutCancel(parent), deadline,
 		fmt.Errorf("%s cycle exceeded its deadline of %s", l.Name, deadline))
 	defer cancel()
 	stop := context.AfterFunc(parent, func() {
@@ -104,12 +104,12 @@ func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (_ zerolog.Lo
 		select {
 		case <-grace.C:
 			cancel()
-		case <-ctx.Done():
+		case <-limited.Done():
 		}
 	})
 	defer stop()
 
-	ctx, log = withTrace(ctx, log)
+	ctx, log := withTrace(limited, log)
 	defer func() {
 		if err != nil {
 			l.failures.Add(1)

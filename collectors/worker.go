@@ -160,8 +160,7 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	return nil
 }
 
-// collect runs the loops side by side until ctx is done. A loop survives
-// whatever happens in its cycles, so none can end another.
+// collect runs the loops until ctx is done.
 func (w *Worker) collect(ctx context.Context) {
 	loops := []*Loop{
 		{Name: healthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10, Cycle: w.Health.Cycle},
@@ -172,16 +171,24 @@ func (w *Worker) collect(ctx context.Context) {
 		loops = append(loops, &Loop{Name: retentionLoop, Interval: retentionInterval, Deadline: retentionDeadline,
 			FirstAfter: retentionDelay, Cycle: retention.Cycle})
 	}
-	var running sync.WaitGroup
 	for _, loop := range loops {
 		loop.Log = w.log
 		if loop.Name != retentionLoop {
 			loop.Turned = func() { w.beat(loop.Name, loop.Interval) }
 		}
+	}
+	runLoops(ctx, loops)
+	w.noteBeat(w.heart.Forget(healthLoop, metricsLoop))
+}
+
+// runLoops runs loops side by side until ctx is done. A loop survives whatever
+// happens in its cycles, so none can end another.
+func runLoops(ctx context.Context, loops []*Loop) {
+	var running sync.WaitGroup
+	for _, loop := range loops {
 		running.Go(func() { loop.Run(ctx) })
 	}
 	running.Wait()
-	w.noteBeat(w.heart.Forget(healthLoop, metricsLoop))
 }
 
 // NoHeart is for a worker that runs no loops.

@@ -169,7 +169,7 @@ func (v *variables) validate(p *problems) Config {
 	}
 	p.check("PG_PORT", v.Port >= 1 && v.Port <= 65535, "must be between 1 and 65535")
 	p.check("PG_POOL_MAX", v.PoolMax >= 1 && v.PoolMax <= 1000, "must be between 1 and 1000")
-	p.check("PG_POOL_MIN", v.PoolMin >= 0 && v.PoolMin <= v.PoolMax, "must be between 0 and PG_POOL_MAX")
+	p.check("PG_POOL_MIN", v.PoolMin <= v.PoolMax || v.PoolMax < 1, "must be between 0 and PG_POOL_MAX")
 	p.check("DB_CONNECT_TIMEOUT", v.ConnectTimeout > 0, "must be longer than 0")
 	p.check("METRICS_COLLECTION_INTERVAL", cfg.MetricsInterval >= minMetricsInterval, "must be at least %s", minMetricsInterval)
 	p.check("METRICS_RETENTION", cfg.MetricsRetention == 0 || cfg.MetricsRetention >= time.Hour, "must be 0 (keep for ever) or at least 1h")

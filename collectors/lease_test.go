@@ -1,0 +1,175 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// term is one stretch of leading, as the test's clock saw it.
+type term struct {
+	holder     string
+	begin, end time.Duration
+}
+
+// replicas runs leases against one store and notes their terms.
+type replicas struct {
+	t     *testing.T
+	store *fakeStore
+	begin time.Time
+	mu    sync.Mutex
+	terms []term
+	stops map[string]context.CancelFunc
+	wg    sync.WaitGroup
+}
+
+func newReplicas(t *testing.T) *replicas {
+	return &replicas{t: t, store: newFakeStore(), begin: time.Now(), stops: map[string]context.CancelFunc{}}
+}
+
+func (r *replicas) start(name string) *Lease {
+	ctx, stop := context.WithCancel(r.t.Context())
+	r.stops[name] = stop
+	lease := NewLease(r.store, name, 15*time.Second, zerolog.Nop(), nil)
+	r.wg.Go(func() {
+		lease.Run(ctx, func(ctx context.Context) {
+			begin := time.Since(r.begin)
+			<-ctx.Done()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.terms = append(r.terms, term{name, begin, time.Since(r.begin)})
+		})
+	})
+	return lease
+}
+
+func (r *replicas) stopAll() []term {
+	for _, stop := range r.stops {
+		stop()
+	}
+	r.wg.Wait()
+	return r.terms
+}
+
+func TestOneOfTwoReplicasLeads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		r.start("a")
+		synctest.Wait()
+		r.start("b")
+		time.Sleep(10 * time.Minute)
+		terms := r.stopAll()
+		if len(terms) == 0 || terms[0].holder != "a" || terms[0].begin != 0 || terms[0].end < 10*time.Minute {
+			t.Errorf("terms: %v", terms)
+		}
+	})
+}
+
+func TestAStandbyTakesOverWhenTheLeaderStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		r.start("a")
+		synctest.Wait()
+		r.start("b")
+		time.Sleep(time.Minute)
+		r.stops["a"]()
+		time.Sleep(time.Minute)
+		terms := r.stopAll()
+		if len(terms) != 2 || terms[1].holder != "b" || terms[1].begin-terms[0].end > 2*time.Second {
+			t.Errorf("terms: %v, want b within 2 s after a", terms)
+		}
+	})
+}
+
+func TestAStandbyTakesOverWhenTheLeaseExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		// A leader that is gone without a word.
+		if _, err := r.store.Acquire(t.Context(), "dead", 15*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		r.start("b")
+		time.Sleep(time.Minute)
+		terms := r.stopAll()
+		if len(terms) != 1 || terms[0].begin < 15*time.Second || terms[0].begin > 17*time.Second {
+			t.Errorf("terms: %v, want one from 15 s on", terms)
+		}
+	})
+}
+
+func TestALeaderGoesOnWhileTheDatabaseIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		lease := r.start("a")
+		time.Sleep(time.Minute)
+		r.store.snapshot(func() { r.store.fail = func(string) error { return errors.New("away") } })
+		time.Sleep(10 * time.Minute) // the lease runs out, but nobody can take it
+		r.store.snapshot(func() { r.store.fail = nil })
+		time.Sleep(time.Minute)
+		if epoch := lease.Token().Epoch; epoch != 2 {
+			t.Errorf("epoch %d, want 2: a lease that ran out is taken anew", epoch)
+		}
+		if terms := r.stopAll(); len(terms) != 1 || terms[0].end != 12*time.Minute {
+			t.Errorf("terms: %v, want one that lasts", terms)
+		}
+	})
+}
+
+func TestALeaderThatWasOvertakenStepsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		r.start("a")
+		time.Sleep(time.Minute + time.Second)
+		r.store.snapshot(func() { r.store.holder, r.store.epoch, r.store.expires = "other", 9, time.Now().Add(time.Hour) })
+		time.Sleep(time.Minute)
+		terms := r.stopAll()
+		if len(terms) != 1 || terms[0].end > time.Minute+6*time.Second {
+			t.Errorf("terms: %v, want one that ends at the next renewal", terms)
+		}
+		if r.store.holder != "other" {
+			t.Errorf("the lease is %s's", r.store.holder)
+		}
+	})
+}
+
+func TestARefusedStoreMakesTheLeaderLookAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		lease := r.start("a")
+		time.Sleep(time.Second)
+		r.store.snapshot(func() { r.store.holder, r.store.epoch, r.store.expires = "other", 9, time.Now().Add(time.Hour) })
+		lease.Check()
+		synctest.Wait()
+		if terms := r.stopAll(); len(terms) != 1 || terms[0].end != time.Second {
+			t.Errorf("terms: %v", terms)
+		}
+	})
+}
+
+func TestARoleIsLoggedWhenItChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log capturedLog
+		store := newFakeStore()
+		if _, err := store.Acquire(t.Context(), "other", 10*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		lease := NewLease(store, "me", 15*time.Second, log.logger(), nil)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+		defer cancel()
+		lease.Run(ctx, func(ctx context.Context) { <-ctx.Done() })
+		if lines := log.lines(t, "another replica collects"); len(lines) != 1 || lines[0]["leader"] != "other" {
+			t.Errorf("standby lines: %v", lines)
+		}
+		if lines := log.lines(t, "this replica collects"); len(lines) != 1 {
+			t.Errorf("leader lines: %v", lines)
+		}
+		if lines := log.lines(t, "lease handed back"); len(lines) != 1 {
+			t.Errorf("hand-over lines: %v", lines)
+		}
+	})
+}

@@ -1,0 +1,249 @@
+package collectors
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
+	"ops_worker/internal/config"
+)
+
+// probing returns what a probe makes of handler's answer.
+func probing(t *testing.T, handler http.HandlerFunc) Reading {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	client := NewHTTPClient()
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	return client.JSON(server.URL, "/health", "queue_depth")(ctx)
+}
+
+func body(text string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, text) }
+}
+
+func TestProbeOfAnAnswer(t *testing.T) {
+	deep := strings.Repeat("[", 1<<19) + strings.Repeat("]", 1<<19)
+	for name, test := range map[string]struct {
+		handler  http.HandlerFunc
+		status   Status
+		err      string
+		counters map[string]float64
+	}{
+		"with counters":              {body(`{"counters":{"queue_depth":3,"x":1.5e3},"status":"healthy"}`), Healthy, "", map[string]float64{"queue_depth": 3, "x": 1500}},
+		"without counters":           {body(`{"status":"healthy"}`), Healthy, "", map[string]float64{}},
+		"counters of another shape":  {body(`{"counters":[1,2]}`), Healthy, "", nil},
+		"counters null":              {body(`{"counters":null}`), Healthy, "", nil},
+		"an array":                   {body(`[1,2,3]`), Healthy, "", nil},
+		"a number":                   {body(`7`), Healthy, "", nil},
+		"nested values are skipped":  {body(`{"a":{"counters":{"no":1}},"counters":{"yes":1,"deep":{"x":[1]}},"z":[{}]}`), Healthy, "", map[string]float64{"yes": 1}},
+		"numbers in strings are not": {body(`{"counters":{"queue_depth":"3","flag":true}}`), Healthy, "", map[string]float64{}},
+		"a number out of range":      {body(`{"counters":{"queue_depth":1e999}}`), Healthy, "", map[string]float64{}},
+		"a name with a NUL":          {body(`{"counters":{"a\u0000b":1}}`), Healthy, "", map[string]float64{}},
+		"no JSON":                    {body(`<html>`), Unknown, "the answer is not JSON", nil},
+		"two JSON values":            {body(`{} {}`), Unknown, "the answer is not JSON", nil},
+		"empty":                      {body(``), Unknown, "the answer is not JSON", nil},
+		"cut off":                    {body(`{"counters":{"a":1`), Unknown, "the answer is not JSON", nil},
+		"nested without end":         {body(deep), Unknown, "the answer is not JSON", nil},
+		"too long":                   {body(`{"a":"` + strings.Repeat("x", maxBody) + `"}`), Unknown, "the answer is longer than 1 MiB", nil},
+		"an error":                   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }, Degraded, "", nil},
+		"a redirect":                 {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://192.0.2.1/", 302) }, Degraded, "", nil},
+		"no content":                 {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }, Degraded, "", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := probing(t, test.handler)
+			if r.Status != test.status || r.Err != test.err || r.Latency <= 0 {
+				t.Errorf("reading: %+v", r)
+			}
+			if diff := cmp.Diff(test.counters, r.Counters); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestProbeTakesNoMoreCountersThanItMayKeep(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(`{"counters":{`)
+	for i := range 5000 {
+		fmt.Fprintf(&b, `"counter_%d":%d,`, i, i)
+	}
+	b.WriteString(`"queue_depth":9}}`)
+	r := probing(t, body(b.String()))
+	if len(r.Counters) != maxCounters+1 || r.LeftOut != 5000-maxCounters {
+		t.Errorf("%d counters and %d left out", len(r.Counters), r.LeftOut)
+	}
+	if r.Counters["queue_depth"] != 9 {
+		t.Error("a counter of the contract is lost behind others")
+	}
+}
+
+func TestProbeTimesOutOverTheWholeExchange(t *testing.T) {
+	for name, handler := range map[string]http.HandlerFunc{
+		"before the header": func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"within the body": func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, `{"counters":`)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(handler)
+			defer server.Close()
+			client := NewHTTPClient()
+			defer client.Close()
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			r := client.JSON(server.URL, "/health")(ctx)
+			if r.Status != Unknown || !strings.HasPrefix(r.Err, "no answer within ") || r.Latency != 0 {
+				t.Errorf("reading: %+v", r)
+			}
+		})
+	}
+}
+
+func TestProbeSendsTheTraceIDOfItsCycle(t *testing.T) {
+	got := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got <- r.Header.Get("X-Trace-ID") }))
+	defer server.Close()
+	client := NewHTTPClient()
+	defer client.Close()
+	ctx, _ := withTrace(t.Context(), zerolog.Nop())
+	client.Status(server.URL, "/realms/pulse")(ctx)
+	if id := <-got; id == "" || id != traceID(ctx) {
+		t.Errorf("trace id %q, want %q", id, traceID(ctx))
+	}
+}
+
+func TestProbeTellsNoSecretOfItsURL(t *testing.T) {
+	client := NewHTTPClient()
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	for _, url := range []string{
+		"http://user:hunter2@127.0.0.1:1/health?token=hunter2",
+		"http://user:hunter2@host.invalid/health?token=hunter2",
+		"http://127.0.0.1:notaport/hunter2",
+		"https://hunter2.invalid:99999/hunter2",
+	} {
+		r := client.JSON(url, "")(ctx)
+		if r.Status == Healthy || r.Err == "" || strings.Contains(r.Err, "hunter2/") || strings.Contains(r.Err, "token") || strings.Contains(r.Err, "user:") {
+			t.Errorf("reading of a URL with secrets: %+v", r)
+		}
+	}
+}
+
+func TestTCPProbe(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe := TCP(listener.Addr().String())
+	if r := probe(t.Context()); r.Status != Healthy || r.Latency <= 0 {
+		t.Errorf("reading: %+v", r)
+	}
+	listener.Close()
+	if r := probe(t.Context()); r.Status != Down || r.Err != "connection refused" {
+		t.Errorf("reading: %+v", r)
+	}
+}
+
+func TestPlainText(t *testing.T) {
+	for in, want := range map[string]string{
+		"as it is":               "as it is",
+		"a\x00b\nc":              "a b c",
+		"bad \xff\xfe":           "bad ?",
+		strings.Repeat("é", 200): strings.Repeat("é", 100) + "…",
+	} {
+		if got := plainText(in); got != want {
+			t.Errorf("plainText(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func FuzzParseCounters(f *testing.F) {
+	f.Add([]byte(`{"counters":{"a":1,"b":{"c":[2]}},"counters":{"queue_depth":1e400}}`))
+	f.Add([]byte(`{"counters":[{}]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		counters, _, err := parseCounters(body, []string{"queue_depth"})
+		if err != nil && counters != nil {
+			t.Error("an answer that is no JSON has counters")
+		}
+		for name := range counters {
+			if !counterName.MatchString(name) {
+				t.Errorf("counter %q", name)
+			}
+		}
+	})
+}
+
+func TestServicesAreThoseThatAreConfigured(t *testing.T) {
+	client := NewHTTPClient()
+	defer client.Close()
+	database := answering(Reading{Status: Healthy})
+	names := func(cfg config.Services) []string {
+		var list []string
+		for _, s := range Services(cfg, client, database) {
+			list = append(list, s.Name)
+		}
+		return list
+	}
+	if diff := cmp.Diff([]string{"ingest", "evaluator", "postgres"}, names(config.Services{IngestURL: "http://a", EvaluatorURL: "http://b"})); diff != "" {
+		t.Error(diff)
+	}
+	all := config.Services{
+		IngestURL: "http://a", EvaluatorURL: "http://b", DispatcherURL: "http://c", DeliveryURL: "http://d",
+		KeycloakURL: "http://e", KeycloakRealm: "pulse", MQTTAddress: "f:1883",
+		Further: []config.NamedURL{{Name: "billing", URL: "http://g/up"}},
+	}
+	want := []string{"ingest", "evaluator", "dispatcher", "delivery", "keycloak", "mqtt", "postgres", "billing"}
+	if diff := cmp.Diff(want, names(all)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestServicesAreAskedAtTheirPaths(t *testing.T) {
+	paths := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		paths <- r.URL.RequestURI()
+		fmt.Fprint(w, "{}")
+	}))
+	defer server.Close()
+	client := NewHTTPClient()
+	defer client.Close()
+	services := Services(config.Services{
+		IngestURL: server.URL, KeycloakURL: server.URL, KeycloakRealm: "other",
+		Further: []config.NamedURL{{Name: "billing", URL: server.URL + "/up?full=1"}},
+	}, client, nil)
+	for _, o := range observe(t.Context(), services, 5*time.Second) {
+		if o.Status != Healthy {
+			t.Errorf("%+v", o)
+		}
+	}
+	close(paths)
+	if diff := cmp.Diff([]string{"/health", "/realms/other", "/up?full=1"}, slices.Sorted(maps.Keys(collectSet(paths)))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func collectSet(values <-chan string) map[string]bool {
+	set := map[string]bool{}
+	for v := range values {
+		set[v] = true
+	}
+	return set
+}
