@@ -1,0 +1,287 @@
+package db_test
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db"
+	"ops_worker/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+//go:embed testdata/routes.sql
+var routesSQL string
+
+//go:embed testdata/platform_new.sql
+var platformNewSQL string
+
+// route is one statement of the platform's system routes.
+type route struct {
+	name     string
+	operator bool
+	sql      string
+}
+
+func routes(t *testing.T) []route {
+	t.Helper()
+	var list []route
+	for _, part := range strings.Split(routesSQL, "-- route: ")[1:] {
+		name, sql, _ := strings.Cut(part, "\n")
+		name, operator := strings.CutSuffix(name, " operator")
+		list = append(list, route{name, operator, sql})
+	}
+	if len(list) < 15 {
+		t.Fatalf("testdata holds %d routes", len(list))
+	}
+	return list
+}
+
+// readRoute runs a route's statement as the platform's API does and returns its
+// rows as text.
+func readRoute(ctx context.Context, pool *pgxpool.Pool, r route) (rows []string, err error) {
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if r.operator {
+			if _, err := tx.Exec(ctx, "SET LOCAL ROLE pulse_operator"); err != nil {
+				return err
+			}
+		}
+		result, err := tx.Query(ctx, r.sql)
+		if err != nil {
+			return err
+		}
+		rows, err = pgx.CollectRows(result, func(row pgx.CollectableRow) (string, error) {
+			values, err := row.Values()
+			return fmt.Sprint(values...), err
+		})
+		return err
+	})
+	return rows, err
+}
+
+func wantRoutes(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	for _, r := range routes(t) {
+		if _, err := readRoute(t.Context(), pool, r); err != nil {
+			t.Errorf("route %s: %v", r.name, err)
+		}
+	}
+}
+
+func migrate(t *testing.T, pool *pgxpool.Pool) []db.Change {
+	t.Helper()
+	changes, err := db.MigrateUp(t.Context(), pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return changes
+}
+
+// schema describes every table, view, index and routine, a line each.
+func schema(t *testing.T, pool *pgxpool.Pool) []string {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), `
+		SELECT format('%s.%s %s%s%s', c.table_name, c.column_name, c.data_type, ' default ' || c.column_default, CASE c.is_nullable WHEN 'NO' THEN ' not null' END)
+		FROM information_schema.columns c WHERE c.table_schema = 'public'
+		UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+		UNION ALL SELECT 'function ' || routine_name FROM information_schema.routines WHERE routine_schema = 'public'
+		ORDER BY 1`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lines
+}
+
+func linesOf(lines []string, relations ...string) []string {
+	return slices.DeleteFunc(slices.Clone(lines), func(line string) bool {
+		return !slices.ContainsFunc(relations, func(r string) bool {
+			return strings.HasPrefix(line, r+".") || strings.Contains(line, " ON public."+r+" ")
+		})
+	})
+}
+
+func TestMigrationsOnAnEmptyDatabase(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewEmpty(t).Pool(t)
+	migrate(t, pool)
+	wantRoutes(t, pool)
+
+	want := []string{
+		"CREATE INDEX idx_system_metrics_name_service_time ON public.system_metrics USING btree (metric_name, service, \"time\" DESC)",
+		"CREATE INDEX idx_system_metrics_name_time ON public.system_metrics USING btree (metric_name, \"time\" DESC)",
+		"CREATE INDEX idx_system_metrics_service_time ON public.system_metrics USING btree (service, \"time\" DESC) WHERE (service IS NOT NULL)",
+		"CREATE UNIQUE INDEX service_health_pkey ON public.service_health USING btree (service)",
+		"service_health.checked_at timestamp with time zone default now() not null",
+		"service_health.details jsonb default '{}'::jsonb not null",
+		"service_health.latency_ms integer",
+		"service_health.service text not null",
+		"service_health.status text not null",
+		"system_metrics.metric_name text not null",
+		"system_metrics.service text",
+		"system_metrics.tags jsonb default '{}'::jsonb",
+		"system_metrics.time timestamp with time zone not null",
+		"system_metrics.value double precision not null",
+	}
+	if diff := cmp.Diff(want, linesOf(schema(t, pool), "service_health", "system_metrics")); diff != "" {
+		t.Error(diff)
+	}
+	var index string
+	if err := pool.QueryRow(t.Context(), "SELECT indexdef FROM pg_indexes WHERE indexname = 'idx_fleet_alert_open_uq'").Scan(&index); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(index, "UNIQUE") || !strings.HasSuffix(index, "(tenant_id, fingerprint) WHERE (status = 'OPEN'::text)") {
+		t.Errorf("index: %s", index)
+	}
+	var bound int
+	if err := pool.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_policies) + (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)").Scan(&bound); err != nil || bound != 0 {
+		t.Errorf("%d policies and triggers, %v; what stands in for the platform's tables has none", bound, err)
+	}
+}
+
+func TestMigrationsTwiceChangeNothing(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool(t)
+	before := schema(t, pool)
+	if changes := migrate(t, pool); len(changes) != 0 {
+		t.Errorf("the second time did %v", changes)
+	}
+	if diff := cmp.Diff(before, schema(t, pool)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMigrationsOfReplicasThatStartTogether(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	var starting sync.WaitGroup
+	for range 4 {
+		pool := database.Pool(t)
+		starting.Go(func() {
+			if err := db.Migrate(t.Context(), pool); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	starting.Wait()
+	wantRoutes(t, database.Pool(t))
+}
+
+func TestMigrationsLeaveThePlatformsTablesAsTheyAre(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.Exec(t, platformNewSQL)
+	pool := database.Pool(t)
+	platform := []string{"tenants", "device_registry", "device_state", "fleet_alert", "alert_rules", "notification_channels", "notification_jobs",
+		"quarantine_events", "operator_audit_log", "telemetry"}
+	before := linesOf(schema(t, pool), platform...)
+	migrate(t, pool)
+	if diff := cmp.Diff(before, linesOf(schema(t, pool), platform...)); diff != "" {
+		t.Errorf("the platform's tables changed: %s", diff)
+	}
+	wantRoutes(t, pool)
+}
+
+func TestDownRemovesWhatIsOursAndNothingElse(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.Exec(t, platformNewSQL)
+	pool := database.Pool(t)
+	before := schema(t, pool)
+	migrate(t, pool)
+	m, err := db.NewMigrator(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := m.Down(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	after := slices.DeleteFunc(schema(t, pool), func(line string) bool { return strings.Contains(line, "ops_worker_schema_") })
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Error(diff)
+	}
+	if changes := migrate(t, pool); len(changes) == 0 {
+		t.Error("up after down did nothing")
+	}
+	wantRoutes(t, pool)
+}
+
+func TestDownStopsAtWhatThePlatformBuiltOnOurTables(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	database.Exec(t, "CREATE VIEW the_platforms AS SELECT * FROM system_metrics")
+	pool := database.Pool(t)
+	m, err := db.NewMigrator(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := m.Down(t.Context(), true); err == nil || !strings.Contains(err.Error(), "the_platforms") && !strings.Contains(err.Error(), "2BP01") {
+		t.Errorf("down: %v", err)
+	}
+	if _, err := pool.Exec(t.Context(), "SELECT FROM the_platforms"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStatusListsEveryMigration(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool(t)
+	m, err := db.NewMigrator(pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := m.Down(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	states, err := m.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range states {
+		if pending := i == len(states)-1; s.AppliedAt.IsZero() != pending {
+			t.Errorf("%s: applied at %s", s.Name, s.AppliedAt)
+		}
+	}
+}
+
+func TestWithOnePoolConnectionMigrationsStillRun(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	pool, err := db.Open(t.Context(), db.Options{URL: database.URL, MaxConns: 1, ConnectTimeout: 5e9, ApplicationName: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	migrate(t, pool)
+}
+
+// sql/platform is what sqlc believes the platform's tables to be; the function
+// is what makes them.
+func TestPlatformSchemaForSqlcIsWhatIsMade(t *testing.T) {
+	t.Parallel()
+	made := pgtest.New(t).Pool(t)
+	believed := pgtest.NewEmpty(t)
+	believed.Exec(t, readFile(t, "../sql/platform/tables.sql"))
+	relations := []string{"tenants", "device_state", "fleet_alert", "delivery_jobs"}
+	columns := func(pool *pgxpool.Pool) []string {
+		return slices.DeleteFunc(linesOf(schema(t, pool), relations...), func(l string) bool { return strings.HasPrefix(l, "CREATE") })
+	}
+	if diff := cmp.Diff(columns(believed.Pool(t)), columns(made)); diff != "" {
+		t.Error(diff)
+	}
+}
