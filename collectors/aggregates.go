@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -106,7 +108,10 @@ func readBatch(ctx context.Context, send func(context.Context, *pgx.Batch) pgx.B
 		if err != nil {
 			return done, err
 		}
-		result.Samples = append(result.Samples, samples...)
+		// A chart has no place for NaN, nor has JSON.
+		result.Samples = append(result.Samples, slices.DeleteFunc(samples, func(s Sample) bool {
+			return math.IsNaN(s.Value) || math.IsInf(s.Value, 0)
+		})...)
 		done++
 	}
 	return done, nil

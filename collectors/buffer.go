@@ -41,6 +41,8 @@ type Buffer interface {
 	// Remove takes away the n oldest.
 	Remove(n int) error
 	Len() int
+	// Newest is the time of the last cycle, zero where there is none.
+	Newest() time.Time
 }
 
 // memoryBuffer is a Buffer that lives as long as the process.
@@ -53,14 +55,16 @@ type memoryBuffer struct {
 // NewMemoryBuffer keeps at most limit cycles.
 func NewMemoryBuffer(limit int) Buffer { return &memoryBuffer{limit: limit} }
 
-func (b *memoryBuffer) Push(c Cycle) (dropped int, err error) {
+func (b *memoryBuffer) Push(c Cycle) (dropped int, err error) { return b.push(c), nil }
+
+func (b *memoryBuffer) push(c Cycle) (dropped int) {
 	b.cycles = append(b.cycles, c)
 	b.bytes += c.size()
 	for len(b.cycles) > b.limit || (b.bytes > maxBufferBytes && len(b.cycles) > 1) {
 		b.remove(1)
 		dropped++
 	}
-	return dropped, nil
+	return dropped
 }
 
 func (b *memoryBuffer) Oldest(samples int) []Cycle {
@@ -89,3 +93,10 @@ func (b *memoryBuffer) remove(n int) {
 }
 
 func (b *memoryBuffer) Len() int { return len(b.cycles) }
+
+func (b *memoryBuffer) Newest() time.Time {
+	if len(b.cycles) == 0 {
+		return time.Time{}
+	}
+	return b.cycles[len(b.cycles)-1].At
+}

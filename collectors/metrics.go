@@ -15,6 +15,11 @@ import (
 // A store statement takes at most this many samples: some tens of milliseconds.
 const storeBatch = 1000
 
+const (
+	spoolBroken = "the spool cannot be written, cycles are kept in memory alone"
+	spoolMended = "the spool is written again"
+)
+
 // longestStoreBackOff bounds how long after its return a database is noticed.
 const longestStoreBackOff = 15 * time.Second
 
@@ -59,13 +64,14 @@ func NewMetricsCollector(services []Service, store Store, lease *Lease, buffer B
 // Cycle measures once and stores that, after whatever is still buffered.
 func (c *MetricsCollector) Cycle(ctx context.Context) error {
 	c.clock.raise(c.lease.LastCycleAt())
+	c.clock.raise(c.buffer.Newest())
 	cycle := Cycle{At: c.clock.stamp()}
 	cycle.Samples = c.collect(ctx)
 	c.last = cycle
 
 	log := zerolog.Ctx(ctx)
 	dropped, err := c.buffer.Push(cycle)
-	c.spooling.observe(*log, err, "cycles are kept in memory alone, the spool cannot be written", "the spool is written again")
+	c.spooling.observe(*log, err, spoolBroken, spoolMended)
 	if dropped > 0 {
 		c.overflowing.observe(*log, fmt.Errorf("%d cycles are waiting", c.buffer.Len()), "buffer is full, the oldest cycles are dropped", "")
 	}
@@ -168,13 +174,13 @@ func (c *MetricsCollector) flush(ctx context.Context) error {
 	}
 	log := zerolog.Ctx(ctx)
 	limit := storeBatch
-	behind := c.buffer.Len() - 1
+	behind, samples := c.buffer.Len()-1, 0
 	for c.buffer.Len() > 0 {
 		if deadline, ok := ctx.Deadline(); ok && behind > 0 && time.Until(deadline) < c.timeout/4 {
 			return nil // the rest is the next cycle's
 		}
 		batch := c.buffer.Oldest(limit)
-		_, err := c.store.AppendCycles(ctx, c.lease.Token(), batch)
+		stored, err := c.store.AppendCycles(ctx, c.lease.Token(), batch)
 		switch {
 		case errors.Is(err, ErrLeaseLost):
 			c.lease.Check()
@@ -192,12 +198,14 @@ func (c *MetricsCollector) flush(ctx context.Context) error {
 			c.retryAt = time.Now().Add(c.retry.NextBackOff())
 			return c.sick
 		}
-		if err := c.buffer.Remove(len(batch)); err != nil {
-			return fmt.Errorf("take stored cycles off the spool: %w", err)
-		}
+		samples += stored
+		err = c.buffer.Remove(len(batch))
+		c.spooling.observe(*log, err, spoolBroken, spoolMended)
 	}
 	if behind > 0 {
-		log.Info().Int("cycles", behind).Msg("buffered cycles are stored")
+		// Fewer samples than the cycles have: an earlier attempt, or another
+		// replica, has stored that time already.
+		log.Info().Int("cycles", behind).Int("samples_stored", samples).Msg("buffered cycles caught up")
 	}
 	c.sick, c.retryAt = nil, time.Time{}
 	c.retry.Reset()

@@ -72,7 +72,22 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 	}
 	defer pool.Close()
 
-	worker := collectors.NewWorker(cfg, pool, collectors.NewMemoryBuffer(cfg.BufferCycles), heart, log)
+	buffer := collectors.NewMemoryBuffer(cfg.BufferCycles)
+	if cfg.SpoolDir != "" {
+		spool, left, torn, err := collectors.OpenSpool(cfg.SpoolDir, cfg.BufferCycles)
+		if err != nil {
+			return err
+		}
+		defer spool.Close()
+		if torn > 0 {
+			log.Warn().Int64("bytes", torn).Msg("spool had a torn tail, it is dropped")
+		}
+		if left > 0 {
+			log.Info().Int("cycles", left).Msg("spool holds cycles of an earlier process")
+		}
+		buffer = spool
+	}
+	worker := collectors.NewWorker(cfg, pool, buffer, heart, log)
 	defer worker.Close()
 	for _, warning := range cfg.Warnings {
 		log.Warn().Msg(warning)
