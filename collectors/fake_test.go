@@ -139,16 +139,13 @@ func (f *fakeStore) ExpireSamples(_ context.Context, token Token, cutoff time.Ti
 	return 0, false, nil
 }
 
-func (f *fakeStore) HeldBy(context.Context) (string, error) {
+func (f *fakeStore) HeldBy(context.Context) (holder string, held bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.begin("held"); err != nil {
-		return "", err
+		return "", false, err
 	}
-	if time.Now().Before(f.expires) {
-		return f.holder, nil
-	}
-	return "", nil
+	return f.holder, time.Now().Before(f.expires), nil
 }
 
 func (f *fakeStore) Acquire(_ context.Context, holder string, ttl time.Duration) (Grant, error) {
@@ -181,7 +178,7 @@ func (f *fakeStore) Release(_ context.Context, token Token) error {
 	if err := errors.Join(f.begin("release"), f.fence(token)); err != nil {
 		return err
 	}
-	f.expires = time.Now()
+	f.holder, f.expires = "", time.Now()
 	return nil
 }
 
@@ -196,7 +193,7 @@ func (f *fakeStore) snapshot(read func()) {
 func heldLease(t *testing.T, f *fakeStore) *Lease {
 	t.Helper()
 	lease := NewLease(f, "test", time.Hour, zerolog.Nop(), nil)
-	if holder, err := lease.tryAcquire(t.Context()); err != nil || holder != "test" {
+	if holder, err := lease.tryAcquire(t.Context(), false); err != nil || holder != "test" {
 		t.Fatalf("tryAcquire = %q, %v", holder, err)
 	}
 	return lease

@@ -33,8 +33,9 @@ type Grant struct {
 // LeaseStore keeps the lease. Its errors mean that the database did not answer,
 // but for ErrLeaseLost.
 type LeaseStore interface {
-	// HeldBy is the current holder, empty where the lease is free.
-	HeldBy(ctx context.Context) (holder string, err error)
+	// HeldBy is the holder, empty where the lease was handed back, and whether
+	// the lease has not yet run out.
+	HeldBy(ctx context.Context) (holder string, held bool, err error)
 	// Acquire takes a lease that is free, expired or holder's own.
 	Acquire(ctx context.Context, holder string, ttl time.Duration) (Grant, error)
 	// Renew extends an unexpired lease; it returns the database's clock.
@@ -107,11 +108,15 @@ func (l *Lease) Run(ctx context.Context, lead func(context.Context)) {
 	var asking streak
 	retry := newBackOff(maxPoll)
 	role := ""
+	var troubled time.Time // when the database last failed to answer
 	for ctx.Err() == nil {
 		l.beat(l.requestTimeout() + retry.MaxInterval)
-		holder, err := l.tryAcquire(ctx)
+		holder, err := l.tryAcquire(ctx, !troubled.IsZero() && time.Since(troubled) < l.ttl)
 		if ctx.Err() != nil {
 			return
+		}
+		if err != nil {
+			troubled = time.Now()
 		}
 		asking.observe(l.log, err, "lease cannot be asked for", "lease can be asked for again")
 		switch {
@@ -130,14 +135,18 @@ func (l *Lease) Run(ctx context.Context, lead func(context.Context)) {
 }
 
 // tryAcquire returns who holds the lease now. It looks before it takes: the
-// look locks nothing, however many standbys poll.
-func (l *Lease) tryAcquire(ctx context.Context) (holder string, err error) {
+// look locks nothing, however many standbys poll. With deference, another
+// holder's lease that has run out is still that holder's: after an outage of the
+// database it is the leader that has what was measured meanwhile, and it needs a
+// moment to come back for its lease. A lease that was handed back is free.
+func (l *Lease) tryAcquire(ctx context.Context, deference bool) (holder string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.requestTimeout(), errors.New("lease request exceeded its deadline"))
 	defer cancel()
-	if holder, err = l.store.HeldBy(ctx); err != nil {
+	holder, held, err := l.store.HeldBy(ctx)
+	if err != nil {
 		return "", fmt.Errorf("read lease: %w", err)
 	}
-	if holder != "" && holder != l.holder {
+	if holder != "" && holder != l.holder && (held || deference) {
 		return holder, nil
 	}
 	sent := time.Now()
@@ -210,7 +219,7 @@ func (l *Lease) renew(ctx context.Context) (holder string, err error) {
 	now, err := l.store.Renew(request, l.Token(), l.ttl)
 	switch {
 	case errors.Is(err, ErrLeaseLost):
-		return l.tryAcquire(ctx)
+		return l.tryAcquire(ctx, false)
 	case err != nil:
 		return "", fmt.Errorf("renew lease: %w", err)
 	}

@@ -120,6 +120,47 @@ func TestALeaderGoesOnWhileTheDatabaseIsAway(t *testing.T) {
 	})
 }
 
+func TestAfterAnOutageTheLeaderComesBackForItsLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		r.start("a")
+		synctest.Wait()
+		for _, standby := range []string{"b", "c", "d"} {
+			r.start(standby)
+		}
+		for range 20 {
+			time.Sleep(time.Minute)
+			r.store.snapshot(func() { r.store.fail = func(string) error { return errors.New("away") } })
+			time.Sleep(2 * time.Minute) // far longer than the lease
+			r.store.snapshot(func() { r.store.fail = nil })
+		}
+		time.Sleep(time.Minute)
+		terms := r.stopAll()
+		if terms[0].holder != "a" || terms[0].end < time.Hour {
+			t.Errorf("terms: %v, want a's to outlast every outage", terms)
+		}
+	})
+}
+
+func TestALeaderThatDiesInAnOutageIsReplacedAfterIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		if _, err := r.store.Acquire(t.Context(), "dead", 15*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		r.start("b")
+		time.Sleep(time.Second)
+		r.store.snapshot(func() { r.store.fail = func(string) error { return errors.New("away") } })
+		time.Sleep(time.Minute)
+		r.store.snapshot(func() { r.store.fail = nil })
+		time.Sleep(time.Minute)
+		terms := r.stopAll()
+		if len(terms) != 1 || terms[0].begin < 75*time.Second || terms[0].begin > 78*time.Second {
+			t.Errorf("terms: %v, want one a lease's length after the outage", terms)
+		}
+	})
+}
+
 func TestALeaderThatWasOvertakenStepsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReplicas(t)

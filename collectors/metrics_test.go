@@ -182,7 +182,7 @@ func TestCyclesAreBufferedWhileTheDatabaseIsAwayAndStoredInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
 		lease := NewLease(store, "test", 24*time.Hour, zerolog.Nop(), nil)
-		if _, err := lease.tryAcquire(t.Context()); err != nil {
+		if _, err := lease.tryAcquire(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		down := false
@@ -249,7 +249,7 @@ func TestACycleThatTheDatabaseRefusesDoesNotBlockTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &refusingStore{fakeStore: newFakeStore()}
 		lease := NewLease(store, "test", time.Hour, zerolog.Nop(), nil)
-		if _, err := lease.tryAcquire(t.Context()); err != nil {
+		if _, err := lease.tryAcquire(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		store.fail = func(string) error { return errors.New("away") }

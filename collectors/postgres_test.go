@@ -475,9 +475,9 @@ func TestTheLeaseHasOneHolder(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	held, err := store.HeldBy(t.Context())
-	if err != nil || len(won) != 1 || held != won[0] {
-		t.Errorf("won by %v, held by %q, %v", won, held, err)
+	holder, held, err := store.HeldBy(t.Context())
+	if err != nil || len(won) != 1 || !held || holder != won[0] {
+		t.Errorf("won by %v, held by %q, %v", won, holder, err)
 	}
 }
 

@@ -187,12 +187,12 @@ func (p *Postgres) ExpireSamples(ctx context.Context, token Token, cutoff time.T
 }
 
 // HeldBy reads the lease without locking it.
-func (p *Postgres) HeldBy(ctx context.Context) (string, error) {
+func (p *Postgres) HeldBy(ctx context.Context) (holder string, held bool, err error) {
 	row, err := db.New(p.pool).ReadLease(ctx, leaseName)
-	if db.IsNoRows(err) || (err == nil && !row.Held) {
-		return "", nil
+	if db.IsNoRows(err) {
+		return "", false, nil
 	}
-	return row.Holder, err
+	return row.Holder, row.Held, err
 }
 
 // Acquire takes the lease if it can be had.

@@ -108,7 +108,7 @@ func (q *Queries) ReadLease(ctx context.Context, name string) (ReadLeaseRow, err
 
 const ReleaseLease = `-- name: ReleaseLease :execrows
 UPDATE ops_worker_lease
-SET expires_at = clock_timestamp()
+SET holder = '', expires_at = clock_timestamp()
 WHERE name = $1 AND holder = $2 AND epoch = $3
 `
 
@@ -119,7 +119,7 @@ type ReleaseLeaseParams struct {
 }
 
 // Hands the lease back at shutdown, so that a standby need not wait for it to
-// expire.
+// expire. Without a holder it is free, and not merely overdue.
 func (q *Queries) ReleaseLease(ctx context.Context, arg ReleaseLeaseParams) (int64, error) {
 	result, err := q.db.Exec(ctx, ReleaseLease, arg.Name, arg.Holder, arg.Epoch)
 	if err != nil {

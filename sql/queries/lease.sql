@@ -36,9 +36,9 @@ WHERE name = @name;
 
 -- name: ReleaseLease :execrows
 -- Hands the lease back at shutdown, so that a standby need not wait for it to
--- expire.
+-- expire. Without a holder it is free, and not merely overdue.
 UPDATE ops_worker_lease
-SET expires_at = clock_timestamp()
+SET holder = '', expires_at = clock_timestamp()
 WHERE name = @name AND holder = @holder AND epoch = @epoch;
 
 -- name: RenewLease :one
