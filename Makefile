@@ -1,0 +1,95 @@
+# Everything that one does with this repository. `make` alone lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The stamp of a build. The date is the commit's, so that the same commit gives the same binary on every day; a tree
+# without git, or without a commit, is "dev".
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse --quiet --verify --short=12 HEAD 2>/dev/null || echo unknown)
+DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
+export VERSION COMMIT DATE
+
+LDFLAGS = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
+IMAGE ?= ops-worker:$(VERSION)
+
+# More arguments of `go test`, such as TESTFLAGS='-run TestLease -count=10'.
+TESTFLAGS ?=
+
+# sqlc and staticcheck have a module of their own, so that what they need is no business of the worker's go.mod.
+TOOL = go tool -modfile=tools/go.mod
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/ops-worker, static and stamped with its version
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/ops-worker ./cmd/ops-worker
+
+.PHONY: run
+run: build ## run the worker: on DATABASE_URL, or else with an embedded PostgreSQL and a simulated platform
+	@[ -n "$${DATABASE_URL:-}" ] || scripts/setup-postgres.sh
+	@go build -o bin/demo ./cmd/demo
+	@exec bin/demo bin/ops-worker
+
+.PHONY: generate
+generate: ## write db/*.sql.go from sql/ and migrations/
+	$(TOOL) sqlc generate
+
+.PHONY: sqlc-diff
+sqlc-diff: ## fail if db/ is not what generate would write
+	$(TOOL) sqlc diff
+
+.PHONY: sqlc-vet
+sqlc-vet: ## prepare every query on a migrated database
+	@scripts/setup-postgres.sh
+	go run ./internal/pgtest/cmd/with-postgres --env SQLC_VET_DATABASE_URL --migrate -- $(TOOL) sqlc vet
+
+.PHONY: lint
+lint: gofmt vet staticcheck tidy ## gofmt, go vet, staticcheck, and whether the go.mod files are tidy
+
+.PHONY: gofmt vet staticcheck tidy
+gofmt:
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w is needed:" $$unformatted >&2; exit 1; }
+vet:
+	go vet ./...
+staticcheck:
+	$(TOOL) staticcheck ./...
+tidy:
+	go mod tidy -diff
+	go -C tools mod tidy -diff
+
+.PHONY: test
+test: ## install what the tests need if it is missing (root and apt), then run them all
+	@scripts/setup-postgres.sh --race
+	go test -race $(TESTFLAGS) ./...
+
+.PHONY: test-unit
+test-unit: ## run the tests that need neither a database nor Docker
+	go test -race -short $(TESTFLAGS) ./...
+
+.PHONY: bench
+bench: ## run the benchmarks
+	@scripts/setup-postgres.sh
+	go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...
+
+.PHONY: image
+image: ## build the container image
+	docker build --target ops-worker --tag $(IMAGE) \
+	  --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) .
+
+.PHONY: up
+up: ## start PostgreSQL, the worker and the simulated services in containers
+	$(COMPOSE) up --detach --build
+	$(COMPOSE) ps
+
+.PHONY: down
+down: ## stop what `up` started, and remove its data
+	$(COMPOSE) down --volumes
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin .ci/log

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"ops_worker/db"
+	"ops_worker/internal/pgtest"
+)
+
+// envRole makes this test binary play the worker, or the demonstration's own process, in a test of the other.
+const envRole = "DEMO_TEST_ROLE"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(envRole) {
+	case "worker":
+		os.Exit(fakeWorker())
+	case "failing worker":
+		os.Exit(3)
+	case "demo":
+		if err := os.Setenv(envRole, "failing worker"); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(run(os.Args[1], os.Environ(), os.Stdout))
+	}
+	pgtest.Main(m)
+}
+
+// fakeWorker migrates, writes a row of everything and waits for a SIGTERM.
+func fakeWorker() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	err := func() error {
+		pool, err := openPool(ctx, os.Getenv("DATABASE_URL"))
+		if err != nil {
+			return err
+		}
+		defer pool.Close()
+		if err := db.Migrate(ctx, pool); err != nil {
+			return err
+		}
+		const rows = `
+INSERT INTO service_health (service, status, latency_ms, details) VALUES ('ingest', 'healthy', 3, '{"status": "healthy"}');
+INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now(), 'queue_depth', 'ingest', 4);
+INSERT INTO tenants (tenant_id, name) VALUES ('__system__', 'System Alerts');
+INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, summary)
+VALUES ('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'Service unhealthy: ingest (down)')`
+		if _, err := pool.Exec(ctx, rows); err != nil {
+			return err
+		}
+		fmt.Println("worker: interval", os.Getenv("METRICS_COLLECTION_INTERVAL"), "arguments", os.Args[1:])
+		<-ctx.Done()
+		fmt.Println("worker: stopped")
+		return nil
+	}()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "worker:", err)
+		return 1
+	}
+	return 0
+}
+
+// watched is an output that calls back once, when it contains a text.
+type watched struct {
+	mu    sync.Mutex
+	bytes bytes.Buffer
+	text  string
+	found func()
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, err := w.bytes.Write(p)
+	if w.found != nil && strings.Contains(w.bytes.String(), w.text) {
+		w.found()
+		w.found = nil
+	}
+	return n, err
+}
+
+func (w *watched) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.bytes.String()
+}
+
+func TestDemonstration(t *testing.T) {
+	if testing.Short() {
+		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
+	}
+	t.Setenv(envRole, "worker")
+	t.Setenv("METRICS_COLLECTION_INTERVAL", "7")
+	t.Setenv("HEALTH_CHECK_INTERVAL", "")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	output := &watched{text: "Service unhealthy", found: cancel}
+	d := demo{worker: os.Args[0], output: output, moveInterval: 10 * time.Millisecond, reportInterval: 200 * time.Millisecond}
+	if err := d.run(ctx); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	for _, want := range []string{
+		"DATABASE_URL=postgres://", "worker: interval 7 arguments [run]", "1 cycles, 1 points",
+		"queue_depth=4", "3 ms", "system alert OPEN: Service unhealthy: ingest (down)", "worker: stopped",
+	} {
+		if !strings.Contains(output.String(), want) {
+			t.Errorf("the output does not contain %q:\n%s", want, output)
+		}
+	}
+	_, address, _ := strings.Cut(output.String(), "DATABASE_URL=")
+	address, _, _ = strings.Cut(address, "\n")
+	if conn, err := pgx.Connect(t.Context(), address); err == nil {
+		conn.Close(t.Context())
+		t.Error("the database is still there")
+	}
+}
+
+func TestWorkerEndsByItself(t *testing.T) {
+	if testing.Short() {
+		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
+	}
+	t.Setenv(envRole, "failing worker")
+	d := demo{worker: os.Args[0], output: t.Output(), moveInterval: time.Second, reportInterval: time.Second}
+	err := d.run(t.Context())
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(err.Error(), "ended by itself") {
+		t.Errorf("ended with %v, want the worker's exit status 3", err)
+	}
+}
+
+func TestNoWorker(t *testing.T) {
+	d := demo{worker: filepath.Join(t.TempDir(), "ops-worker"), output: t.Output()}
+	if err := d.run(t.Context()); err == nil || !strings.Contains(err.Error(), "make build") {
+		t.Errorf("error %v does not say what to do", err)
+	}
+}
+
+// TestWithDatabaseURL expects the process to become the worker, and its exit status to be the worker's.
+func TestWithDatabaseURL(t *testing.T) {
+	t.Parallel()
+	command := exec.CommandContext(t.Context(), os.Args[0], os.Args[0])
+	command.Env = append(os.Environ(), envRole+"=demo", "DATABASE_URL=postgres://nobody@127.0.0.1:1/none")
+	output, err := command.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		t.Errorf("ended with %v, want exit status 3\n%s", err, output)
+	}
+	if len(output) > 0 {
+		t.Errorf("something was simulated: %s", output)
+	}
+}
+
+func TestWithDatabaseURLAndNoWorker(t *testing.T) {
+	t.Setenv("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+	if got := run(filepath.Join(t.TempDir(), "ops-worker"), nil, t.Output()); got != 1 {
+		t.Errorf("exit status %d, want 1", got)
+	}
+}
+
+func TestAwaitTablesGivesUp(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewEmpty(t).Pool(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	reason := errors.New("enough")
+	cancel(reason)
+	if err := awaitTables(ctx, pool); !errors.Is(err, reason) {
+		t.Errorf("ended with %v, want %v", err, reason)
+	}
+}
+
+func TestReportOfAnEmptyDatabase(t *testing.T) {
+	t.Parallel()
+	var output bytes.Buffer
+	if err := printReport(t.Context(), pgtest.New(t).Pool(t), &output); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(output.String(), "0 cycles, 0 points") {
+		t.Errorf("report:\n%s", &output)
+	}
+	if err := printReport(t.Context(), pgtest.NewEmpty(t).Pool(t), &output); err == nil {
+		t.Error("reported on a database without the worker's tables")
+	}
+}
+
+func TestInOutage(t *testing.T) {
+	t.Parallel()
+	for elapsed, want := range map[time.Duration]bool{
+		0:                 false,
+		24 * time.Second:  false,
+		25 * time.Second:  true,
+		44 * time.Second:  true,
+		45 * time.Second:  false,
+		85 * time.Second:  true,
+		110 * time.Second: false,
+	} {
+		if got := inOutage(elapsed); got != want {
+			t.Errorf("after %s: %v, want %v", elapsed, got, want)
+		}
+	}
+}

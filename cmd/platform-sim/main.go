@@ -1,0 +1,92 @@
+// Command platform-sim plays one of the platform's services:
+//
+//	platform-sim [--listen :8080] ingest|evaluator|dispatcher|delivery
+//	platform-sim --check http://127.0.0.1:8080/health
+//
+// It answers GET /health as the platform does, with counters that move, until SIGTERM or SIGINT. The second form asks
+// such a service once and exits 0 if it is healthy: a container's health check needs no other program.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"ops_worker/internal/platformsim"
+)
+
+const checkTimeout = 3 * time.Second
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stderr))
+}
+
+// run returns the exit status: 2 for wrong usage, 1 for a failure.
+func run(ctx context.Context, args []string, output io.Writer) int {
+	flags := flag.NewFlagSet("platform-sim", flag.ContinueOnError)
+	flags.SetOutput(output)
+	listen := flags.String("listen", ":8080", "the `address` to listen on")
+	target := flags.String("check", "", "ask the service at this `URL` once, and exit 0 if it answers 200")
+	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return 0
+	} else if err != nil {
+		return 2 // flag has said why
+	}
+
+	if *target != "" {
+		if err := check(ctx, *target); err != nil {
+			fmt.Fprintln(output, "platform-sim:", err)
+			return 1
+		}
+		return 0
+	}
+	service, err := platformsim.New(flags.Arg(0))
+	if err != nil || flags.NArg() != 1 {
+		fmt.Fprintln(output, "platform-sim: name one service:", errors.Join(err))
+		return 2
+	}
+	if err := serve(ctx, *listen, service, output); err != nil {
+		fmt.Fprintln(output, "platform-sim:", err)
+		return 1
+	}
+	return 0
+}
+
+func serve(ctx context.Context, address string, service *platformsim.Service, output io.Writer) error {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	fmt.Fprintf(output, "platform-sim: %s listens on %s\n", service.Name(), listener.Addr())
+	return platformsim.Serve(ctx, listener, service)
+}
+
+func check(ctx context.Context, target string) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return fmt.Errorf("ask the service: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask the service: it answers %s", response.Status)
+	}
+	return nil
+}

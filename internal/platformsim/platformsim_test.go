@@ -1,0 +1,265 @@
+package platformsim
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"ops_worker/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// ask sends GET /health to a service, without a network.
+func ask(t *testing.T, service http.Handler) (status int, body map[string]any) {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	service.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/health", nil))
+	if got := recorder.Header().Get("Content-Type"); got != "application/json" {
+		t.Errorf("content type %q", got)
+	}
+	if err := json.Unmarshal(recorder.Body.Bytes(), &body); err != nil {
+		t.Fatalf("read %q: %v", recorder.Body, err)
+	}
+	return recorder.Code, body
+}
+
+func mustNew(t *testing.T, name string) *Service {
+	t.Helper()
+	service, err := New(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return service
+}
+
+func TestShape(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]struct {
+		counters []string
+		activity string
+	}{
+		"ingest":     {[]string{"messages_received", "messages_written", "messages_rejected", "queue_depth"}, "last_write_at"},
+		"evaluator":  {[]string{"rules_evaluated", "alerts_created"}, "last_evaluation_at"},
+		"dispatcher": {[]string{"alerts_processed", "routes_matched"}, "last_dispatch_at"},
+		"delivery":   {[]string{"jobs_succeeded", "jobs_failed", "jobs_pending"}, "last_delivery_at"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			status, body := ask(t, mustNew(t, name))
+			if status != http.StatusOK || body["status"] != "healthy" {
+				t.Errorf("answered %d, %v", status, body["status"])
+			}
+			counters, _ := body["counters"].(map[string]any)
+			if len(counters) != len(want.counters) {
+				t.Errorf("counters %v, want %v", counters, want.counters)
+			}
+			for _, counter := range want.counters {
+				if value, ok := counters[counter].(float64); !ok || value < 0 {
+					t.Errorf("counter %s is %v", counter, counters[counter])
+				}
+			}
+			activity, _ := body[want.activity].(string)
+			if _, err := time.Parse(time.RFC3339Nano, activity); err != nil {
+				t.Errorf("%s: %v", want.activity, err)
+			}
+		})
+	}
+}
+
+func TestCountersMoveAndTotalsNeverFall(t *testing.T) {
+	t.Parallel()
+	gauges := map[string]bool{"queue_depth": true, "jobs_pending": true}
+	for _, name := range Names() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			before := map[string]int64{}
+			changed := map[string]bool{}
+			for seconds := 0.0; seconds < 3600; seconds += 0.7 {
+				for counter, now := range kinds[name].counters(seconds) {
+					if now < 0 || now < before[counter] && !gauges[counter] {
+						t.Fatalf("after %.1f s %s went from %v to %v", seconds, counter, before[counter], now)
+					}
+					changed[counter] = changed[counter] || now != before[counter]
+					before[counter] = now
+				}
+			}
+			for counter := range before {
+				if !changed[counter] {
+					t.Errorf("%s stood still for an hour", counter)
+				}
+			}
+		})
+	}
+}
+
+func TestIngestAddsUp(t *testing.T) {
+	t.Parallel()
+	for seconds := 0.0; seconds < 600; seconds += 0.37 {
+		got := ingestCounters(seconds)
+		if got["messages_written"]+got["messages_rejected"]+got["queue_depth"] != got["messages_received"] {
+			t.Fatalf("after %.2f s: %v", seconds, got)
+		}
+		if depth := got["queue_depth"]; depth > 100 {
+			t.Fatalf("after %.2f s %d messages wait", seconds, depth)
+		}
+	}
+}
+
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	service := mustNew(t, "ingest")
+	for _, out := range []bool{false, true, false} {
+		service.SetOutage(out)
+		want := http.StatusOK
+		if out {
+			want = http.StatusServiceUnavailable
+		}
+		if got, _ := ask(t, service); got != want {
+			t.Errorf("outage %v: status %d, want %d", out, got, want)
+		}
+	}
+}
+
+func TestOtherRequests(t *testing.T) {
+	t.Parallel()
+	service := mustNew(t, "evaluator")
+	for request, want := range map[string]int{
+		"GET /":        http.StatusNotFound,
+		"POST /health": http.StatusMethodNotAllowed,
+	} {
+		method, path, _ := strings.Cut(request, " ")
+		recorder := httptest.NewRecorder()
+		service.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), method, path, nil))
+		if recorder.Code != want {
+			t.Errorf("%s: status %d, want %d", request, recorder.Code, want)
+		}
+	}
+}
+
+func TestUnknownService(t *testing.T) {
+	t.Parallel()
+	if _, err := New("mainframe"); err == nil || !strings.Contains(err.Error(), "delivery, dispatcher, evaluator, ingest") {
+		t.Errorf("error %v does not name the services that exist", err)
+	}
+}
+
+func TestServeStopsWithItsContext(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- Serve(ctx, listener, mustNew(t, "ingest")) }()
+
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
+	response, err := client.Get("http://" + listener.Addr().String() + "/health")
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("status %d", response.StatusCode)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+}
+
+func TestServeFailsOnAClosedListener(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	if err := Serve(t.Context(), listener, mustNew(t, "ingest")); err == nil {
+		t.Error("served on a closed listener")
+	}
+}
+
+// census counts the rows that Seed makes, and what the worker's aggregates see of them.
+const census = `
+SELECT json_build_object(
+    'tenants', (SELECT count(*) FROM tenants WHERE tenant_id LIKE 'demo-%'),
+    'devices', (SELECT count(*) FROM device_registry),
+    'states', (SELECT count(*) FROM device_state),
+    'online', (SELECT count(*) FROM device_state WHERE status = 'ONLINE'),
+    'stale', (SELECT count(*) FROM device_state WHERE status = 'STALE'),
+    'alerts', (SELECT count(*) FROM fleet_alert),
+    'alert statuses', (SELECT count(DISTINCT status) FROM fleet_alert),
+    'rules', (SELECT count(*) FROM alert_rules),
+    'integrations', (SELECT count(*) FROM integrations),
+    'jobs', (SELECT count(*) FROM delivery_jobs),
+    'pending', (SELECT count(*) FROM delivery_jobs WHERE status = 'PENDING'),
+    'telemetry', (SELECT count(*) FROM telemetry WHERE time >= now() - interval '60 seconds'))`
+
+func TestSeedTwiceAndMove(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool(t)
+	count := func() map[string]int {
+		t.Helper()
+		var got map[string]int
+		if err := pool.QueryRow(t.Context(), census).Scan(&got); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if err := Seed(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	first := count()
+	for what, want := range map[string]int{
+		"tenants": 4, "devices": 200, "states": 192, "alerts": 15, "alert statuses": 3, "rules": 3, "integrations": 3,
+		"jobs": 20, "pending": 5,
+	} {
+		if first[what] != want {
+			t.Errorf("%d %s, want %d", first[what], what, want)
+		}
+	}
+	for _, what := range []string{"online", "stale", "telemetry"} {
+		if first[what] == 0 {
+			t.Errorf("no %s", what)
+		}
+	}
+	if err := Seed(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	second := count()
+	delete(first, "telemetry") // counted over the last minute, which has moved on
+	for what, want := range first {
+		if second[what] != want {
+			t.Errorf("seeded twice: %d %s, want %d", second[what], what, want)
+		}
+	}
+	for range 2 {
+		if err := Move(t.Context(), pool); err != nil {
+			t.Fatal(err)
+		}
+	}
+	moved := count()
+	if online := moved["online"]; online < 80 || online > 180 {
+		t.Errorf("%d devices are online after a move", online)
+	}
+}
+
+func TestSeedNeedsTheTables(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewEmpty(t).Pool(t)
+	if err := Seed(t.Context(), pool); err == nil {
+		t.Error("seeded an empty database")
+	}
+	if err := Move(t.Context(), pool); err == nil {
+		t.Error("moved an empty database")
+	}
+}
