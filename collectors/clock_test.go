@@ -17,7 +17,7 @@ func TestDatabaseClockMovesOnlyOutsideOfWhatAReadingSays(t *testing.T) {
 			time.Sleep(back)
 			c.observe(remote, sent, time.Now())
 		}
-		offset := func() time.Duration { return c.now().Sub(time.Now()) }
+		offset := func() time.Duration { return time.Until(c.now()) }
 
 		read(time.Millisecond, time.Millisecond)
 		if offset() != ahead {

@@ -157,7 +157,7 @@ func TestAStoreThatIsCutAnywhereStoresOnce(t *testing.T) {
 	appendCycle := func(n int) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, err := store.AppendCycles(ctx, token, []Cycle{cycleAt(begin.Add(time.Duration(n)*time.Second), 1, 2, 3)})
+		_, _, err := store.AppendCycles(ctx, token, []Cycle{cycleAt(begin.Add(time.Duration(n)*time.Second), 1, 2, 3)})
 		return err
 	}
 	pool.Reset()

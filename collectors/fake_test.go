@@ -74,11 +74,11 @@ func (f *fakeStore) Aggregates(context.Context) Aggregates {
 	}}
 }
 
-func (f *fakeStore) AppendCycles(_ context.Context, token Token, cycles []Cycle) (int, error) {
+func (f *fakeStore) AppendCycles(_ context.Context, token Token, cycles []Cycle) (int, time.Time, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := errors.Join(f.begin("append"), f.fence(token)); err != nil {
-		return 0, err
+		return 0, time.Time{}, err
 	}
 	stored := 0
 	for _, c := range cycles {
@@ -88,7 +88,7 @@ func (f *fakeStore) AppendCycles(_ context.Context, token Token, cycles []Cycle)
 			f.lastCycle = c.At
 		}
 	}
-	return stored, nil
+	return stored, time.Now(), nil
 }
 
 func (f *fakeStore) SaveHealth(_ context.Context, token Token, at time.Time, observations []Observation) error {

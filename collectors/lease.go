@@ -60,6 +60,7 @@ type Lease struct {
 	mu          sync.Mutex
 	token       Token
 	lastCycleAt time.Time
+	renewedAt   time.Time
 }
 
 // NewLease prepares a lease for holder, a name that no other process has. beat
@@ -87,6 +88,24 @@ func (l *Lease) LastCycleAt() time.Time {
 
 // Now is the database's time.
 func (l *Lease) Now() time.Time { return l.clock.now() }
+
+// Renewed notes that a store, sent at that instant, has renewed the lease and
+// brought back the database's clock, so that the lease need not ask for either.
+func (l *Lease) Renewed(now, sent time.Time) {
+	received := time.Now()
+	l.clock.observe(now, sent, received)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.renewedAt = sent
+}
+
+// untilRenewal is how long the lease may go on before it is renewed: a third of
+// its time after the last renewal.
+func (l *Lease) untilRenewal() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ttl/3 - time.Since(l.renewedAt)
+}
 
 // Check makes the lease look at once whether it is still held: for a store that
 // was refused.
@@ -160,7 +179,7 @@ func (l *Lease) tryAcquire(ctx context.Context, deference bool) (holder string, 
 	l.clock.observe(grant.Now, sent, time.Now())
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.token, l.lastCycleAt = Token{l.holder, grant.Epoch}, grant.LastCycleAt
+	l.token, l.lastCycleAt, l.renewedAt = Token{l.holder, grant.Epoch}, grant.LastCycleAt, sent
 	return l.holder, nil
 }
 
@@ -196,6 +215,11 @@ func (l *Lease) keep(ctx context.Context) (lost string) {
 			return ""
 		case <-l.nudge:
 		case <-timer.C:
+			if left := l.untilRenewal(); left > 0 {
+				l.beat(l.requestTimeout() + l.ttl/3)
+				timer.Reset(left)
+				continue
+			}
 		}
 		l.beat(l.requestTimeout() + l.ttl/3)
 		holder, err := l.renew(ctx)
@@ -223,7 +247,7 @@ func (l *Lease) renew(ctx context.Context) (holder string, err error) {
 	case err != nil:
 		return "", fmt.Errorf("renew lease: %w", err)
 	}
-	l.clock.observe(now, sent, time.Now())
+	l.Renewed(now, sent)
 	return l.holder, nil
 }
 

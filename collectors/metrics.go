@@ -180,7 +180,8 @@ func (c *MetricsCollector) flush(ctx context.Context) error {
 			return nil // the rest is the next cycle's
 		}
 		batch := c.buffer.Oldest(limit)
-		stored, err := c.store.AppendCycles(ctx, c.lease.Token(), batch)
+		sent := time.Now()
+		stored, now, err := c.store.AppendCycles(ctx, c.lease.Token(), batch)
 		switch {
 		case errors.Is(err, ErrLeaseLost):
 			c.lease.Check()
@@ -197,6 +198,9 @@ func (c *MetricsCollector) flush(ctx context.Context) error {
 			c.sick = fmt.Errorf("store samples, cycles are buffered: %w", err)
 			c.retryAt = time.Now().Add(c.retry.NextBackOff())
 			return c.sick
+		}
+		if err == nil {
+			c.lease.Renewed(now, sent)
 		}
 		samples += stored
 		err = c.buffer.Remove(len(batch))

@@ -277,10 +277,10 @@ type refusingStore struct {
 	refused time.Time
 }
 
-func (s *refusingStore) AppendCycles(ctx context.Context, token Token, cycles []Cycle) (int, error) {
+func (s *refusingStore) AppendCycles(ctx context.Context, token Token, cycles []Cycle) (int, time.Time, error) {
 	for _, c := range cycles {
 		if s.fail == nil && c.At.Equal(s.refused) {
-			return 0, fmt.Errorf("append samples: %w", &pgconn.PgError{Code: "23514", Message: "violates a check constraint"})
+			return 0, time.Time{}, fmt.Errorf("append samples: %w", &pgconn.PgError{Code: "23514", Message: "violates a check constraint"})
 		}
 	}
 	return s.fakeStore.AppendCycles(ctx, token, cycles)

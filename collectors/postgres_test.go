@@ -375,7 +375,7 @@ func TestAppendingTwiceStoresOnce(t *testing.T) {
 	begin := time.Now().UTC().Truncate(time.Microsecond)
 	cycles := []Cycle{cycleAt(begin, 1, 2), cycleAt(begin.Add(time.Second), 3, 4), cycleAt(begin.Add(2*time.Second), 5, 6)}
 	for i, want := range []int{4, 2, 0} { // of 1–2, of 1–3, of 1–3 again
-		if stored, err := store.AppendCycles(t.Context(), token, cycles[:min(2+i, 3)]); err != nil || stored != want {
+		if stored, _, err := store.AppendCycles(t.Context(), token, cycles[:min(2+i, 3)]); err != nil || stored != want {
 			t.Errorf("append %d stored %d samples, want %d: %v", i, stored, want, err)
 		}
 	}
@@ -396,7 +396,7 @@ func TestAppendingAtTheSameTimeStoresOnce(t *testing.T) {
 		var storing sync.WaitGroup
 		for range 4 {
 			storing.Go(func() {
-				n, err := store.AppendCycles(t.Context(), token, []Cycle{cycle})
+				n, _, err := store.AppendCycles(t.Context(), token, []Cycle{cycle})
 				if err != nil {
 					t.Error(err)
 				}
@@ -420,7 +420,7 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = clock_timestamp()")
 	writes := map[string]func(Token) error{
 		"append": func(token Token) error {
-			_, err := store.AppendCycles(t.Context(), token, []Cycle{cycleAt(time.Now(), 1)})
+			_, _, err := store.AppendCycles(t.Context(), token, []Cycle{cycleAt(time.Now(), 1)})
 			return err
 		},
 		"health": func(token Token) error {
@@ -488,7 +488,7 @@ func TestATakeoverWaitsForTheStoreInFlight(t *testing.T) {
 	inStore, finish := make(chan struct{}), make(chan struct{})
 	var storing sync.WaitGroup
 	storing.Go(func() {
-		err := store.fenced(t.Context(), token, func(*db.Queries, time.Time) error {
+		err := store.fenced(t.Context(), token, func(*db.Queries) error {
 			close(inStore)
 			<-finish
 			return nil
@@ -518,7 +518,7 @@ func TestAStoppedStoreDoesNotHoldTheLeaseForEver(t *testing.T) {
 	_, pool, _ := onDatabase(t)
 	store := NewPostgres(pool, 300*time.Millisecond, time.Minute)
 	token := acquire(t, store, "a")
-	err := store.fenced(t.Context(), token, func(q *db.Queries, _ time.Time) error {
+	err := store.fenced(t.Context(), token, func(q *db.Queries) error {
 		// As a process that is stopped here: the transaction idles.
 		eventually(t, "the server ends the idle transaction", func() bool {
 			return slices.Equal(rowsOf(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"), []string{"0"})

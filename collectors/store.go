@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -21,9 +22,10 @@ const leaseName = "ops_worker"
 type Store interface {
 	Ping(ctx context.Context) error
 	Aggregates(ctx context.Context) Aggregates
-	// AppendCycles stores what is newer than the newest stored cycle and
-	// returns how many samples that were. Repeating it is harmless.
-	AppendCycles(ctx context.Context, token Token, cycles []Cycle) (stored int, err error)
+	// AppendCycles stores what is newer than the newest stored cycle, renews
+	// the lease, and returns how many samples were new and the database's
+	// clock. Repeating it is harmless.
+	AppendCycles(ctx context.Context, token Token, cycles []Cycle) (stored int, now time.Time, err error)
 	SaveHealth(ctx context.Context, token Token, at time.Time, observations []Observation) error
 	// SyncAlerts opens and closes system alerts; it names their services.
 	SyncAlerts(ctx context.Context, token Token, observations []Observation) (opened, closed []string, err error)
@@ -57,28 +59,62 @@ func (p *Postgres) Ping(ctx context.Context) error {
 	return err
 }
 
-// Aggregates reads all aggregates.
+// Aggregates reads all aggregates, on a fresh connection where the first one
+// turned out to be dead.
 func (p *Postgres) Aggregates(ctx context.Context) Aggregates {
-	return readAggregates(ctx, p.pool.SendBatch, p.limit)
+	a := readAggregates(ctx, p.pool.SendBatch, p.limit)
+	if !a.Answered && isConnectionError(a.Failed[aggregates[0].name]) && ctx.Err() == nil {
+		p.pool.Reset()
+		a = readAggregates(ctx, p.pool.SendBatch, p.limit)
+	}
+	return a
 }
 
-// fenced runs fn in a transaction that holds the lease. last is the newest
-// stored cycle.
-func (p *Postgres) fenced(ctx context.Context, token Token, fn func(q *db.Queries, last time.Time) error) error {
-	return db.InTx(ctx, p.pool, p.limit, func(q *db.Queries) error {
-		last, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: leaseName, Holder: token.Holder, Epoch: token.Epoch})
+// fenced runs fn in a transaction that holds the lease.
+func (p *Postgres) fenced(ctx context.Context, token Token, fn func(*db.Queries) error) error {
+	return p.inTx(ctx, func(q *db.Queries) error {
+		_, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: leaseName, Holder: token.Holder, Epoch: token.Epoch})
 		if db.IsNoRows(err) {
 			return ErrLeaseLost
 		}
 		if err != nil {
 			return fmt.Errorf("hold lease: %w", err)
 		}
-		return fn(q, last)
+		return fn(q)
 	})
 }
 
+// inTx runs fn in a transaction, and once more where its connection turned out
+// to be dead: after a restart of the server or its pooler, every idle one is.
+// All that is done here may be repeated.
+func (p *Postgres) inTx(ctx context.Context, fn func(*db.Queries) error) error {
+	err := db.InTx(ctx, p.pool, p.limit, fn)
+	if isConnectionError(err) && ctx.Err() == nil {
+		p.pool.Reset()
+		err = db.InTx(ctx, p.pool, p.limit, fn)
+	}
+	return err
+}
+
+// isConnectionError reports whether an established connection failed: by the
+// server's word that it ends it, or without a word.
+func isConnectionError(err error) bool {
+	if err == nil || errors.Is(err, ErrLeaseLost) || db.IsNoRows(err) {
+		return false
+	}
+	var connectErr *pgconn.ConnectError
+	if errors.As(err, &connectErr) {
+		return false // a new one cannot be had either
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return strings.HasPrefix(pgErr.Code, "57P") || strings.HasPrefix(pgErr.Code, "08")
+	}
+	return !pgconn.Timeout(err)
+}
+
 // AppendCycles appends cycles, which are in order.
-func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle) (stored int, err error) {
+func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle) (stored int, now time.Time, err error) {
 	n := 0
 	for _, c := range cycles {
 		n += len(c.Samples)
@@ -90,6 +126,8 @@ func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle
 		Tags:        make([]string, 0, n),
 		Values:      make([]float64, 0, n),
 		LeaseName:   leaseName,
+		Holder:      token.Holder,
+		Epoch:       token.Epoch,
 		TtlSeconds:  p.ttl.Seconds(),
 	}
 	for _, c := range cycles {
@@ -102,16 +140,18 @@ func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle
 		}
 		params.CycleAt = c.At
 	}
-	err = p.fenced(ctx, token, func(q *db.Queries, last time.Time) error {
-		params.LastCycleAt = last
-		count, err := q.AppendSamples(ctx, params)
+	err = p.inTx(ctx, func(q *db.Queries) error {
+		row, err := q.AppendSamples(ctx, params)
+		if db.IsNoRows(err) {
+			return ErrLeaseLost
+		}
 		if err != nil {
 			return fmt.Errorf("append samples: %w", err)
 		}
-		stored = int(count)
+		stored, now = int(row.Samples), row.Now
 		return nil
 	})
-	return stored, err
+	return stored, now, err
 }
 
 // SaveHealth upserts the row of every observed service.
@@ -127,7 +167,7 @@ func (p *Postgres) SaveHealth(ctx context.Context, token Token, at time.Time, ob
 		params.LatenciesMs = append(params.LatenciesMs, o.latencyMS())
 		params.Details = append(params.Details, details)
 	}
-	return p.fenced(ctx, token, func(q *db.Queries, _ time.Time) error {
+	return p.fenced(ctx, token, func(q *db.Queries) error {
 		if _, err := q.UpsertServiceHealth(ctx, params); err != nil {
 			return fmt.Errorf("upsert service health: %w", err)
 		}
@@ -143,7 +183,7 @@ func (p *Postgres) SyncAlerts(ctx context.Context, token Token, observations []O
 		params.Healthy = append(params.Healthy, o.Status == Healthy)
 		params.Reasons = append(params.Reasons, o.Reason())
 	}
-	err = p.fenced(ctx, token, func(q *db.Queries, _ time.Time) error {
+	err = p.fenced(ctx, token, func(q *db.Queries) error {
 		if _, err := q.EnterAlertScope(ctx); err != nil {
 			return fmt.Errorf("take on a role: %w", err)
 		}
@@ -164,7 +204,7 @@ const expireBatch = 5000
 // retention policy, whole chunks on a hypertable without one, a batch of
 // deletes on a plain table.
 func (p *Postgres) ExpireSamples(ctx context.Context, token Token, cutoff time.Time) (removed int64, more bool, err error) {
-	err = p.fenced(ctx, token, func(q *db.Queries, _ time.Time) error {
+	err = p.fenced(ctx, token, func(q *db.Queries) error {
 		mode, err := q.RetentionMode(ctx)
 		if err != nil {
 			return fmt.Errorf("read retention mode: %w", err)
@@ -197,7 +237,7 @@ func (p *Postgres) HeldBy(ctx context.Context) (holder string, held bool, err er
 
 // Acquire takes the lease if it can be had.
 func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration) (grant Grant, err error) {
-	err = db.InTx(ctx, p.pool, p.limit, func(q *db.Queries) error {
+	err = p.inTx(ctx, func(q *db.Queries) error {
 		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: leaseName, Holder: holder, TtlSeconds: ttl.Seconds()})
 		if db.IsNoRows(err) {
 			return ErrLeaseLost
@@ -210,7 +250,7 @@ func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration
 
 // Renew extends the lease.
 func (p *Postgres) Renew(ctx context.Context, token Token, ttl time.Duration) (now time.Time, err error) {
-	err = db.InTx(ctx, p.pool, p.limit, func(q *db.Queries) error {
+	err = p.inTx(ctx, func(q *db.Queries) error {
 		now, err = q.RenewLease(ctx, db.RenewLeaseParams{Name: leaseName, Holder: token.Holder, Epoch: token.Epoch, TtlSeconds: ttl.Seconds()})
 		if db.IsNoRows(err) {
 			return ErrLeaseLost
@@ -233,9 +273,5 @@ func (p *Postgres) Release(ctx context.Context, token Token) error {
 // no repetition mends: a data exception or a violated constraint.
 func isRefusedData(err error) bool {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || len(pgErr.Code) != 5 {
-		return false
-	}
-	class := pgErr.Code[:2]
-	return class == "22" || class == "23"
+	return errors.As(err, &pgErr) && (strings.HasPrefix(pgErr.Code, "22") || strings.HasPrefix(pgErr.Code, "23"))
 }

@@ -222,7 +222,9 @@ func (w *Worker) Once(ctx context.Context, dryRun bool, cycle func(context.Conte
 // dryStore reads and writes nothing.
 type dryStore struct{ Store }
 
-func (dryStore) AppendCycles(context.Context, Token, []Cycle) (int, error) { return 0, nil }
+func (dryStore) AppendCycles(context.Context, Token, []Cycle) (int, time.Time, error) {
+	return 0, time.Now(), nil
+}
 
 func (dryStore) SaveHealth(context.Context, Token, time.Time, []Observation) error { return nil }
 

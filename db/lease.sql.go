@@ -49,7 +49,7 @@ func (q *Queries) AcquireLease(ctx context.Context, arg AcquireLeaseParams) (Acq
 }
 
 const HoldLease = `-- name: HoldLease :one
-SELECT last_cycle_at
+SELECT epoch
 FROM ops_worker_lease
 WHERE name = $1 AND holder = $2 AND epoch = $3 AND expires_at > clock_timestamp()
 FOR NO KEY UPDATE
@@ -62,14 +62,13 @@ type HoldLeaseParams struct {
 }
 
 // The fence: locks the lease to the end of the transaction while it is still
-// this holder's, and returns the newest stored cycle. No row: write nothing.
-// An exclusive row lock, so that a store and its repetition take turns and the
-// second one sees what the first has stored.
-func (q *Queries) HoldLease(ctx context.Context, arg HoldLeaseParams) (time.Time, error) {
+// this holder's. No row: write nothing. An exclusive row lock, so that a write
+// and its repetition take turns.
+func (q *Queries) HoldLease(ctx context.Context, arg HoldLeaseParams) (int64, error) {
 	row := q.db.QueryRow(ctx, HoldLease, arg.Name, arg.Holder, arg.Epoch)
-	var last_cycle_at time.Time
-	err := row.Scan(&last_cycle_at)
-	return last_cycle_at, err
+	var epoch int64
+	err := row.Scan(&epoch)
+	return epoch, err
 }
 
 const ReadLease = `-- name: ReadLease :one

@@ -24,9 +24,13 @@ type Options struct {
 	ApplicationName string
 }
 
-// pingTimeout bounds the check of a connection that has been idle. A half-open
-// one would otherwise eat the deadline of the cycle that happened to draw it.
-const pingTimeout = 2 * time.Second
+// A connection that was idle for pingAfter is checked before its use, for at
+// most pingTimeout: it may be half open, and would eat the deadline of the cycle
+// that drew it. The loops' own come round more often than that and are not.
+const (
+	pingAfter   = 30 * time.Second
+	pingTimeout = 2 * time.Second
+)
 
 // PoolConfig is the pool's configuration for o, or an error that does not hold
 // the URL.
@@ -40,6 +44,7 @@ func PoolConfig(o Options) (*pgxpool.Config, error) {
 	cfg.MinConns = o.MinConns
 	cfg.MaxConns = o.MaxConns
 	cfg.PingTimeout = pingTimeout
+	cfg.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > pingAfter }
 	cfg.ConnConfig.ConnectTimeout = o.ConnectTimeout
 	cfg.ConnConfig.RuntimeParams["application_name"] = o.ApplicationName
 	// Neither named prepared statements, which PgBouncer before 1.21 loses

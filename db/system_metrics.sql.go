@@ -11,59 +11,76 @@ import (
 )
 
 const AppendSamples = `-- name: AppendSamples :one
-WITH stored AS (
+WITH held AS (
+    SELECT l.last_cycle_at
+    FROM ops_worker_lease l
+    WHERE l.name = $1 AND l.holder = $2 AND l.epoch = $3 AND l.expires_at > clock_timestamp()
+    FOR NO KEY UPDATE
+), stored AS (
     INSERT INTO system_metrics (time, metric_name, service, tags, value)
     SELECT x.time, x.metric_name, nullif(x.service, ''), x.tags::jsonb, x.value
     FROM (
-        SELECT unnest($1::timestamptz[]) AS time,
-               unnest($2::text[]) AS metric_name,
-               unnest($3::text[]) AS service,
-               unnest($4::text[]) AS tags,
-               unnest($5::float8[]) AS value
+        SELECT unnest($4::timestamptz[]) AS time,
+               unnest($5::text[]) AS metric_name,
+               unnest($6::text[]) AS service,
+               unnest($7::text[]) AS tags,
+               unnest($8::float8[]) AS value
     ) x
-    WHERE x.time > $6::timestamptz
+    CROSS JOIN held
+    WHERE x.time > held.last_cycle_at
     RETURNING 1
 ), moved AS (
-    UPDATE ops_worker_lease
-    SET last_cycle_at = greatest(last_cycle_at, $7::timestamptz),
-        expires_at = clock_timestamp() + make_interval(secs => $8::float8)
-    WHERE name = $9
+    UPDATE ops_worker_lease l
+    SET last_cycle_at = greatest(l.last_cycle_at, $9::timestamptz),
+        expires_at = clock_timestamp() + make_interval(secs => $10::float8)
+    FROM held
+    WHERE l.name = $1
 )
-SELECT count(*)::bigint AS samples FROM stored
+SELECT (SELECT count(*) FROM stored)::bigint AS samples, clock_timestamp()::timestamptz AS now
+FROM held
 `
 
 type AppendSamplesParams struct {
+	LeaseName   string
+	Holder      string
+	Epoch       int64
 	Times       []time.Time
 	MetricNames []string
 	Services    []string
 	Tags        []string
 	Values      []float64
-	LastCycleAt time.Time
 	CycleAt     time.Time
 	TtlSeconds  float64
-	LeaseName   string
+}
+
+type AppendSamplesRow struct {
+	Samples int64
+	Now     time.Time
 }
 
 // Appends the samples of one or more cycles, and with them moves the lease's
-// last_cycle_at and renews it, in a transaction that holds it (HoldLease). Cycles up to
-// last_cycle_at stand already and are passed over, so a store whose outcome is
-// unknown may be repeated. Returns how many samples were new.
+// last_cycle_at and renews it, all in one statement and behind the same fence as
+// HoldLease: no row means that the lease is lost and nothing was written.
+// Cycles up to last_cycle_at stand already and are passed over, so a store whose
+// outcome is unknown may be repeated; one that is still in flight is waited for.
+// Returns how many samples were new, and the database's clock.
 // Caller: the metrics collector, every METRICS_COLLECTION_INTERVAL.
-func (q *Queries) AppendSamples(ctx context.Context, arg AppendSamplesParams) (int64, error) {
+func (q *Queries) AppendSamples(ctx context.Context, arg AppendSamplesParams) (AppendSamplesRow, error) {
 	row := q.db.QueryRow(ctx, AppendSamples,
+		arg.LeaseName,
+		arg.Holder,
+		arg.Epoch,
 		arg.Times,
 		arg.MetricNames,
 		arg.Services,
 		arg.Tags,
 		arg.Values,
-		arg.LastCycleAt,
 		arg.CycleAt,
 		arg.TtlSeconds,
-		arg.LeaseName,
 	)
-	var samples int64
-	err := row.Scan(&samples)
-	return samples, err
+	var i AppendSamplesRow
+	err := row.Scan(&i.Samples, &i.Now)
+	return i, err
 }
 
 const DeleteExpiredSamples = `-- name: DeleteExpiredSamples :execrows

@@ -18,10 +18,9 @@ RETURNING epoch, last_cycle_at, clock_timestamp()::timestamptz AS now;
 
 -- name: HoldLease :one
 -- The fence: locks the lease to the end of the transaction while it is still
--- this holder's, and returns the newest stored cycle. No row: write nothing.
--- An exclusive row lock, so that a store and its repetition take turns and the
--- second one sees what the first has stored.
-SELECT last_cycle_at
+-- this holder's. No row: write nothing. An exclusive row lock, so that a write
+-- and its repetition take turns.
+SELECT epoch
 FROM ops_worker_lease
 WHERE name = @name AND holder = @holder AND epoch = @epoch AND expires_at > clock_timestamp()
 FOR NO KEY UPDATE;

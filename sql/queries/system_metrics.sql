@@ -1,10 +1,17 @@
 -- name: AppendSamples :one
 -- Appends the samples of one or more cycles, and with them moves the lease's
--- last_cycle_at and renews it, in a transaction that holds it (HoldLease). Cycles up to
--- last_cycle_at stand already and are passed over, so a store whose outcome is
--- unknown may be repeated. Returns how many samples were new.
+-- last_cycle_at and renews it, all in one statement and behind the same fence as
+-- HoldLease: no row means that the lease is lost and nothing was written.
+-- Cycles up to last_cycle_at stand already and are passed over, so a store whose
+-- outcome is unknown may be repeated; one that is still in flight is waited for.
+-- Returns how many samples were new, and the database's clock.
 -- Caller: the metrics collector, every METRICS_COLLECTION_INTERVAL.
-WITH stored AS (
+WITH held AS (
+    SELECT l.last_cycle_at
+    FROM ops_worker_lease l
+    WHERE l.name = @lease_name AND l.holder = @holder AND l.epoch = @epoch AND l.expires_at > clock_timestamp()
+    FOR NO KEY UPDATE
+), stored AS (
     INSERT INTO system_metrics (time, metric_name, service, tags, value)
     SELECT x.time, x.metric_name, nullif(x.service, ''), x.tags::jsonb, x.value
     FROM (
@@ -14,15 +21,18 @@ WITH stored AS (
                unnest(@tags::text[]) AS tags,
                unnest(@values::float8[]) AS value
     ) x
-    WHERE x.time > @last_cycle_at::timestamptz
+    CROSS JOIN held
+    WHERE x.time > held.last_cycle_at
     RETURNING 1
 ), moved AS (
-    UPDATE ops_worker_lease
-    SET last_cycle_at = greatest(last_cycle_at, @cycle_at::timestamptz),
+    UPDATE ops_worker_lease l
+    SET last_cycle_at = greatest(l.last_cycle_at, @cycle_at::timestamptz),
         expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8)
-    WHERE name = @lease_name
+    FROM held
+    WHERE l.name = @lease_name
 )
-SELECT count(*)::bigint AS samples FROM stored;
+SELECT (SELECT count(*) FROM stored)::bigint AS samples, clock_timestamp()::timestamptz AS now
+FROM held;
 
 -- name: DeleteExpiredSamples :execrows
 -- One small batch of what a plain table has kept past its retention. No index

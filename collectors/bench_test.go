@@ -1,0 +1,131 @@
+package collectors
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"ops_worker/db"
+	"ops_worker/internal/config"
+	"ops_worker/internal/pgtest"
+)
+
+// cpuTime is what this process has used of the CPU, the benchmark's simulated
+// services included.
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// benchmarkWorker is a worker on a real database that holds the lease.
+func benchmarkWorker(b *testing.B) *Worker {
+	b.Helper()
+	database := pgtest.New(b)
+	service := func(counters string) string {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(w, `{"status":"healthy","counters":%s}`, counters)
+		}))
+		b.Cleanup(server.Close)
+		return server.URL
+	}
+	cfg, err := config.FromEnvironment([]string{
+		"DATABASE_URL=" + database.URL,
+		"INGEST_HEALTH_URL=" + service(`{"messages_received":10,"messages_written":9,"queue_depth":1}`),
+		"EVALUATOR_HEALTH_URL=" + service(`{"rules_evaluated":4,"alerts_created":2}`),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	pool, err := db.Open(b.Context(), cfg.Database)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(pool.Close)
+	worker := NewWorker(cfg, pool, NewMemoryBuffer(cfg.BufferCycles), NoHeart, zerolog.Nop())
+	b.Cleanup(worker.Close)
+	if _, err := worker.Lease.tryAcquire(b.Context(), false); err != nil {
+		b.Fatal(err)
+	}
+	return worker
+}
+
+func benchmarkCycle(b *testing.B, worker *Worker, loop *Loop) {
+	b.Helper()
+	loop.Log, loop.Interval = zerolog.Nop(), time.Minute
+	begin := cpuTime(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := loop.runOnce(b.Context(), loop.Log); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64((cpuTime(b)-begin).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+func BenchmarkMetricsCycle(b *testing.B) {
+	worker := benchmarkWorker(b)
+	benchmarkCycle(b, worker, &Loop{Name: metricsLoop, Cycle: worker.Metrics.Cycle})
+}
+
+func BenchmarkHealthCycle(b *testing.B) {
+	worker := benchmarkWorker(b)
+	benchmarkCycle(b, worker, &Loop{Name: healthLoop, Cycle: worker.Health.Cycle})
+}
+
+// BenchmarkCatchUp stores an hour of buffered cycles.
+func BenchmarkCatchUp(b *testing.B) {
+	worker := benchmarkWorker(b)
+	at := time.Now().UTC()
+	for b.Loop() {
+		cycles := make([]Cycle, 60)
+		for range 12 { // 720 cycles of 15 samples
+			for i := range cycles {
+				at = at.Add(5 * time.Second)
+				cycles[i] = Cycle{At: at, Samples: make([]Sample, 15)}
+				for j := range cycles[i].Samples {
+					cycles[i].Samples[j] = sampleOf("ingest", "messages_written", float64(j))
+				}
+			}
+			if _, _, err := worker.Store.AppendCycles(b.Context(), worker.Lease.Token(), cycles); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+// BenchmarkBufferHour is what an hour of cycles weighs in memory.
+func BenchmarkBufferHour(b *testing.B) {
+	b.ReportAllocs()
+	size := 0
+	for b.Loop() {
+		buffer := memoryBuffer{limit: 720}
+		for range 720 {
+			cycle := Cycle{Samples: make([]Sample, 15)}
+			for j := range cycle.Samples {
+				cycle.Samples[j] = sampleOf("ingest", "messages_written", float64(j))
+			}
+			buffer.push(cycle)
+		}
+		size = buffer.bytes
+	}
+	b.ReportMetric(float64(size)/1024, "KiB")
+}
+
+func BenchmarkParseCounters(b *testing.B) {
+	body := []byte(`{"status":"healthy","counters":{"messages_received":123456,"messages_written":123450,"messages_rejected":6,"queue_depth":12},"last_write_at":"2026-01-01T00:00:00Z"}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := parseCounters(body, []string{"messages_received", "messages_written", "messages_rejected", "queue_depth"}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
