@@ -59,8 +59,10 @@ func TestProbeOfAnAnswer(t *testing.T) {
 		"nested without end":         {body(deep), Unknown, "the answer is not JSON", nil},
 		"too long":                   {body(`{"a":"` + strings.Repeat("x", maxBody) + `"}`), Unknown, "the answer is longer than 1 MiB", nil},
 		"an error":                   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, Degraded, "", nil},
-		"a redirect":                 {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound) }, Degraded, "", nil},
-		"no content":                 {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }, Degraded, "", nil},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+		}, Degraded, "", nil},
+		"no content": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }, Degraded, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
