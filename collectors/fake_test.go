@@ -104,7 +104,7 @@ func (f *fakeStore) SaveHealth(_ context.Context, token Token, at time.Time, obs
 	return nil
 }
 
-func (f *fakeStore) SyncAlerts(_ context.Context, token Token, observations []Observation) (opened, closed []string, err error) {
+func (f *fakeStore) SyncAlerts(_ context.Context, token Token, observations []Observation, _ bool) (opened, closed []string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := errors.Join(f.begin("alerts"), f.fence(token)); err != nil {
@@ -146,6 +146,12 @@ func (f *fakeStore) HeldBy(context.Context) (holder string, held bool, err error
 		return "", false, err
 	}
 	return f.holder, time.Now().Before(f.expires), nil
+}
+
+func (f *fakeStore) Touch(context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.begin("touch")
 }
 
 func (f *fakeStore) Acquire(_ context.Context, holder string, ttl time.Duration) (Grant, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -85,6 +86,10 @@ type HealthMonitor struct {
 	timeout  time.Duration
 
 	last []Observation
+	// synced is what the alerts were last brought in line with, and under which
+	// lease: another replica, or an operator in its time, may have changed them.
+	synced      []Observation
+	syncedToken Token
 }
 
 // NewHealthMonitor makes a monitor of services that turns every interval, with
@@ -107,10 +112,13 @@ func (m *HealthMonitor) Cycle(ctx context.Context) error {
 		return nil
 	}
 	log := zerolog.Ctx(ctx)
-	opened, closed, err := m.store.SyncAlerts(ctx, token, observations)
+	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b Observation) bool { return a.Status == b.Status })
+	opened, closed, err := m.store.SyncAlerts(ctx, token, observations, changed)
 	if err != nil {
+		m.syncedToken = Token{}
 		return fmt.Errorf("health is saved, system alerts are not: %w", err)
 	}
+	m.synced, m.syncedToken = observations, token
 	for _, service := range opened {
 		log.Warn().Str("monitored", service).Msg("system alert opened")
 	}

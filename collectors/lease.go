@@ -36,6 +36,8 @@ type LeaseStore interface {
 	// HeldBy is the holder, empty where the lease was handed back, and whether
 	// the lease has not yet run out.
 	HeldBy(ctx context.Context) (holder string, held bool, err error)
+	// Touch fails where the database refuses writes.
+	Touch(ctx context.Context) error
 	// Acquire takes a lease that is free, expired or holder's own.
 	Acquire(ctx context.Context, holder string, ttl time.Duration) (Grant, error)
 	// Renew extends an unexpired lease; it returns the database's clock.
@@ -166,7 +168,10 @@ func (l *Lease) tryAcquire(ctx context.Context, deference bool) (holder string, 
 		return "", fmt.Errorf("read lease: %w", err)
 	}
 	if holder != "" && holder != l.holder && (held || deference) {
-		return holder, nil
+		if !held {
+			err = l.store.Touch(ctx) // or it is in trouble still
+		}
+		return holder, err
 	}
 	sent := time.Now()
 	grant, err := l.store.Acquire(ctx, l.holder, l.ttl)

@@ -142,6 +142,32 @@ func TestAfterAnOutageTheLeaderComesBackForItsLease(t *testing.T) {
 	})
 }
 
+func TestWhileWritesAreRefusedAStandbyDefersToTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		r.start("a")
+		synctest.Wait()
+		r.start("b")
+		for range 20 {
+			time.Sleep(time.Minute)
+			r.store.snapshot(func() {
+				r.store.fail = func(operation string) error {
+					if operation == "held" {
+						return nil // reading goes on
+					}
+					return errors.New("read-only")
+				}
+			})
+			time.Sleep(2*time.Minute + 700*time.Millisecond)
+			r.store.snapshot(func() { r.store.fail = nil })
+		}
+		time.Sleep(time.Minute)
+		if terms := r.stopAll(); terms[0].holder != "a" || terms[0].end < time.Hour {
+			t.Errorf("terms: %v, want a's to outlast every outage", terms)
+		}
+	})
+}
+
 func TestALeaderThatDiesInAnOutageIsReplacedAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReplicas(t)

@@ -315,7 +315,7 @@ func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
 			sync := func(status Status, wantOpened, wantClosed int) {
 				t.Helper()
 				opened, closed, err := store.SyncAlerts(t.Context(), token, []Observation{
-					observation("ingest", Reading{Status: status, Err: "reason"}), observation("mqtt", Reading{Status: Healthy})})
+					observation("ingest", Reading{Status: status, Err: "reason"}), observation("mqtt", Reading{Status: Healthy})}, true)
 				if err != nil || len(opened) != wantOpened || len(closed) != wantClosed {
 					t.Errorf("%s: opened %v, closed %v, %v", status, opened, closed, err)
 				}
@@ -341,6 +341,17 @@ func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
 	}
 }
 
+func TestSystemAlertsAreFoundByTheirIndex(t *testing.T) {
+	t.Parallel()
+	database, pool, _ := onDatabase(t)
+	database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
+		SELECT 't' || i % 50, 's', 'd', 'X', i::text, 'CLOSED', 'x' FROM generate_series(1, 20000) i; ANALYZE fleet_alert`)
+	plan := strings.Join(rowsOf(t, pool, "EXPLAIN "+db.SyncSystemAlerts, []string{"ingest"}, []bool{true}, []string{""}, false), "\n")
+	if strings.Count(plan, "Seq Scan on fleet_alert") > 1 || !strings.Contains(plan, "idx_fleet_alert_open_uq") {
+		t.Errorf("more than the acknowledged alerts of unhealthy services is scanned for: %s", plan)
+	}
+}
+
 func TestSystemAlertsUnderForcedRowSecurity(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
@@ -348,14 +359,21 @@ func TestSystemAlertsUnderForcedRowSecurity(t *testing.T) {
 	down := []Observation{observation("ingest", Reading{Status: Down})}
 
 	store, _ := loginRole(t, database, "")
-	if _, _, err := store.SyncAlerts(t.Context(), acquire(t, store, "a"), down); err == nil || !strings.Contains(err.Error(), "row-level security") {
+	if _, _, err := store.SyncAlerts(t.Context(), acquire(t, store, "a"), down, true); err == nil || !strings.Contains(err.Error(), "row-level security") {
 		t.Errorf("a role that the policies bind: %v", err)
 	}
 	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = now()")
 
+	// Half of the rights would not do, and are not taken for all of them.
+	database.Exec(t, "GRANT INSERT, UPDATE ON fleet_alert, tenants TO pulse_operator")
+	half, _ := loginRole(t, database, "IN ROLE pulse_operator")
+	if _, _, err := half.SyncAlerts(t.Context(), acquire(t, half, "half"), down, true); err == nil || !strings.Contains(err.Error(), "row-level security") {
+		t.Errorf("a role that may take on half an operator's: %v", err)
+	}
+	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = now()")
 	database.Exec(t, "GRANT SELECT, INSERT, UPDATE ON fleet_alert, tenants TO pulse_operator; GRANT USAGE ON SEQUENCE fleet_alert_id_seq TO pulse_operator")
 	store, _ = loginRole(t, database, "IN ROLE pulse_operator")
-	if opened, _, err := store.SyncAlerts(t.Context(), acquire(t, store, "b"), down); err != nil || len(opened) != 1 {
+	if opened, _, err := store.SyncAlerts(t.Context(), acquire(t, store, "b"), down, true); err != nil || len(opened) != 1 {
 		t.Errorf("a role that may take on the operator's: %v, %v", opened, err)
 	}
 }
@@ -427,7 +445,7 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 			return store.SaveHealth(t.Context(), token, time.Now(), []Observation{observation("x", Reading{Status: Down})})
 		},
 		"alerts": func(token Token) error {
-			_, _, err := store.SyncAlerts(t.Context(), token, []Observation{observation("x", Reading{Status: Down})})
+			_, _, err := store.SyncAlerts(t.Context(), token, []Observation{observation("x", Reading{Status: Down})}, true)
 			return err
 		},
 		"expire": func(token Token) error {

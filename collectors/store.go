@@ -28,7 +28,9 @@ type Store interface {
 	AppendCycles(ctx context.Context, token Token, cycles []Cycle) (stored int, now time.Time, err error)
 	SaveHealth(ctx context.Context, token Token, at time.Time, observations []Observation) error
 	// SyncAlerts opens and closes system alerts; it names their services.
-	SyncAlerts(ctx context.Context, token Token, observations []Observation) (opened, closed []string, err error)
+	// Acknowledged ones are closed only where changed says that a service may
+	// have recovered since the last time: looking for them is dear.
+	SyncAlerts(ctx context.Context, token Token, observations []Observation, changed bool) (opened, closed []string, err error)
 	// ExpireSamples removes some of what is older than cutoff; more tells that
 	// there may be more of it.
 	ExpireSamples(ctx context.Context, token Token, cutoff time.Time) (removed int64, more bool, err error)
@@ -176,8 +178,8 @@ func (p *Postgres) SaveHealth(ctx context.Context, token Token, at time.Time, ob
 }
 
 // SyncAlerts brings the system alerts in line with the observations.
-func (p *Postgres) SyncAlerts(ctx context.Context, token Token, observations []Observation) (opened, closed []string, err error) {
-	var params db.SyncSystemAlertsParams
+func (p *Postgres) SyncAlerts(ctx context.Context, token Token, observations []Observation, changed bool) (opened, closed []string, err error) {
+	params := db.SyncSystemAlertsParams{Acknowledged: changed}
 	for _, o := range observations {
 		params.Services = append(params.Services, o.Service)
 		params.Healthy = append(params.Healthy, o.Status == Healthy)
@@ -233,6 +235,12 @@ func (p *Postgres) HeldBy(ctx context.Context) (holder string, held bool, err er
 		return "", false, nil
 	}
 	return row.Holder, row.Held, err
+}
+
+// Touch fails where the database refuses writes.
+func (p *Postgres) Touch(ctx context.Context) error {
+	_, err := db.New(p.pool).TouchLease(ctx, leaseName)
+	return err
 }
 
 // Acquire takes the lease if it can be had.

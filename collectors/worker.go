@@ -228,6 +228,6 @@ func (dryStore) AppendCycles(context.Context, Token, []Cycle) (int, time.Time, e
 
 func (dryStore) SaveHealth(context.Context, Token, time.Time, []Observation) error { return nil }
 
-func (dryStore) SyncAlerts(context.Context, Token, []Observation) (opened, closed []string, err error) {
+func (dryStore) SyncAlerts(context.Context, Token, []Observation, bool) (opened, closed []string, err error) {
 	return nil, nil, nil
 }

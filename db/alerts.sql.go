@@ -23,9 +23,10 @@ WITH observed AS (
     WHERE NOT o.healthy
       AND NOT EXISTS (
           SELECT FROM fleet_alert a
-          WHERE a.tenant_id = '__system__'
-            AND a.fingerprint = o.fingerprint
-            AND a.status IN ('OPEN', 'ACKNOWLEDGED'))
+          WHERE a.tenant_id = '__system__' AND a.fingerprint = o.fingerprint AND a.status = 'OPEN')
+      AND NOT EXISTS (
+          SELECT FROM fleet_alert a
+          WHERE a.tenant_id = '__system__' AND a.fingerprint = o.fingerprint AND a.status = 'ACKNOWLEDGED')
 ), system_tenant AS (
     INSERT INTO tenants (tenant_id, name, metadata)
     SELECT '__system__', 'System Alerts', '{"kind": "system"}'
@@ -48,7 +49,7 @@ WITH observed AS (
     WHERE o.healthy
       AND a.tenant_id = '__system__'
       AND a.fingerprint = o.fingerprint
-      AND a.status IN ('OPEN', 'ACKNOWLEDGED')
+      AND (a.status = 'OPEN' OR ($4::boolean AND a.status = 'ACKNOWLEDGED'))
     RETURNING a.fingerprint
 )
 SELECT coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM opened), '{}')::text[] AS opened,
@@ -56,9 +57,10 @@ SELECT coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM opened), '{}')::
 `
 
 type SyncSystemAlertsParams struct {
-	Services []string
-	Healthy  []bool
-	Reasons  []string
+	Services     []string
+	Healthy      []bool
+	Reasons      []string
+	Acknowledged bool
 }
 
 type SyncSystemAlertsRow struct {
@@ -70,10 +72,18 @@ type SyncSystemAlertsRow struct {
 // the healthy ones, in one statement; repeating it changes nothing. An
 // acknowledged alert is still its service's open alert. ON CONFLICT names no
 // index, since the unique one covers OPEN alone on older schemas, OPEN and
-// ACKNOWLEDGED on newer ones, and arbitrates either way. By that index.
+// ACKNOWLEDGED on newer ones, and arbitrates either way. By that index, but that
+// on an older schema acknowledged alerts can only be found by a scan: so they
+// are looked for when a service is unhealthy without an open alert, and closed
+// when acknowledged is true, which is when a service has changed.
 // Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 func (q *Queries) SyncSystemAlerts(ctx context.Context, arg SyncSystemAlertsParams) (SyncSystemAlertsRow, error) {
-	row := q.db.QueryRow(ctx, SyncSystemAlerts, arg.Services, arg.Healthy, arg.Reasons)
+	row := q.db.QueryRow(ctx, SyncSystemAlerts,
+		arg.Services,
+		arg.Healthy,
+		arg.Reasons,
+		arg.Acknowledged,
+	)
 	var i SyncSystemAlertsRow
 	err := row.Scan(&i.Opened, &i.Closed)
 	return i, err

@@ -154,3 +154,19 @@ func (q *Queries) RenewLease(ctx context.Context, arg RenewLeaseParams) (time.Ti
 	err := row.Scan(&now)
 	return now, err
 }
+
+const TouchLease = `-- name: TouchLease :execrows
+UPDATE ops_worker_lease
+SET name = name
+WHERE name = $1
+`
+
+// Changes nothing, but fails where the database refuses writes. Caller: a
+// standby that has seen the database in trouble, before it trusts it again.
+func (q *Queries) TouchLease(ctx context.Context, name string) (int64, error) {
+	result, err := q.db.Exec(ctx, TouchLease, name)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}

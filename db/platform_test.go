@@ -152,10 +152,14 @@ func TestOurOwnTableInTheWayOfANewOneIsNamed(t *testing.T) {
 func TestTablesAreEnsuredAtEveryStart(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
-	database.Exec(t, "DROP TABLE operator_audit_log, alert_rules")
 	pool := database.Pool(t)
+	before := schema(t, pool)
+	database.Exec(t, "DROP TABLE operator_audit_log, alert_rules, service_health, ops_worker_lease; DROP TABLE system_metrics CASCADE")
 	migrate(t, pool)
 	wantRoutes(t, pool)
+	if diff := cmp.Diff(before, schema(t, pool)); diff != "" {
+		t.Errorf("what is made again differs: %s", diff)
+	}
 }
 
 // The platform's migrator runs after ours on the same database: its first

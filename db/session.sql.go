@@ -21,7 +21,7 @@ SELECT current_setting('server_version')::text AS server_version,
            FROM pg_catalog.pg_roles r
            WHERE r.rolname IN ('pulse_operator', 'pulse_operator_read')
              AND (r.rolbypassrls OR r.rolsuper)
-             AND pg_has_role(session_user, r.oid, 'MEMBER')
+             AND pg_has_role(session_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
            ORDER BY r.rolname
            LIMIT 1), session_user)::text AS scope_role,
        EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'timescaledb')::boolean AS timescaledb
@@ -63,10 +63,14 @@ SELECT set_config('row_security', 'off', true)::text AS row_security,
            FROM pg_catalog.pg_roles r
            WHERE r.rolname = 'pulse_operator'
              AND r.rolbypassrls
-             AND pg_has_role(session_user, r.oid, 'MEMBER')
+             AND pg_has_role(session_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+             AND has_table_privilege(r.oid, to_regclass('fleet_alert'), 'SELECT')
              AND has_table_privilege(r.oid, to_regclass('fleet_alert'), 'INSERT')
              AND has_table_privilege(r.oid, to_regclass('fleet_alert'), 'UPDATE')
+             AND has_table_privilege(r.oid, to_regclass('tenants'), 'SELECT')
              AND has_table_privilege(r.oid, to_regclass('tenants'), 'INSERT')
+             AND (to_regclass('fleet_alert_id_seq') IS NULL
+                  OR has_sequence_privilege(r.oid, to_regclass('fleet_alert_id_seq')::oid, 'USAGE'))
        ), session_user::text) END, true)::text AS role
 FROM pg_catalog.pg_roles me
 WHERE me.rolname = session_user
@@ -95,7 +99,7 @@ SELECT set_config('row_security', 'off', true)::text AS row_security,
            FROM pg_catalog.pg_roles r
            WHERE r.rolname IN ('pulse_operator', 'pulse_operator_read')
              AND (r.rolbypassrls OR r.rolsuper)
-             AND pg_has_role(session_user, r.oid, 'MEMBER')
+             AND pg_has_role(session_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
            ORDER BY r.rolname
            LIMIT 1), session_user), true)::text AS role
 `

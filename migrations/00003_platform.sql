@@ -14,6 +14,44 @@ CREATE FUNCTION ops_worker_ensure_platform(
 LANGUAGE plpgsql AS $function$
 DECLARE
     mark CONSTANT text := 'created by ops_worker in its first form; the platform may replace it';
+    -- Our own, should they have been dropped since their migration.
+    own CONSTANT text[][] := ARRAY[
+        ['service_health', $ddl$ CREATE TABLE service_health (
+            service text PRIMARY KEY,
+            status text NOT NULL,
+            latency_ms integer,
+            details jsonb NOT NULL DEFAULT '{}',
+            checked_at timestamptz NOT NULL DEFAULT now()) $ddl$],
+        ['system_metrics', $ddl$ CREATE TABLE system_metrics (
+            time timestamptz NOT NULL,
+            metric_name text NOT NULL,
+            service text,
+            tags jsonb DEFAULT '{}',
+            value double precision NOT NULL) $ddl$],
+        ['idx_system_metrics_name_time', $ddl$ CREATE INDEX idx_system_metrics_name_time
+            ON system_metrics (metric_name, time DESC) $ddl$],
+        ['idx_system_metrics_service_time', $ddl$ CREATE INDEX idx_system_metrics_service_time
+            ON system_metrics (service, time DESC) WHERE service IS NOT NULL $ddl$],
+        ['idx_system_metrics_name_service_time', $ddl$ CREATE INDEX idx_system_metrics_name_service_time
+            ON system_metrics (metric_name, service, time DESC) $ddl$],
+        ['system_metrics_latest', $ddl$ CREATE VIEW system_metrics_latest AS
+            SELECT DISTINCT ON (metric_name, service) time, metric_name, service, value, tags
+            FROM system_metrics
+            ORDER BY metric_name, service, time DESC $ddl$],
+        ['system_metrics_recent', $ddl$ CREATE VIEW system_metrics_recent AS
+            SELECT metric_name, service, avg(value) AS avg_value, max(value) AS max_value, min(value) AS min_value,
+                   count(*) AS sample_count
+            FROM system_metrics
+            WHERE time > now() - interval '5 minutes'
+            GROUP BY metric_name, service $ddl$],
+        ['ops_worker_lease', $ddl$ CREATE TABLE ops_worker_lease (
+            name text PRIMARY KEY,
+            holder text NOT NULL,
+            epoch bigint NOT NULL,
+            acquired_at timestamptz NOT NULL,
+            expires_at timestamptz NOT NULL,
+            last_cycle_at timestamptz NOT NULL DEFAULT 'epoch') $ddl$]
+    ];
     first_form CONSTANT text[][] := ARRAY[
         ['tenants', $ddl$
             tenant_id text PRIMARY KEY,
@@ -167,6 +205,18 @@ BEGIN
     -- a pooler is no obstacle.
     PERFORM pg_advisory_xact_lock(hashtext('ops_worker_ensure_platform'));
 
+    FOREACH entry SLICE 1 IN ARRAY own LOOP
+        CONTINUE WHEN to_regclass(entry[1]) IS NOT NULL;
+        BEGIN
+            EXECUTE entry[2];
+            object := entry[1]; action := 'created'; detail := 'again: it was dropped';
+            RETURN NEXT;
+        EXCEPTION WHEN OTHERS THEN
+            object := entry[1]; action := 'failed'; detail := SQLERRM;
+            RETURN NEXT;
+        END;
+    END LOOP;
+
     -- A table that we made before the platform had its successor. It may be in
     -- use by now, so it is only named, never dropped.
     FOREACH entry SLICE 1 IN ARRAY stand_ins LOOP
@@ -317,7 +367,7 @@ BEGIN
     IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN
         EXECUTE $sql$ SELECT EXISTS (
             SELECT FROM timescaledb_information.hypertables h
-            WHERE to_regclass(format('%I.%I', h.hypertable_schema, h.hypertable_name)) = to_regclass($1)) $sql$
+            WHERE to_regclass(quote_ident(h.hypertable_schema) || '.' || quote_ident(h.hypertable_name)) = to_regclass($1)) $sql$
         INTO found_it USING relation;
     END IF;
     RETURN found_it;
@@ -339,7 +389,8 @@ BEGIN
     EXECUTE $sql$ SELECT EXISTS (
         SELECT FROM timescaledb_information.jobs j
         WHERE j.proc_name = 'policy_retention'
-          AND to_regclass(format('%I.%I', j.hypertable_schema, j.hypertable_name)) = to_regclass('system_metrics')) $sql$
+          -- NULL for the jobs of no hypertable, where format() would fail.
+          AND to_regclass(quote_ident(j.hypertable_schema) || '.' || quote_ident(j.hypertable_name)) = to_regclass('system_metrics')) $sql$
     INTO has_policy;
     RETURN CASE WHEN has_policy THEN 'policy' ELSE 'hypertable' END;
 END

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"text/tabwriter"
 	"time"
 
@@ -35,7 +36,7 @@ func newRootCommand(environ []string) *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(run, newMigrateCommand(load), newOnceCommand(load), newHealthcheckCommand(load), newVersionCommand())
+	root.AddCommand(run, newMigrateCommand(load), newOnceCommand(load), newHealthcheckCommand(load), newDoctorCommand(load), newVersionCommand())
 	return root
 }
 
@@ -59,7 +60,12 @@ func newRunCommand(load loader) *cobra.Command {
 	}
 }
 
+// gcPercent keeps the heap near what is live, some 2 MB: the worker's garbage is
+// little, and so is what collecting it more often costs.
+const gcPercent = 40
+
 func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
+	debug.SetGCPercent(gcPercent)
 	log := newLogger(cfg, stderr)
 	heart, err := heartbeat.New(cfg.StateDir, cfg.ServiceName)
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -11,14 +12,19 @@ import (
 	"ops_worker/internal/config"
 )
 
-// newLogger logs as the platform's other services do: one JSON object a line
-// with ts, level, service, msg and, within a cycle, trace_id. On a terminal,
-// unless LOG_FORMAT says otherwise, it writes for people.
-func newLogger(cfg config.Config, out io.Writer) zerolog.Logger {
+// nameFields sets zerolog's names, which are the process's and not a logger's.
+var nameFields = sync.OnceFunc(func() {
 	zerolog.TimestampFieldName = "ts"
 	zerolog.MessageFieldName = "msg"
 	zerolog.TimeFieldFormat = time.RFC3339Nano
 	zerolog.TimestampFunc = func() time.Time { return time.Now().UTC() }
+})
+
+// newLogger logs as the platform's other services do: one JSON object a line
+// with ts, level, service, msg and, within a cycle, trace_id. On a terminal,
+// unless LOG_FORMAT says otherwise, it writes for people.
+func newLogger(cfg config.Config, out io.Writer) zerolog.Logger {
+	nameFields()
 	format := cfg.LogFormat
 	if file, ok := out.(*os.File); format == "" && ok && isatty.IsTerminal(file.Fd()) {
 		format = "console"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/user"
@@ -25,6 +26,10 @@ type cluster struct {
 	dir        string // holds data/, log and the password file
 	password   string
 	credential *syscall.Credential // nil: this process's own user
+
+	address string
+	process *os.Process
+	exited  <-chan struct{}
 }
 
 func (c *cluster) data() string { return filepath.Join(c.dir, "data") }
@@ -87,9 +92,35 @@ func (c *cluster) start(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, port, err := net.SplitHostPort(address)
+	c.address = address
+	// The guard finds the server by its own file: Resume gives it another number.
+	watch, err := newGuard(nil, `
+		kill -QUIT "$(head -n 1 "$1/data/postmaster.pid")" 2>/dev/null
+		for _ in 1 2 3 4 5 6 7 8 9 10; do [ -e "$1/data/postmaster.pid" ] || break; sleep 0.5; done
+		rm -rf "$1"`, c.dir)
 	if err != nil {
-		return nil, fmt.Errorf("read the free address: %w", err)
+		return nil, err
+	}
+	base, err := c.launch(ctx)
+	if err != nil {
+		return nil, errors.Join(err, watch.dismiss())
+	}
+	return &Server{
+		backend: backendBinaries,
+		base:    base,
+		cluster: c,
+		stop: func() error {
+			// SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint, which nobody would read.
+			return errors.Join(c.end(syscall.SIGQUIT), os.RemoveAll(c.dir), watch.dismiss())
+		},
+	}, nil
+}
+
+// launch runs the server at the cluster's address and returns the superuser's URL when it answers.
+func (c *cluster) launch(ctx context.Context) (*url.URL, error) {
+	host, port, err := net.SplitHostPort(c.address)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's address: %w", err)
 	}
 	log, err := os.Create(c.log())
 	if err != nil {
@@ -113,40 +144,56 @@ func (c *cluster) start(ctx context.Context) (*Server, error) {
 		defer close(exited)
 		_ = command.Wait() // whoever waits on exited reads the log, which says more
 	}()
-	// SIGQUIT is PostgreSQL's immediate shutdown: no checkpoint, which nobody would read.
-	quit := func() error {
-		if err := command.Process.Signal(syscall.SIGQUIT); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return fmt.Errorf("stop postgres: %w", err)
-		}
-		select {
-		case <-exited:
-			return nil
-		case <-time.After(stepTimeout):
-			return errors.Join(errors.New("postgres did not stop in time"), command.Process.Kill())
-		}
-	}
-	watch, err := newGuard(nil, `
-		kill -QUIT "$1" 2>/dev/null
-		for _ in 1 2 3 4 5 6 7 8 9 10; do [ -e "$2/data/postmaster.pid" ] || break; sleep 0.5; done
-		rm -rf "$2"`, strconv.Itoa(command.Process.Pid), c.dir)
-	if err != nil {
-		return nil, errors.Join(err, quit())
-	}
+	c.process, c.exited = command.Process, exited
 
-	base, err := awaitReady(ctx, addresses(c.password, address), exited)
+	base, err := awaitReady(ctx, addresses(c.password, c.address), exited)
 	if err != nil {
-		err = errors.Join(err, quit(), watch.dismiss())
+		err = errors.Join(err, c.end(syscall.SIGQUIT))
 		output, _ := os.ReadFile(c.log())
 		return nil, fmt.Errorf("%w: %s", err, tail(output))
 	}
-	return &Server{
-		backend: backendBinaries,
-		base:    base,
-		stop: func() error {
-			return errors.Join(quit(), os.RemoveAll(c.dir), watch.dismiss())
-		},
-	}, nil
+	return base, nil
 }
+
+// end sends the server a signal that ends it and waits until it has.
+func (c *cluster) end(signal syscall.Signal) error {
+	if err := c.process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop postgres: %w", err)
+	}
+	select {
+	case <-c.exited:
+		return nil
+	case <-time.After(stepTimeout):
+		return errors.Join(errors.New("postgres did not stop in time"), c.process.Kill())
+	}
+}
+
+// StartBinaries is Start with the machine's own programs alone: the one kind of server that Halt and Resume can handle.
+func StartBinaries(ctx context.Context) (*Server, error) { return startBinaries(ctx) }
+
+// ErrNoBinaries is the error of StartBinaries on a machine without PostgreSQL's programs.
+var ErrNoBinaries = errors.New("no initdb and postgres")
+
+// Halt ends a server of StartBinaries with one of PostgreSQL's shutdown signals: SIGINT for a fast shutdown, SIGQUIT for
+// an immediate one, which is a crash. Its data and its address stay, for Resume.
+func (s *Server) Halt(signal syscall.Signal) error { return s.cluster.end(signal) }
+
+// Resume runs a halted server again, at the same address, and returns when it answers.
+func (s *Server) Resume(ctx context.Context) error {
+	_, err := s.cluster.launch(ctx)
+	return err
+}
+
+// UID is the user that a server of StartBinaries runs as.
+func (s *Server) UID() int {
+	if s.cluster.credential == nil {
+		return os.Geteuid()
+	}
+	return int(s.cluster.credential.Uid)
+}
+
+// Address is the server's host:port.
+func (s *Server) Address() string { return s.base.Host }
 
 // command prepares one of PostgreSQL's programs: in a session of its own, so that a Ctrl-C meant for the tests does not
 // stop the server under them, and as a user that it accepts.
@@ -179,7 +226,7 @@ func findBinaries(pattern string) (string, error) {
 			return place, nil
 		}
 	}
-	return "", fmt.Errorf("no initdb and postgres in PATH or in %s", pattern)
+	return "", fmt.Errorf("%w in PATH or in %s", ErrNoBinaries, pattern)
 }
 
 // majorVersion reads the version out of /usr/lib/postgresql/15/bin; 0 when it is not a number.

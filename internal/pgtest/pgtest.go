@@ -72,6 +72,7 @@ type Server struct {
 	backend string
 	base    *url.URL // a superuser's URL; only the database in it changes
 	stop    func() error
+	cluster *cluster // of StartBinaries
 
 	template template
 

@@ -3,7 +3,10 @@
 -- the healthy ones, in one statement; repeating it changes nothing. An
 -- acknowledged alert is still its service's open alert. ON CONFLICT names no
 -- index, since the unique one covers OPEN alone on older schemas, OPEN and
--- ACKNOWLEDGED on newer ones, and arbitrates either way. By that index.
+-- ACKNOWLEDGED on newer ones, and arbitrates either way. By that index, but that
+-- on an older schema acknowledged alerts can only be found by a scan: so they
+-- are looked for when a service is unhealthy without an open alert, and closed
+-- when acknowledged is true, which is when a service has changed.
 -- Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 WITH observed AS (
     SELECT x.service, 'system-health:' || x.service AS fingerprint, x.healthy, x.reason
@@ -18,9 +21,10 @@ WITH observed AS (
     WHERE NOT o.healthy
       AND NOT EXISTS (
           SELECT FROM fleet_alert a
-          WHERE a.tenant_id = '__system__'
-            AND a.fingerprint = o.fingerprint
-            AND a.status IN ('OPEN', 'ACKNOWLEDGED'))
+          WHERE a.tenant_id = '__system__' AND a.fingerprint = o.fingerprint AND a.status = 'OPEN')
+      AND NOT EXISTS (
+          SELECT FROM fleet_alert a
+          WHERE a.tenant_id = '__system__' AND a.fingerprint = o.fingerprint AND a.status = 'ACKNOWLEDGED')
 ), system_tenant AS (
     INSERT INTO tenants (tenant_id, name, metadata)
     SELECT '__system__', 'System Alerts', '{"kind": "system"}'
@@ -43,7 +47,7 @@ WITH observed AS (
     WHERE o.healthy
       AND a.tenant_id = '__system__'
       AND a.fingerprint = o.fingerprint
-      AND a.status IN ('OPEN', 'ACKNOWLEDGED')
+      AND (a.status = 'OPEN' OR (@acknowledged::boolean AND a.status = 'ACKNOWLEDGED'))
     RETURNING a.fingerprint
 )
 SELECT coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM opened), '{}')::text[] AS opened,

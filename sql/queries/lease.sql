@@ -47,3 +47,10 @@ UPDATE ops_worker_lease
 SET expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8)
 WHERE name = @name AND holder = @holder AND epoch = @epoch AND expires_at > clock_timestamp()
 RETURNING clock_timestamp()::timestamptz AS now;
+
+-- name: TouchLease :execrows
+-- Changes nothing, but fails where the database refuses writes. Caller: a
+-- standby that has seen the database in trouble, before it trusts it again.
+UPDATE ops_worker_lease
+SET name = name
+WHERE name = @name;

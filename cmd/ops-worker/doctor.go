@@ -1,0 +1,45 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"ops_worker/internal/config"
+	"ops_worker/internal/doctor"
+)
+
+func newDoctorCommand(load loader) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check everything around the worker and say what to do",
+		Long: "Checks the settings, the database, the services, and that nothing else collects;\n" +
+			"for before the cut-over and for when something looks wrong. It only reads, takes\n" +
+			"less than 30 seconds, and prints no secret. Set the environment as for the worker.\n" +
+			"Exits 0 when all is well, 1 with warnings, 2 with failures.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load()
+			var wrong *config.Error
+			if err != nil && !errors.As(err, &wrong) {
+				return err
+			}
+			report := doctor.Run(cmd.Context(), cfg, err)
+			if asJSON {
+				err = printJSON(cmd.OutOrStdout(), report)
+			} else {
+				err = report.Print(cmd.OutOrStdout())
+			}
+			if err != nil {
+				return err
+			}
+			if code := report.ExitCode(); code != exitOK {
+				return &exitError{status: code}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ops_worker/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// result is what a command left behind.
+type result struct {
+	status         int
+	stdout, stderr string
+}
+
+func command(t *testing.T, environ []string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	status := execute(ctx, args, environ, &stdout, &stderr)
+	return result{status, stdout.String(), stderr.String()}
+}
+
+func (r result) want(t *testing.T, status int, stdout, stderr string) {
+	t.Helper()
+	if r.status != status || !strings.Contains(r.stdout, stdout) || !strings.Contains(r.stderr, stderr) {
+		t.Errorf("status %d, want %d; stdout, want %q:\n%s\nstderr, want %q:\n%s", r.status, status, stdout, r.stdout, stderr, r.stderr)
+	}
+}
+
+func TestEveryCommandHasHelp(t *testing.T) {
+	for _, args := range [][]string{{}, {"run"}, {"migrate"}, {"migrate", "up"}, {"migrate", "down"}, {"migrate", "status"},
+		{"once"}, {"once", "health"}, {"once", "metrics"}, {"healthcheck"}, {"version"}, {"doctor"}} {
+		command(t, nil, append(args, "--help")...).want(t, exitOK, "Usage:\n  ops-worker "+strings.Join(args, " "), "")
+	}
+}
+
+func TestVersion(t *testing.T) {
+	command(t, nil, "version").want(t, exitOK, "ops-worker dev (commit unknown, built unknown)\n", "")
+}
+
+func TestWrongArgumentsAndSettingsExitWithTwo(t *testing.T) {
+	command(t, nil, "run", "--nonsense").want(t, exitUsage, "", "unknown flag: --nonsense")
+	for _, args := range [][]string{{"run"}, {}, {"migrate", "up"}, {"once", "health"}, {"healthcheck"}} {
+		r := command(t, []string{"PG_PORT=hunter2", "LOG_LEVEL=hunter2"}, args...)
+		r.want(t, exitUsage, "", "LOG_LEVEL: must be")
+		r.want(t, exitUsage, "", "PG_PORT: must be")
+		if strings.Contains(r.stderr, "hunter2") {
+			t.Errorf("%v: a value is quoted: %s", args, r.stderr)
+		}
+	}
+}
+
+func TestHealthcheckWithoutAWorker(t *testing.T) {
+	command(t, []string{"STATE_DIR=" + t.TempDir()}, "healthcheck").want(t, exitFailed, "", "no worker runs here")
+}
+
+func service(t *testing.T, status int, body string) string {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		fmt.Fprint(w, body)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func environment(t *testing.T, database *pgtest.Database) []string {
+	t.Helper()
+	return []string{
+		"DATABASE_URL=" + database.URL, "STATE_DIR=" + t.TempDir(), "METRICS_COLLECTION_INTERVAL=200ms",
+		"INGEST_HEALTH_URL=" + service(t, 200, `{"counters":{"messages_received":12}}`),
+		"EVALUATOR_HEALTH_URL=" + service(t, 503, `{}`),
+	}
+}
+
+func TestMigrateCommands(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	environ := environment(t, database)
+	command(t, environ, "migrate", "status").want(t, exitOK, "00001_worker_tables.sql  pending", "")
+	command(t, environ, "migrate", "up").want(t, exitOK, "00001_worker_tables.sql", "")
+	command(t, environ, "migrate", "up").want(t, exitOK, "nothing to do", "")
+	command(t, environ, "migrate", "down", "--all").want(t, exitOK, "reverted", "")
+	command(t, environ, "migrate", "down").want(t, exitOK, "nothing to take back", "")
+}
+
+func TestOnce(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	environ := environment(t, database)
+	command(t, environ, "once", "health").want(t, exitOK, "HTTP 503", "")
+	command(t, environ, "once", "metrics").want(t, exitOK, "messages_received   12", "")
+
+	r := command(t, environ, "once", "metrics", "--json")
+	var samples []struct {
+		Metric  string `json:"metric_name"`
+		Service string
+		Value   float64
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &samples); err != nil || len(samples) != 13 {
+		t.Errorf("%d samples, %v: %s", len(samples), err, r.stdout)
+	}
+	pool := database.Pool(t)
+	count := func() (n int) {
+		t.Helper()
+		if err := pool.QueryRow(t.Context(), "SELECT count(*) FROM system_metrics").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := count(); n != 26 {
+		t.Errorf("two cycles stored %d samples, want 26", n)
+	}
+	command(t, environ, "once", "metrics", "--dry-run").want(t, exitOK, "messages_received", "")
+	database.Exec(t, "UPDATE ops_worker_lease SET holder = 'the leader', epoch = 99, expires_at = now() + interval '1 hour'")
+	command(t, environ, "once", "metrics").want(t, exitOK, "messages_received", "the leader collects, so nothing was stored")
+	if n := count(); n != 26 {
+		t.Errorf("%d samples stand after a dry run and one without the lease, want 26 still", n)
+	}
+}
+
+func TestOnceFailsWithTheDatabase(t *testing.T) {
+	t.Parallel()
+	environ := []string{"DATABASE_URL=postgres://iot:hunter2@127.0.0.1:1/iotcloud", "STATE_DIR=" + t.TempDir()}
+	r := command(t, environ, "once", "metrics")
+	r.want(t, exitFailed, "", "connection refused")
+	if strings.Contains(r.stdout+r.stderr, "hunter2") {
+		t.Errorf("the password is out: %s", r.stderr)
+	}
+}
+
+// syncBuffer is a bytes.Buffer for a command that runs while the test reads.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !condition(); <-ticker.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 30 s: %s", what)
+		}
+	}
+}
+
+func TestRunUntilItIsStopped(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	environ := append(environment(t, database), "SPOOL_DIR="+t.TempDir())
+	ctx, stop := context.WithCancel(t.Context())
+	var log syncBuffer
+	status := make(chan int)
+	go func() { status <- execute(ctx, []string{"run"}, environ, &log, &log) }()
+	eventually(t, "the health check succeeds", func() bool { return command(t, environ, "healthcheck").status == exitOK })
+	eventually(t, "the worker leads", func() bool { return strings.Contains(log.String(), "this replica collects") })
+	stop()
+	if got := <-status; got != exitOK {
+		t.Errorf("status %d: %s", got, log.String())
+	}
+	command(t, environ, "healthcheck").want(t, exitFailed, "", "no worker runs here")
+	for line := range strings.Lines(log.String()) {
+		var fields map[string]any
+		if err := json.Unmarshal([]byte(line), &fields); err != nil {
+			t.Fatalf("line is not JSON: %s", line)
+		}
+		for _, name := range []string{"ts", "level", "service", "msg"} {
+			if fields[name] == nil {
+				t.Errorf("%s is not in %s", name, line)
+			}
+		}
+	}
+	if !strings.Contains(log.String(), "lease handed back") {
+		t.Errorf("log: %s", log.String())
+	}
+}
+
+func TestRunWaitsForADatabaseThatIsAway(t *testing.T) {
+	t.Parallel()
+	environ := []string{"DATABASE_URL=postgres://iot:hunter2@127.0.0.1:1/iotcloud", "STATE_DIR=" + t.TempDir()}
+	ctx, stop := context.WithCancel(t.Context())
+	var log syncBuffer
+	status := make(chan int)
+	go func() { status <- execute(ctx, []string{"run"}, environ, &log, &log) }()
+	eventually(t, "it says that it waits", func() bool { return strings.Contains(log.String(), "database is not ready") })
+	command(t, environ, "healthcheck").want(t, exitOK, "", "") // a restart would not help
+	stop()
+	if got := <-status; got != exitOK {
+		t.Errorf("status %d", got)
+	}
+	if lines := slices.Collect(strings.Lines(log.String())); len(lines) != 3 || strings.Contains(log.String(), "hunter2") {
+		t.Errorf("log: %s", log.String())
+	}
+}
+
+func TestASpoolThatCannotBeOpenedIsRefused(t *testing.T) {
+	t.Parallel()
+	environ := []string{"SPOOL_DIR=/dev/null/spool", "STATE_DIR=" + t.TempDir()}
+	command(t, environ, "run").want(t, exitFailed, "", "SPOOL_DIR")
+}

@@ -1,0 +1,391 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db"
+	"ops_worker/internal/config"
+)
+
+func checkSettings(_ context.Context, x *examination, f *findings) error {
+	if x.settings != nil {
+		var wrong *config.Error
+		if !errors.As(x.settings, &wrong) {
+			return x.settings
+		}
+		for _, problem := range wrong.Problems {
+			f.fail("correct the environment; the README lists every variable", "%s", problem)
+		}
+		return nil
+	}
+	c := x.cfg
+	for _, warning := range c.Warnings {
+		f.warn("", "%s", warning)
+	}
+	retention, alerts := "for ever", "off"
+	if c.MetricsRetention > 0 {
+		retention = "for " + age(c.MetricsRetention)
+	}
+	if c.SystemAlerts {
+		alerts = "on"
+	}
+	f.note("health every %s, metrics every %s, samples kept %s, system alerts %s", age(c.HealthInterval), age(c.MetricsInterval), retention, alerts)
+	names := make([]string, len(x.services))
+	for i, s := range x.services {
+		names[i] = s.Name
+	}
+	f.note("monitored: %s", strings.Join(names, ", "))
+	var unset []string
+	for _, v := range serviceVariables {
+		if v.optional && !x.monitors(v.service) {
+			unset = append(unset, v.service+" ("+v.name+")")
+		}
+	}
+	if len(unset) > 0 {
+		f.note("not monitored, as unset: %s", strings.Join(unset, ", "))
+	}
+	return nil
+}
+
+// serviceVariables are the settings that say where a service is.
+var serviceVariables = []struct {
+	service, name string
+	optional      bool
+}{
+	{"ingest", "INGEST_HEALTH_URL", false},
+	{"evaluator", "EVALUATOR_HEALTH_URL", false},
+	{"dispatcher", "DISPATCHER_HEALTH_URL", true},
+	{"delivery", "DELIVERY_HEALTH_URL", true},
+	{"keycloak", "KEYCLOAK_INTERNAL_URL", true},
+	{"mqtt", "MQTT_HOST", true},
+}
+
+// variableOf is the setting that says where a service is.
+func variableOf(service string) string {
+	for _, v := range serviceVariables {
+		if v.service == service {
+			return v.name
+		}
+	}
+	return "HEALTH_SERVICES"
+}
+
+func checkConnection(ctx context.Context, x *examination, f *findings) error {
+	if x.pool == nil {
+		return errors.New("the database's URL is not usable")
+	}
+	target := describeTarget(x.pool.Config().ConnConfig.Config)
+	began := time.Now()
+	conn, err := x.pool.Acquire(ctx)
+	if err == nil {
+		defer conn.Release()
+		// No transaction yet: a pooler in statement mode allows none.
+		x.server, err = db.New(conn).DoctorServer(ctx)
+	}
+	if err != nil {
+		x.unusable = "there is no connection to the database"
+		reason := "no answer within " + x.limits.check.String()
+		if !errors.Is(err, context.DeadlineExceeded) && !pgconn.Timeout(err) {
+			reason = oneLine(rootCause(err).Error())
+		}
+		f.fail(connectionAdvice(err), "%s: %s", target, reason)
+		return nil
+	}
+	x.unusable = ""
+	x.link = linkOf(conn.Conn().PgConn())
+	f.note("%s answers, connected in %s", target, latency(time.Since(began)))
+	if x.server.Standby {
+		f.fail("point DATABASE_URL or PG_HOST to the primary", "this server is a standby: nothing can be written")
+	}
+	return nil
+}
+
+// rootCause is the last error at the bottom: pgx joins one for each address and,
+// by default, for TLS and for none, behind a text that names the target again.
+func rootCause(err error) error {
+	for {
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) {
+			return pgErr
+		}
+		next := errors.Unwrap(err)
+		if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 {
+			next = joined.Unwrap()[len(joined.Unwrap())-1]
+		}
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}
+
+// describeTarget says where a configuration leads, without the password.
+func describeTarget(c pgconn.Config) string {
+	hosts := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
+	for _, fallback := range c.Fallbacks {
+		host := net.JoinHostPort(fallback.Host, strconv.Itoa(int(fallback.Port)))
+		if host != hosts[len(hosts)-1] { // the same again is the one without TLS
+			hosts = append(hosts, host)
+		}
+	}
+	return fmt.Sprintf("%s/%s as %s", strings.Join(hosts, ","), c.Database, c.User)
+}
+
+func connectionAdvice(err error) string {
+	var pgErr *pgconn.PgError
+	var dnsErr *net.DNSError
+	switch {
+	case errors.As(err, &pgErr):
+		switch pgErr.Code {
+		case "28P01", "28000":
+			return "check the user and the password (DATABASE_URL, or PG_USER and PG_PASS), and pg_hba.conf or the pooler's user list"
+		case "3D000":
+			return "check the database's name (DATABASE_URL or PG_DB)"
+		case "53300":
+			return "no connection is free: raise max_connections or lower the pools of the services"
+		}
+		return "the server refuses: see its log, and the pooler's where there is one"
+	case errors.As(err, &dnsErr):
+		return "check the host's name (DATABASE_URL or PG_HOST), and that both are on one network"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there: check host and port (DATABASE_URL, or PG_HOST and PG_PORT) and that it runs"
+	}
+	return "check host and port (DATABASE_URL, or PG_HOST and PG_PORT), the network between, and TLS (sslmode)"
+}
+
+func checkVersion(_ context.Context, x *examination, f *findings) error {
+	switch v := x.server.VersionNum; {
+	case v < 130000:
+		f.fail("upgrade to PostgreSQL 15 or later", "PostgreSQL %s: before 13 there is no gen_random_uuid(), which a default of integrations calls", x.server.Version)
+	case v < 150000:
+		f.warn("upgrade to PostgreSQL 15 or later when the platform can",
+			"PostgreSQL %s: before 15 a view knows no security_invoker, so those that stand in for dropped tables belong to pulse_operator and only that role may read them", x.server.Version)
+	default:
+		f.note("PostgreSQL %s", x.server.Version)
+	}
+	return nil
+}
+
+func checkEncryption(_ context.Context, x *examination, f *findings) error {
+	if x.link.tls {
+		f.note("TLS from here to %s", x.link.remote)
+	} else if remote := x.link.remote; isPublic(remote) {
+		f.warn("add sslmode=verify-full to DATABASE_URL", "no TLS from here to %s, which is a public address: the samples, and perhaps the password, can be read on the way", remote)
+	} else {
+		f.note("no TLS from here to %s, a local or private address", remote)
+	}
+	// Behind a pooler this is the pooler's own link.
+	switch {
+	case x.server.Ssl:
+		f.note("the server's side of its connection: %s", x.server.SslVersion)
+	case x.link.tls:
+		f.note("the server's side of its connection: no TLS, so the pooler between ends it")
+	}
+	return nil
+}
+
+// isPublic reports whether an address is neither of this machine nor of a
+// private network.
+func isPublic(address net.Addr) bool {
+	tcp, ok := address.(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	ip, ok := netip.AddrFromSlice(tcp.IP)
+	ip = ip.Unmap()
+	return ok && !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast()
+}
+
+// A pooler answers its clients itself, so the process id that it gives a client
+// at the start is made up: where it differs from pg_backend_pid(), somebody
+// stands in between. Addresses would not tell: one that is translated on the
+// way (a published port, a tunnel) differs just the same.
+//
+// In transaction mode a client has a server process for a transaction only. Of
+// a client's transactions in a row two may still get the same process, as an
+// idle pooler hands out the one it has just got back; so a second client holds
+// a transaction open meanwhile. A process that serves both, or a client that
+// changes processes, is what session mode never shows.
+//
+// A setting that does not survive would tell it too, but where it does survive,
+// it would be left in a process that others use.
+func checkPooler(ctx context.Context, x *examination, f *findings) error {
+	first, err := x.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer first.Release()
+	home, err := x.backend(ctx, first)
+	if err != nil && strings.Contains(err.Error(), "statement pooling") {
+		x.unusable = "the pooler in between allows no transactions"
+		f.fail("set pool_mode = transaction for this database in the pooler's settings",
+			"a pooler in statement mode stands in between: every write here is a transaction, and it refuses them")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if home == first.Conn().PgConn().PID() {
+		seen := net.JoinHostPort(x.server.ClientAddress, strconv.Itoa(int(x.server.ClientPort)))
+		switch {
+		case x.server.ClientAddress == "":
+			f.note("none: a direct connection over a Unix socket")
+		case x.link.local.String() == seen:
+			f.note("none: a direct connection")
+		default:
+			f.note("none: a direct connection, with its address translated on the way (the server sees another than %s)", x.link.local)
+		}
+		return nil
+	}
+
+	second, err := x.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer second.Release()
+	shared, err := x.sharesBackends(ctx, first, second, home)
+	switch {
+	case pgconn.Timeout(err) || errors.Is(err, context.DeadlineExceeded):
+		f.warn("give the pooler room: a pool_size of at least PG_POOL_MAX in session mode, 2 or more in transaction mode",
+			"a pooler (PgBouncer or the like) stands in between, and had no second server connection for a second client: its mode is not known")
+	case err != nil:
+		return err
+	case shared:
+		f.note("a pooler (PgBouncer or the like) in transaction mode, which is what the worker is made for")
+	default:
+		f.note("a pooler (PgBouncer or the like) in session mode: it works, and holds a server connection for each of the worker's")
+	}
+	return nil
+}
+
+// sharesBackends reports whether a pooler lends server processes by the
+// transaction. home is the process of first's latest one.
+func (x *examination) sharesBackends(ctx context.Context, first, second *pgxpool.Conn, home uint32) (bool, error) {
+	// Three times: a pooler that goes round its idle processes needs as many.
+	moved := func() (bool, error) {
+		for range 3 {
+			pid, err := x.backend(ctx, first)
+			if err != nil || pid != home {
+				return err == nil, err
+			}
+		}
+		return false, nil
+	}
+	if yes, err := moved(); yes || err != nil {
+		return yes, err
+	}
+	// A session pooler with no process left lets the second client wait.
+	held, cancel := context.WithTimeout(ctx, x.limits.check/3)
+	defer cancel()
+	shared := false
+	err := x.readOn(held, second, func(q *db.Queries) error {
+		pid, err := q.DoctorBackend(held)
+		if err != nil || uint32(pid) == home {
+			shared = err == nil
+			return err
+		}
+		shared, err = moved()
+		return err
+	})
+	if shared || err != nil {
+		return shared, err
+	}
+	return moved()
+}
+
+// backend is the server process that serves a transaction on conn.
+func (x *examination) backend(ctx context.Context, conn *pgxpool.Conn) (pid uint32, err error) {
+	err = x.readOn(ctx, conn, func(q *db.Queries) error {
+		p, err := q.DoctorBackend(ctx)
+		pid = uint32(p)
+		return err
+	})
+	return pid, err
+}
+
+// How far this machine's clock may be from the database's. The samples carry
+// the database's time whatever this one says; but logs, and the services that
+// go by their own clock, are then hard to lay side by side, and a clock that is
+// a minute off is seldom off alone.
+const (
+	warnSkew = time.Second
+	failSkew = time.Minute
+)
+
+func checkClock(ctx context.Context, x *examination, f *findings) error {
+	var skew, within time.Duration
+	err := x.read(ctx, func(q *db.Queries) error {
+		for i := range 5 {
+			sent, begin := x.now(), time.Now()
+			remote, err := q.Now(ctx)
+			if err != nil {
+				return err
+			}
+			// The database read its clock somewhere in the round trip; the
+			// quickest one says it most exactly.
+			half := time.Since(begin) / 2
+			if i == 0 || half < within {
+				skew, within = remote.Sub(sent.Add(half)), half
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	direction := "ahead of"
+	if skew < 0 {
+		direction = "behind"
+	}
+	off := skew.Abs()
+	const advice = "set both clocks by NTP (timedatectl, chronyc tracking)"
+	const format = "the database's clock is %s %s this machine's (within %s)"
+	switch sure := off - within; {
+	case sure > failSkew:
+		f.fail(advice, format, age(off), direction, latency(within))
+	case sure > warnSkew:
+		f.warn(advice, format, age(off), direction, latency(within))
+	default:
+		f.note("the database's clock and this machine's agree to %s", latency(max(off, within, 100*time.Microsecond)))
+	}
+	return nil
+}
+
+// latency is a short duration for people.
+func latency(d time.Duration) string {
+	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+}
+
+// age is a longer one, in its two largest units.
+func age(d time.Duration) string {
+	d = d.Abs()
+	const day = 24 * time.Hour
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%.3gs", d.Seconds())
+	case d < time.Hour:
+		return two(d, time.Minute, "m", time.Second, "s")
+	case d < day:
+		return two(d, time.Hour, "h", time.Minute, "m")
+	}
+	return two(d, day, "d", time.Hour, "h")
+}
+
+func two(d, large time.Duration, largeUnit string, small time.Duration, smallUnit string) string {
+	text := strconv.Itoa(int(d/large)) + largeUnit
+	if rest := d % large / small; rest > 0 {
+		text += strconv.Itoa(int(rest)) + smallUnit
+	}
+	return text
+}

@@ -1,0 +1,129 @@
+package doctor
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"ops_worker/collectors"
+)
+
+// cutOverQueries are the two queries of docs/cut-over.md, as they stand there.
+func cutOverQueries(t *testing.T) (twice, holder string) {
+	t.Helper()
+	document, err := os.ReadFile("../../docs/cut-over.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(document), "```sql\n")[1:]
+	if len(blocks) != 2 {
+		t.Fatalf("the document has %d queries, want 2", len(blocks))
+	}
+	for i, block := range blocks {
+		blocks[i], _, _ = strings.Cut(block, "```")
+	}
+	return blocks[0], blocks[1]
+}
+
+func TestCutOverQueries(t *testing.T) {
+	t.Parallel()
+	twice, holder := cutOverQueries(t)
+	if !strings.Contains(twice, "interval '5 seconds'") || !strings.Contains(twice, "interval '60 seconds'") {
+		t.Error("the intervals in the first query are not the defaults")
+	}
+	// The fixture's worker collects every ten seconds.
+	twice = strings.Replace(twice, "interval '5 seconds'", "interval '10 seconds'", 1)
+
+	for name, test := range map[string]struct {
+		plant func(t *testing.T, s *stage)
+		want  []string // in the first column and the second
+		held  bool
+	}{
+		"one process": {plant: func(*testing.T, *stage) {}, held: true},
+		"one process, after a take-over": {held: true, plant: func(t *testing.T, s *stage) {
+			grant, err := s.store.Acquire(t.Context(), s.token.Holder, time.Hour) // a new epoch, off the old one's beat
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.token.Epoch = grant.Epoch
+			sample := collectors.Sample{Service: "postgres", Metric: "connections", Tags: "{}"}
+			if _, _, err := s.store.AppendCycles(t.Context(), s.token, []collectors.Cycle{{At: s.last.Add(500 * time.Millisecond), Samples: []collectors.Sample{sample}}}); err != nil {
+				t.Fatal(err)
+			}
+			s.health(t, s.now, "ingest", "evaluator", "postgres")
+		}},
+		"two processes": {held: true, plant: func(t *testing.T, s *stage) { s.interleave(t, 0) }, want: []string{
+			"system_metrics: connections of postgres", "system_metrics: devices_online of platform",
+			"system_metrics: healthy of evaluator", "system_metrics: healthy of ingest", "system_metrics: healthy of postgres"}},
+		"two health monitors": {held: true, plant: func(t *testing.T, s *stage) {
+			s.database.Exec(t, "UPDATE service_health SET checked_at = checked_at + interval '1 second' WHERE service = 'ingest'")
+		}, want: []string{"service_health: rows of one cycle"}},
+		"the API alone": {plant: func(t *testing.T, s *stage) {
+			s.release(t)
+			s.database.Exec(t, "UPDATE service_health SET checked_at = checked_at + interval '1 second' WHERE service = 'ingest'")
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
+			test.plant(t, s)
+			rows, err := s.pool.Query(t.Context(), twice)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
+				var table, what string
+				err := row.Scan(&table, &what, nil, nil)
+				return table + ": " + what, err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Join(got, "\n") != strings.Join(test.want, "\n") {
+				t.Errorf("written twice: %q, want %q", got, test.want)
+			}
+
+			var who string
+			var since time.Time
+			var held bool
+			if err := s.pool.QueryRow(t.Context(), holder).Scan(&who, &since, nil, &held, nil); err != nil {
+				t.Fatal(err)
+			}
+			if who != s.token.Holder || since.IsZero() || held != test.held {
+				t.Errorf("holder %q since %s, held %v; want %q, held %v", who, since, held, s.token.Holder, test.held)
+			}
+		})
+	}
+}
+
+// TestCutOverNamesChecks keeps the document's excerpts of the doctor's output
+// in step with its checks.
+func TestCutOverNamesChecks(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../../docs/cut-over.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, c := range checks {
+		names[c.name] = true
+	}
+	excerpts := 0
+	for line := range strings.Lines(string(document)) {
+		for _, result := range []Result{OK, Warn, Fail, Skipped} {
+			name, _, found := strings.Cut(line, "  "+string(result)+"  ")
+			if name = strings.TrimSpace(name); found && strings.Contains(line, "  ") {
+				excerpts++
+				if !names[name] {
+					t.Errorf("the document names a check %q, which there is not", name)
+				}
+			}
+		}
+	}
+	if excerpts < 6 {
+		t.Errorf("%d lines of the doctor's output, want at least 6", excerpts)
+	}
+}

@@ -1,0 +1,391 @@
+// Package doctor examines the worker's surroundings: its settings, the database
+// it was given, the services it asks, and whether it is the only one that
+// collects. It only reads, never shows a secret, and always ends: each check has
+// a deadline, and so has the whole.
+package doctor
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/collectors"
+	"ops_worker/db"
+	"ops_worker/internal/config"
+)
+
+// Result is the verdict of one check.
+type Result string
+
+// The verdicts. Skipped is a check that could not run because of what an
+// earlier one found, and says nothing about its subject.
+const (
+	OK      Result = "ok"
+	Warn    Result = "warn"
+	Fail    Result = "fail"
+	Skipped Result = "skipped"
+)
+
+// Check is what one check found and what to do about it, a line each.
+type Check struct {
+	Name   string   `json:"name"`
+	Result Result   `json:"result"`
+	Found  []string `json:"found"`
+	Advice []string `json:"advice,omitempty"`
+}
+
+// Report holds every check, in their order.
+type Report struct {
+	Checks []Check `json:"checks"`
+}
+
+// ExitCode is 0 when all is well, 1 with warnings, 2 with failures.
+func (r Report) ExitCode() int {
+	code := 0
+	for _, c := range r.Checks {
+		switch c.Result {
+		case Warn:
+			code = max(code, 1)
+		case Fail:
+			code = 2
+		}
+	}
+	return code
+}
+
+// limits bound the examination. With these the whole ends in less than 30 s,
+// whatever hangs.
+type limits struct{ total, check, closing time.Duration }
+
+var defaultLimits = limits{total: 25 * time.Second, check: 5 * time.Second, closing: 2 * time.Second}
+
+// Run examines what cfg describes. settings is the error that loading cfg gave;
+// with one, cfg is not there and only the settings can be judged.
+func Run(ctx context.Context, cfg config.Config, settings error) Report {
+	x := &examination{cfg: cfg, settings: settings, limits: defaultLimits, now: time.Now}
+	return x.run(ctx)
+}
+
+// check is one row of the table of checks. Its function adds what it finds to f;
+// an error it returns is a failure of its own, or a skip.
+type check struct {
+	name string
+	// offline marks the checks that need no database.
+	offline bool
+	run     func(ctx context.Context, x *examination, f *findings) error
+}
+
+// checks is the table, in the order of the report. To extend it, add a row.
+var checks = []check{
+	{name: "settings", offline: true, run: checkSettings},
+	{name: "connection", offline: true, run: checkConnection},
+	{name: "server version", run: checkVersion},
+	{name: "encryption", run: checkEncryption},
+	{name: "pooler", run: checkPooler},
+	{name: "role", run: checkRole},
+	{name: "privileges", run: checkPrivileges},
+	{name: "row security", run: checkRowSecurity},
+	{name: "schema", run: checkSchema},
+	{name: "tables", run: checkTables},
+	{name: "stand-ins", run: checkStandIns},
+	{name: "timescaledb", run: checkTimescale},
+	{name: "clock", run: checkClock},
+	{name: "services", offline: true, run: checkServices},
+	{name: "lease", run: checkLease},
+	{name: "samples", run: checkSamples},
+	{name: "other writer", run: checkOtherWriter},
+	{name: "connected", run: checkConnected},
+	{name: "health rows", run: checkHealthRows},
+	{name: "system alerts", run: checkSystemAlerts},
+	{name: "size", run: checkSize},
+}
+
+// examination is one run. The checks follow one another, so what they learn
+// needs no lock.
+type examination struct {
+	cfg      config.Config
+	settings error
+	limits   limits
+	now      func() time.Time // this machine's clock
+
+	pool     *pgxpool.Pool
+	sockets  sockets
+	services []collectors.Service
+	probed   chan []collectors.Observation
+
+	// unusable says why the database cannot be asked; empty while it can.
+	unusable string
+	failed   []string // the checks that failed so far
+	// Known once the connection stands.
+	server db.DoctorServerRow
+	link   link
+
+	session    fact[db.DescribeSessionRow]
+	role       fact[db.DoctorRoleRow]
+	alertRole  fact[string]
+	relations  fact[map[string]db.DoctorRelationsRow]
+	migrations fact[migrationState]
+	timescale  fact[*timescale]
+	lease      fact[leaseState]
+}
+
+// link is the client's side of the connection.
+type link struct {
+	local, remote net.Addr
+	tls           bool
+}
+
+func (x *examination) run(ctx context.Context) Report {
+	ctx, cancel := context.WithTimeout(ctx, x.limits.total)
+	free := func() {}
+	if x.settings == nil {
+		free = x.open(ctx)
+	}
+	defer func() {
+		cancel() // what still runs in the background ends before what it uses is freed
+		free()
+	}()
+	report := Report{Checks: make([]Check, 0, len(checks))}
+	for _, c := range checks {
+		done := x.examine(ctx, c)
+		report.Checks = append(report.Checks, done)
+		if done.Result == Fail {
+			x.failed = append(x.failed, c.name)
+		}
+	}
+	return report
+}
+
+// examine runs one check, or says why it cannot be run.
+func (x *examination) examine(ctx context.Context, c check) Check {
+	f := &findings{result: OK}
+	var err error
+	switch {
+	case x.settings != nil && c.name != checks[0].name:
+		err = skip("the settings are wrong")
+	case ctx.Err() != nil:
+		err = skip("the time for all checks together, %s, was over", x.limits.total)
+	case !c.offline && x.unusable != "":
+		err = skip("%s", x.unusable)
+	default:
+		limited, cancel := context.WithTimeout(ctx, x.limits.check)
+		err = c.run(limited, x, f)
+		cancel()
+	}
+	var skipped *skipError
+	switch err = x.known(err); {
+	case errors.As(err, &skipped):
+		f.result = Skipped
+		f.found = append(f.found, skipped.reason)
+	case errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err):
+		f.fail("", "no answer within %s", x.limits.check)
+	case err != nil:
+		f.fail("", "%s", oneLine(err.Error()))
+	}
+	return Check{Name: c.name, Result: f.result, Found: f.found, Advice: f.advice}
+}
+
+// known makes a skip of a server's error that an earlier check has explained.
+func (x *examination) known(err error) error {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return err
+	}
+	explained := ""
+	switch pgErr.Code {
+	case "42501": // insufficient privilege
+		explained = "privileges"
+		if pgErr.Routine == "check_enable_rls" {
+			explained = "row security"
+		}
+	case "42P01", "42703": // undefined table, undefined column
+		explained = "tables"
+	}
+	if !slices.Contains(x.failed, explained) {
+		return err
+	}
+	return skip("see %s: %s", explained, oneLine(pgErr.Message))
+}
+
+// open makes the pool, which connects when it is first used, and begins to
+// probe the services. The function it returns frees both, hung or not.
+func (x *examination) open(ctx context.Context) (free func()) {
+	client := collectors.NewHTTPClient()
+	x.services = collectors.Services(x.cfg.Services, client, collectors.Query(func(ctx context.Context) error {
+		if x.pool == nil {
+			return errors.New("no connection")
+		}
+		_, err := db.New(x.pool).Now(ctx)
+		return err
+	}))
+	x.unusable = "there is no connection to the database"
+	options := x.cfg.Database
+	options.MinConns, options.MaxConns = 0, maxConnections
+	options.ConnectTimeout = min(options.ConnectTimeout, x.limits.check)
+	options.ApplicationName = x.applicationName()
+	if poolConfig, err := db.PoolConfig(options); err == nil {
+		poolConfig.ConnConfig.DialFunc = x.sockets.dial
+		// An error would be one of the configuration, which has been validated.
+		if pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), poolConfig); err == nil {
+			x.pool = pool
+		}
+	}
+	var probing sync.WaitGroup
+	x.probed = make(chan []collectors.Observation, 1)
+	probing.Go(func() { x.probed <- probe(ctx, x.services, x.limits.check) })
+
+	return func() {
+		probing.Wait()
+		if x.pool != nil {
+			closed := make(chan struct{})
+			go func() {
+				defer close(closed)
+				x.pool.Close()
+			}()
+			timer := time.NewTimer(x.limits.closing)
+			defer timer.Stop()
+			select {
+			case <-closed:
+			case <-timer.C:
+				// A server that hangs is not waited for: pgx would, 15 s long.
+				x.sockets.closeAll()
+				<-closed
+			}
+		}
+		client.Close()
+	}
+}
+
+// maxConnections are one for the checks, one to hold beside it where the
+// pooler's mode is found out, and one for the probe of the database.
+const maxConnections = 3
+
+// applicationName tells the doctor's own sessions from the worker's.
+func (x *examination) applicationName() string { return x.cfg.ServiceName + "_doctor" }
+
+// read runs fn in a read-only transaction that sees one snapshot.
+func (x *examination) read(ctx context.Context, fn func(*db.Queries) error) error {
+	return x.readOn(ctx, x.pool, fn)
+}
+
+// beginner is a pool or one connection of it.
+type beginner interface {
+	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+}
+
+func (x *examination) readOn(ctx context.Context, on beginner, fn func(*db.Queries) error) error {
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	return pgx.BeginTxFunc(ctx, on, options, func(tx pgx.Tx) error {
+		q := db.New(tx)
+		if _, err := q.LimitTransaction(ctx, x.limits.check.Milliseconds()); err != nil {
+			return fmt.Errorf("limit transaction: %w", err)
+		}
+		return fn(q)
+	})
+}
+
+// fact is something learned once, when a check first asks for it; an error is
+// learned as well, so that a query that hangs does so once.
+type fact[T any] struct {
+	known bool
+	value T
+	err   error
+}
+
+func (f *fact[T]) get(ctx context.Context, x *examination, learn func(context.Context, *db.Queries) (T, error)) (T, error) {
+	if !f.known {
+		f.known = true
+		f.err = x.read(ctx, func(q *db.Queries) (err error) {
+			f.value, err = learn(ctx, q)
+			return err
+		})
+	}
+	return f.value, f.err
+}
+
+// findings gathers what a check finds; the worst verdict is the check's.
+type findings struct {
+	result        Result
+	found, advice []string
+}
+
+func (f *findings) note(format string, args ...any) {
+	f.found = append(f.found, fmt.Sprintf(format, args...))
+}
+
+// warn and fail add a finding and, unless it is empty, what to do about it.
+func (f *findings) warn(advice, format string, args ...any) { f.add(Warn, advice, format, args) }
+func (f *findings) fail(advice, format string, args ...any) { f.add(Fail, advice, format, args) }
+
+func (f *findings) add(result Result, advice, format string, args []any) {
+	if f.result != Fail {
+		f.result = result
+	}
+	f.note(format, args...)
+	f.advise(advice)
+}
+
+// advise adds a line of advice, once.
+func (f *findings) advise(advice string) {
+	for _, given := range f.advice {
+		if given == advice {
+			return
+		}
+	}
+	if advice != "" {
+		f.advice = append(f.advice, advice)
+	}
+}
+
+// skipError says why a check could not be made.
+type skipError struct{ reason string }
+
+func (e *skipError) Error() string { return e.reason }
+
+func skip(format string, args ...any) error {
+	return &skipError{fmt.Sprintf(format, args...)}
+}
+
+// sockets remembers the connections to the database, to cut those that hang.
+type sockets struct {
+	mu   sync.Mutex
+	open []net.Conn
+}
+
+func (s *sockets) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{KeepAlive: 5 * time.Minute}).DialContext(ctx, network, address)
+	if err == nil {
+		s.mu.Lock()
+		s.open = append(s.open, conn)
+		s.mu.Unlock()
+	}
+	return conn, err
+}
+
+func (s *sockets) closeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, conn := range s.open {
+		_ = conn.Close() // most are closed already
+	}
+}
+
+// linkOf reads the client's side of a connection.
+func linkOf(conn *pgconn.PgConn) link {
+	socket := conn.Conn()
+	_, encrypted := socket.(*tls.Conn)
+	return link{local: socket.LocalAddr(), remote: socket.RemoteAddr(), tls: encrypted}
+}
+
+// oneLine folds a text of several lines.
+func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

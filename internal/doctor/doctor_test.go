@@ -1,0 +1,472 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/collectors"
+	"ops_worker/internal/config"
+	"ops_worker/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+const (
+	metricsInterval = 10 * time.Second
+	healthInterval  = time.Minute
+)
+
+// stage is a platform in which all is well: a migrated database with the fresh
+// samples and health rows of a worker that has held the lease for a while, and
+// services that answer. A test spoils one thing of it.
+type stage struct {
+	database *pgtest.Database
+	pool     *pgxpool.Pool
+	store    *collectors.Postgres
+	token    collectors.Token
+	now      time.Time // the database's
+	last     time.Time // the newest cycle
+
+	env   map[string]string
+	clock time.Duration // how far this machine's clock is off
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	database := pgtest.New(t)
+	s := &stage{database: database, pool: database.Pool(t), env: map[string]string{
+		"DATABASE_URL":                database.URL,
+		"METRICS_COLLECTION_INTERVAL": metricsInterval.String(),
+		"HEALTH_CHECK_INTERVAL":       healthInterval.String(),
+		"INGEST_HEALTH_URL":           service(t, http.StatusOK, "messages_received", "messages_written", "messages_rejected", "queue_depth"),
+		"EVALUATOR_HEALTH_URL":        service(t, http.StatusOK, "rules_evaluated", "alerts_created"),
+	}}
+	s.store = collectors.NewPostgres(s.pool, 5*time.Second, time.Hour)
+	grant, err := s.store.Acquire(t.Context(), "worker-1/1/0a1b2c3d", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.token, s.now = collectors.Token{Holder: "worker-1/1/0a1b2c3d", Epoch: grant.Epoch}, grant.Now
+	database.Exec(t, "UPDATE ops_worker_lease SET acquired_at = acquired_at - interval '2 hours'")
+	s.cycles(t, 60)
+	s.health(t, s.now.Add(-5*time.Second), "ingest", "evaluator", "postgres")
+	return s
+}
+
+// service is a service that answers with a status and these counters.
+func service(t *testing.T, status int, counters ...string) string {
+	t.Helper()
+	answer := map[string]any{"status": "healthy"}
+	values := map[string]int{}
+	for i, name := range counters {
+		values[name] = i
+	}
+	answer["counters"] = values
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(answer)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+var cycleSeries = []collectors.Sample{
+	{Service: "ingest", Metric: "messages_received"}, {Service: "ingest", Metric: "messages_written"},
+	{Service: "ingest", Metric: "messages_rejected"}, {Service: "ingest", Metric: "queue_depth"}, {Service: "ingest", Metric: "healthy"},
+	{Service: "evaluator", Metric: "rules_evaluated"}, {Service: "evaluator", Metric: "alerts_created"}, {Service: "evaluator", Metric: "healthy"},
+	{Service: "postgres", Metric: "connections"}, {Service: "postgres", Metric: "db_size_bytes"}, {Service: "postgres", Metric: "healthy"},
+	{Service: "platform", Metric: "devices_online"}, {Service: "platform", Metric: "devices_stale"},
+	{Service: "platform", Metric: "alerts_open"}, {Service: "platform", Metric: "deliveries_pending"},
+}
+
+// cycles appends n cycles that end just now, under the lease.
+func (s *stage) cycles(t *testing.T, n int) {
+	t.Helper()
+	s.last = s.now.Add(-time.Second).Truncate(time.Microsecond)
+	cycles := make([]collectors.Cycle, n)
+	for i := range cycles {
+		cycles[i].At = s.last.Add(-time.Duration(n-1-i) * metricsInterval)
+		for _, sample := range cycleSeries {
+			sample.Tags = "{}"
+			cycles[i].Samples = append(cycles[i].Samples, sample)
+		}
+	}
+	if _, _, err := s.store.AppendCycles(t.Context(), s.token, cycles); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// health writes the health rows of one cycle, under the lease.
+func (s *stage) health(t *testing.T, at time.Time, services ...string) {
+	t.Helper()
+	observations := make([]collectors.Observation, len(services))
+	for i, name := range services {
+		observations[i] = collectors.Observation{Service: name, Reading: collectors.Reading{Status: collectors.Healthy, Latency: time.Millisecond}}
+	}
+	if err := s.store.SaveHealth(t.Context(), s.token, at, observations); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// interleave is a second writer that has written until some time ago: every 4 s
+// after ours.
+func (s *stage) interleave(t *testing.T, ago time.Duration) {
+	t.Helper()
+	s.database.Exec(t, `
+		INSERT INTO system_metrics (time, metric_name, service, value)
+		SELECT m.time + interval '4 seconds' - interval '10 seconds', m.metric_name, m.service, m.value
+		FROM system_metrics m WHERE m.time < $1`, s.last.Add(-ago))
+}
+
+// release ends the lease, after the newest cycle and the newest health rows.
+func (s *stage) release(t *testing.T) {
+	t.Helper()
+	s.database.Exec(t, "UPDATE ops_worker_lease SET expires_at = clock_timestamp() - interval '3 seconds'")
+}
+
+// as makes the worker log in as another role.
+func (s *stage) as(t *testing.T, options string) (role string) {
+	t.Helper()
+	role, url := s.database.Role(t, options)
+	s.env["DATABASE_URL"] = url
+	return role
+}
+
+// worker is a login role that is no superuser and has what the worker needs.
+func (s *stage) worker(t *testing.T) (role string) {
+	t.Helper()
+	role = s.as(t, "NOSUPERUSER NOBYPASSRLS")
+	s.database.Exec(t, "GRANT ALL ON ALL TABLES IN SCHEMA public TO "+role+
+		"; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO "+role+"; GRANT ALL ON SCHEMA public TO "+role)
+	return role
+}
+
+func (s *stage) config() (config.Config, error) { return fromEnv(s.env) }
+
+func fromEnv(env map[string]string) (config.Config, error) {
+	var environ []string
+	for name, value := range env {
+		environ = append(environ, name+"="+value)
+	}
+	return config.FromEnvironment(environ)
+}
+
+func (s *stage) run(t *testing.T) Report {
+	t.Helper()
+	cfg, err := s.config()
+	x := &examination{cfg: cfg, settings: err, limits: defaultLimits, now: func() time.Time { return time.Now().Add(s.clock) }}
+	return x.run(t.Context())
+}
+
+// of is a check of a report.
+func of(t *testing.T, r Report, name string) Check {
+	t.Helper()
+	for _, c := range r.Checks {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("there is no check %q", name)
+	return Check{}
+}
+
+func text(t *testing.T, r Report) string {
+	t.Helper()
+	var b strings.Builder
+	if err := r.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestAllIsWell(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	r := s.run(t)
+	for _, c := range r.Checks {
+		// A server older than 15 is warned of.
+		if c.Result != OK && c.Name != "server version" {
+			t.Errorf("%s is %s: %q", c.Name, c.Result, c.Found)
+		}
+	}
+}
+
+func TestWithoutSuperuser(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	role := s.worker(t)
+	s.database.Exec(t, "GRANT pulse_operator TO "+role)
+	s.database.Exec(t, "ALTER TABLE device_state ENABLE ROW LEVEL SECURITY; ALTER TABLE device_state FORCE ROW LEVEL SECURITY")
+	r := s.run(t)
+	for _, c := range r.Checks {
+		if c.Result != OK && c.Name != "server version" {
+			t.Errorf("%s is %s: %q", c.Name, c.Result, c.Found)
+		}
+	}
+	if got := strings.Join(of(t, r, "row security").Found, "\n"); !strings.Contains(got, "reads past it as pulse_operator") {
+		t.Errorf("row security: %q", got)
+	}
+}
+
+func TestUnmigratedDatabaseStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	cfg, err := fromEnv(map[string]string{"DATABASE_URL": database.URL, "INGEST_HEALTH_URL": service(t, 200), "EVALUATOR_HEALTH_URL": service(t, 200)})
+	r := Run(t.Context(), cfg, err)
+	// The role pulse_operator is the server's, and may be there already.
+	if got := r.ExitCode(); got != 1 {
+		t.Errorf("exit code %d, want 1:\n%s", got, text(t, r))
+	}
+	for name, want := range map[string]string{
+		"schema": "never migrated", "tables": "system_metrics", "lease": "there is no table ops_worker_lease", "samples": "there is no table",
+	} {
+		if got := strings.Join(of(t, r, name).Found, "\n"); !strings.Contains(got, want) {
+			t.Errorf("%s: %q does not mention %q", name, got, want)
+		}
+	}
+	var relations int
+	const count = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+	if err := database.Pool(t).QueryRow(t.Context(), count).Scan(&relations); err != nil || relations != 0 {
+		t.Errorf("the doctor left %d relations (%v), want none", relations, err)
+	}
+}
+
+func TestWrongSettings(t *testing.T) {
+	t.Parallel()
+	cfg, err := fromEnv(map[string]string{"PG_PORT": "s3cret", "LEASE_TTL": "soon", "DATABASE_URL": "mysql://u:s3cret@h/d"})
+	r := Run(t.Context(), cfg, err)
+	if r.ExitCode() != 2 {
+		t.Errorf("exit code %d, want 2", r.ExitCode())
+	}
+	settings := of(t, r, "settings")
+	for _, name := range []string{"PG_PORT", "LEASE_TTL", "DATABASE_URL"} {
+		if !strings.Contains(strings.Join(settings.Found, "\n"), name+":") {
+			t.Errorf("settings %q do not name %s", settings.Found, name)
+		}
+	}
+	for _, c := range r.Checks[1:] {
+		if c.Result != Skipped {
+			t.Errorf("%s is %s, want it skipped", c.Name, c.Result)
+		}
+	}
+	if out := text(t, r); strings.Contains(out, "s3cret") {
+		t.Errorf("a value is shown:\n%s", out)
+	}
+	other := Run(t.Context(), config.Config{}, errors.New("no such thing"))
+	if got := of(t, other, "settings"); got.Result != Fail || other.ExitCode() != 2 {
+		t.Errorf("settings after an error of another kind: %+v", got)
+	}
+}
+
+func TestUnreachableDatabase(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ address, want, advice string }{
+		"refused":   {refusing(t), "connection refused", "nothing listens there"},
+		"hangs":     {silent(t), "no answer within", "check host and port"},
+		"no server": {greeting(t), "", "check host and port"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg, err := fromEnv(map[string]string{
+				"DATABASE_URL":      "postgres://iot:s3cret@" + test.address + "/iotcloud?sslmode=disable",
+				"INGEST_HEALTH_URL": "http://" + silent(t), "EVALUATOR_HEALTH_URL": "http://" + silent(t),
+			})
+			x := &examination{cfg: cfg, settings: err, now: time.Now,
+				limits: limits{total: 2 * time.Second, check: 200 * time.Millisecond, closing: 50 * time.Millisecond}}
+			began := time.Now()
+			r := x.run(t.Context())
+			if elapsed := time.Since(began); elapsed > 5*time.Second {
+				t.Errorf("it took %s", elapsed)
+			}
+			if r.ExitCode() != 2 {
+				t.Errorf("exit code %d, want 2", r.ExitCode())
+			}
+			c := of(t, r, "connection")
+			if c.Result != Fail || !strings.Contains(c.Found[0], test.want) || !strings.Contains(c.Found[0], test.address+"/iotcloud as iot") ||
+				!strings.Contains(strings.Join(c.Advice, " "), test.advice) {
+				t.Errorf("connection: %+v", c)
+			}
+			for _, c := range r.Checks[2:] {
+				if c.Name != "services" && (c.Result != Skipped || c.Found[0] != "there is no connection to the database") {
+					t.Errorf("%s: %+v", c.Name, c)
+				}
+			}
+			if out := text(t, r); strings.Contains(out, "s3cret") {
+				t.Errorf("the password is shown:\n%s", out)
+			}
+		})
+	}
+}
+
+// TestDatabaseThatFallsSilent hangs after the connection stands: every check
+// ends by its own deadline, and the whole by its own.
+func TestDatabaseThatFallsSilent(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	cfg, err := s.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := pgxpool.ParseConfig(cfg.Database.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := net.JoinHostPort(target.ConnConfig.Host, portOf(target))
+	cfg.Database.URL = strings.Replace(cfg.Database.URL, real, freezing(t, real), 1)
+	x := &examination{cfg: cfg, now: time.Now,
+		limits: limits{total: 2 * time.Second, check: 500 * time.Millisecond, closing: 50 * time.Millisecond}}
+	began := time.Now()
+	r := x.run(t.Context())
+	if elapsed := time.Since(began); elapsed > 10*time.Second {
+		t.Errorf("it took %s", elapsed)
+	}
+	if r.ExitCode() != 2 {
+		t.Errorf("exit code %d, want 2", r.ExitCode())
+	}
+	if got := of(t, r, "connection"); got.Result != OK {
+		t.Errorf("connection: %+v", got)
+	}
+	if got := of(t, r, "size"); got.Result != Skipped || !strings.Contains(got.Found[0], "the time for all checks together") {
+		t.Errorf("the last check: %+v", got)
+	}
+}
+
+func TestSecretsAreNotShown(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.as(t, "NOSUPERUSER")
+	s.env["DATABASE_URL"] = strings.Replace(s.env["DATABASE_URL"], "@", "s3cret%40@", 1) // a wrong password
+	for _, name := range []string{"INGEST_HEALTH_URL", "EVALUATOR_HEALTH_URL", "DISPATCHER_HEALTH_URL", "DELIVERY_HEALTH_URL", "KEYCLOAK_INTERNAL_URL"} {
+		s.env[name] = "http://user:s3cret@" + refusing(t) + "/s3cret?token=s3cret"
+	}
+	s.env["HEALTH_SERVICES"] = "billing=https://user:s3cret@" + greeting(t) + "/?token=s3cret"
+	s.env["NOTIFY_DATABASE_URL"] = "postgres://u:s3cret@h/d"
+	refused := s.run(t)
+	s.env["DATABASE_URL"] = s.database.URL
+	for name, r := range map[string]Report{"refused": refused, "connected": s.run(t)} {
+		asJSON, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out := text(t, r) + string(asJSON); strings.Contains(out, "s3cret") {
+			t.Errorf("%s: a secret is shown:\n%s", name, out)
+		}
+	}
+}
+
+// refusing is an address where nothing listens.
+func refusing(t *testing.T) string {
+	t.Helper()
+	listener := listen(t)
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// silent is a server that accepts and never answers.
+func silent(t *testing.T) string {
+	t.Helper()
+	return serve(t, func(net.Conn) {})
+}
+
+// greeting is a server of another kind: it answers, but nothing sensible.
+func greeting(t *testing.T) string {
+	t.Helper()
+	return serve(t, func(conn net.Conn) {
+		if _, err := conn.Read(make([]byte, 1<<10)); err == nil {
+			_, _ = conn.Write([]byte("220 mail.example.org ESMTP\r\n"))
+		}
+	})
+}
+
+// freezing passes on what the client sends, up to the first transaction; from
+// then on nothing.
+func freezing(t *testing.T, target string) string {
+	t.Helper()
+	return serve(t, func(client net.Conn) {
+		server, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", target)
+		if err != nil {
+			return
+		}
+		defer server.Close()
+		go func() { // ends when server is closed
+			buffer := make([]byte, 32<<10)
+			for {
+				n, err := server.Read(buffer)
+				if err != nil {
+					return
+				}
+				if _, err := client.Write(buffer[:n]); err != nil {
+					return
+				}
+			}
+		}()
+		buffer := make([]byte, 32<<10)
+		frozen := false
+		for {
+			n, err := client.Read(buffer)
+			if err != nil {
+				return
+			}
+			frozen = frozen || strings.Contains(string(buffer[:n]), "begin")
+			if frozen {
+				continue
+			}
+			if _, err := server.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+	})
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return listener
+}
+
+// serve calls handle for every connection, and then reads what comes until the
+// client closes it.
+func serve(t *testing.T, handle func(net.Conn)) (address string) {
+	t.Helper()
+	listener := listen(t)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				handle(conn)
+				buffer := make([]byte, 1<<10)
+				for {
+					if _, err := conn.Read(buffer); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-done
+	})
+	return listener.Addr().String()
+}
+
+func portOf(c *pgxpool.Config) string { return strconv.Itoa(int(c.ConnConfig.Port)) }

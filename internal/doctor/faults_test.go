@@ -1,0 +1,349 @@
+package doctor
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestFaults plants one fault at a time on a platform in which all is well.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	exec := func(sql string) func(*testing.T, *stage) {
+		return func(t *testing.T, s *stage) { t.Helper(); s.database.Exec(t, sql) }
+	}
+	for name, fault := range map[string]struct {
+		plant  func(t *testing.T, s *stage)
+		check  string
+		result Result
+		found  string
+		advice string
+		// also are checks that the fault spoils besides its own.
+		also string
+	}{
+		"a setting is mended": {
+			plant: func(_ *testing.T, s *stage) { s.env["HEALTH_CHECK_INTERVAL"] = "1" },
+			check: "settings", result: Warn, found: "HEALTH_CHECK_INTERVAL is raised",
+			also: "other writer, health rows", // which go by the interval
+		},
+		"no such database": {
+			plant: func(_ *testing.T, s *stage) {
+				s.env["DATABASE_URL"] = strings.Replace(s.database.URL, s.database.Name, "nowhere", 1)
+			},
+			check: "connection", result: Fail, found: "3D000", advice: "PG_DB", also: "services",
+		},
+		"wrong password": {
+			plant: func(t *testing.T, s *stage) {
+				role, url := s.database.Role(t, "")
+				s.env["DATABASE_URL"] = strings.Replace(url, role+":", role+":x", 1)
+			},
+			check: "connection", result: Fail, found: "28P01", advice: "PG_PASS", also: "services",
+		},
+		"no grants at all": {
+			plant: func(t *testing.T, s *stage) { s.as(t, "NOSUPERUSER NOBYPASSRLS") },
+			check: "privileges", result: Fail, found: "lacks INSERT, SELECT, UPDATE on service_health (used by the health monitor)",
+			advice: "GRANT INSERT, SELECT, UPDATE ON service_health TO role_", also: "*",
+		},
+		"no right to delete": {
+			plant: func(t *testing.T, s *stage) {
+				role := s.worker(t)
+				s.database.Exec(t, "GRANT pulse_operator TO "+role+"; REVOKE DELETE ON system_metrics FROM "+role)
+			},
+			check: "privileges", result: Fail, found: "lacks DELETE on system_metrics", advice: "GRANT DELETE ON system_metrics TO role_",
+		},
+		"no right to the alerts' sequence": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, "REVOKE ALL ON SEQUENCE fleet_alert_id_seq FROM "+s.worker(t))
+			},
+			check: "privileges", result: Fail, found: "may not draw from public.fleet_alert_id_seq",
+			advice: "GRANT USAGE ON SEQUENCE public.fleet_alert_id_seq TO role_",
+		},
+		"no right to make tables that are pending": {
+			plant: func(t *testing.T, s *stage) {
+				role := s.worker(t)
+				s.database.Exec(t, "REVOKE CREATE ON SCHEMA public FROM "+role+"; DELETE FROM ops_worker_schema_version WHERE version_id = 3")
+			},
+			check: "privileges", result: Fail, found: "may not create tables in the schema public", advice: "GRANT USAGE, CREATE ON SCHEMA public", also: "schema",
+		},
+		"the operator may not read a table": {
+			plant: exec("REVOKE SELECT ON device_registry FROM pulse_operator"),
+			check: "privileges", result: Fail, found: "pulse_operator lacks SELECT on device_registry (used by /aggregates)",
+			advice: "GRANT SELECT ON device_registry TO pulse_operator;",
+		},
+		"the operator may not read behind a view": {
+			plant: func(t *testing.T, s *stage) {
+				newPlatform(t, s)
+				s.database.Exec(t, "REVOKE SELECT ON notification_jobs FROM pulse_operator")
+			},
+			check: "privileges", result: Fail, found: "lacks SELECT on notification_jobs (used by the sample deliveries_pending",
+		},
+		"no schema to work in": {
+			plant: exec("ALTER SCHEMA public RENAME TO iot"),
+			check: "role", result: Fail, found: "no schema of", also: "*",
+		},
+		"policies bind the worker": {
+			plant: func(t *testing.T, s *stage) {
+				s.worker(t)
+				s.database.Exec(t, "ALTER TABLE device_state ENABLE ROW LEVEL SECURITY; ALTER TABLE device_state FORCE ROW LEVEL SECURITY")
+			},
+			check: "row security", result: Fail, found: "device_state: row-level security is forced and hides rows from role_",
+			advice: "GRANT pulse_operator TO role_",
+		},
+		"policies bind the worker behind a view": {
+			plant: func(t *testing.T, s *stage) {
+				newPlatform(t, s)
+				s.worker(t)
+				s.database.Exec(t, "ALTER TABLE notification_jobs ENABLE ROW LEVEL SECURITY")
+			},
+			check: "row security", result: Fail, found: "notification_jobs: row-level security is enabled and hides rows",
+			advice: "GRANT pulse_operator TO role_",
+		},
+		"policies bind the alerts": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, "GRANT pulse_operator TO "+s.worker(t)+"; ALTER TABLE fleet_alert ENABLE ROW LEVEL SECURITY")
+			},
+			check: "row security", result: Fail, found: "so system alerts are not written",
+			advice: "GRANT INSERT, UPDATE ON fleet_alert TO pulse_operator",
+		},
+		"policies bind the worker's own table": {
+			plant: func(t *testing.T, s *stage) {
+				s.worker(t)
+				s.database.Exec(t, "ALTER TABLE system_metrics ENABLE ROW LEVEL SECURITY")
+			},
+			check: "row security", result: Fail, found: "system_metrics: row-level security binds role_", advice: "DISABLE ROW LEVEL SECURITY",
+			also: "samples, size", // which see no row
+		},
+		"a migration is pending": {
+			plant: exec("DELETE FROM ops_worker_schema_version WHERE version_id = 3"),
+			check: "schema", result: Warn, found: "pending: migration 3", advice: "ops-worker migrate up",
+		},
+		"a migration is taken back": {
+			plant: exec("INSERT INTO ops_worker_schema_version (version_id, is_applied) VALUES (3, false)"),
+			check: "schema", result: Warn, found: "pending: migration 3",
+		},
+		"the schema is newer": {
+			plant: exec("INSERT INTO ops_worker_schema_version (version_id, is_applied) VALUES (99, true)"),
+			check: "schema", result: Warn, found: "migration 99 was applied by a newer ops-worker", advice: "use the newer ops-worker",
+		},
+		"a table of the platform is missing": {
+			plant: exec("DROP TABLE alert_rules"),
+			check: "tables", result: Fail, found: "alert_rules does not exist (used by /aggregates)", advice: "restart the worker",
+		},
+		"a table of the worker is missing": {
+			plant: exec("DROP TABLE service_health"),
+			check: "tables", result: Fail, found: "service_health does not exist", advice: "migrations/00001_worker_tables.sql",
+		},
+		"a column is missing": {
+			plant: exec("ALTER TABLE device_state DROP COLUMN last_seen_at"),
+			check: "tables", result: Fail, found: "device_state has no column last_seen_at", advice: "the platform's migrator",
+		},
+		"a column that alerts need is missing": {
+			plant: exec("ALTER TABLE fleet_alert DROP COLUMN fingerprint CASCADE"),
+			check: "tables", result: Fail, found: "fleet_alert has no column fingerprint",
+		},
+		"a table of ours hides its successor": {
+			plant: exec("CREATE TABLE notification_jobs (job_id bigint)"),
+			check: "stand-ins", result: Fail, found: "delivery_jobs is a table that ops_worker made", advice: "DROP TABLE delivery_jobs",
+		},
+		"no view stands in": {
+			plant: exec("DROP TABLE integrations; CREATE TABLE notification_channels (channel_id int)"),
+			check: "stand-ins", result: Warn, found: "integrations is missing, and no view over notification_channels", advice: "restart the worker", also: "tables",
+		},
+		"a view from before the upgrade": {
+			plant: func(t *testing.T, s *stage) {
+				newPlatform(t, s)
+				s.database.Exec(t, "ALTER VIEW delivery_jobs RESET (security_invoker)")
+			},
+			check: "stand-ins", result: Warn, found: "delivery_jobs is a view over notification_jobs from before", advice: "DROP VIEW delivery_jobs",
+		},
+		"the clocks differ": {
+			plant: func(_ *testing.T, s *stage) { s.clock = 5 * time.Second },
+			check: "clock", result: Warn, found: "behind this machine's", advice: "NTP",
+		},
+		"the clocks differ by minutes": {
+			plant: func(_ *testing.T, s *stage) { s.clock = -3 * time.Minute },
+			check: "clock", result: Fail, found: "ahead of this machine's", advice: "NTP",
+		},
+		"a service is down": {
+			plant: func(t *testing.T, s *stage) { s.env["INGEST_HEALTH_URL"] = "http://" + refusing(t) },
+			check: "services", result: Fail, found: "ingest: down, connection refused", advice: "start ingest, or correct INGEST_HEALTH_URL",
+		},
+		"a service is degraded": {
+			plant: func(t *testing.T, s *stage) {
+				s.env["EVALUATOR_HEALTH_URL"] = service(t, http.StatusServiceUnavailable)
+			},
+			check: "services", result: Warn, found: "evaluator: degraded, HTTP 503", advice: "see the log of evaluator",
+		},
+		"a further service is no service": {
+			plant: func(t *testing.T, s *stage) {
+				s.env["HEALTH_SERVICES"] = "billing=http://" + greeting(t) + "/health"
+			},
+			check: "services", result: Fail, found: "billing: unknown", advice: "HEALTH_SERVICES", also: "samples, health rows",
+		},
+		"nobody collects": {
+			plant: func(t *testing.T, s *stage) { s.release(t) },
+			check: "lease", result: Warn, found: "free: worker-1/1/0a1b2c3d held it (epoch 1) until ", advice: "start the worker",
+		},
+		"nobody ever collected": {
+			plant: exec("DELETE FROM ops_worker_lease; DELETE FROM system_metrics; DELETE FROM service_health"),
+			check: "lease", result: Warn, found: "no ops-worker has ever collected here", advice: "start the worker",
+		},
+		"the samples are old": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, `UPDATE system_metrics SET time = time - interval '5 minutes';
+					UPDATE ops_worker_lease SET last_cycle_at = last_cycle_at - interval '5 minutes'`)
+			},
+			check: "samples", result: Warn, found: "ingest: the newest sample is 5m", advice: "see the worker's log", also: "lease",
+		},
+		"a series stands still": {
+			plant: exec("DELETE FROM system_metrics WHERE metric_name = 'deliveries_pending' AND time > now() - interval '3 minutes'"),
+			check: "samples", result: Warn, found: "deliveries_pending of platform: the newest is 3m", advice: "see row security",
+		},
+		"a service has no sample": {
+			plant: exec("DELETE FROM system_metrics WHERE service = 'evaluator'"),
+			check: "samples", result: Warn, found: "evaluator: no sample, while the lease is held",
+		},
+		"a sample is from the future": {
+			plant: exec("UPDATE system_metrics SET time = now() + interval '1 hour' WHERE service = 'platform' AND time = (SELECT max(time) FROM system_metrics)"),
+			check: "samples", result: Warn, found: "platform: the newest sample is 59m", advice: "the database's clock", also: "other writer",
+		},
+		"a second writer": {
+			plant: func(t *testing.T, s *stage) { s.interleave(t, 0) },
+			check: "other writer", result: Fail, found: "points in 20m follow the one before sooner than the interval of 10s",
+			advice: "docs/cut-over.md",
+		},
+		"a second writer at half the interval": {
+			plant: exec("INSERT INTO system_metrics (time, metric_name, service, value) SELECT time - interval '5 seconds', metric_name, service, value FROM system_metrics"),
+			check: "other writer", result: Fail, found: "points in 20m follow the one before",
+		},
+		"a second writer that has stopped": {
+			plant: func(t *testing.T, s *stage) { s.interleave(t, 5*time.Minute) },
+			check: "other writer", result: Warn, found: "the latest 5m", advice: "nothing, if that was the cut-over",
+		},
+		"a sample that the lease knows nothing of": {
+			plant: exec("INSERT INTO system_metrics (time, metric_name, service, value) VALUES (clock_timestamp(), 'connections', 'postgres', 1)"),
+			check: "other writer", result: Fail, found: "a sample of", advice: "stop the old worker",
+		},
+		"the API collects, and nobody holds the lease": {
+			plant: func(t *testing.T, s *stage) {
+				s.release(t)
+				s.database.Exec(t, `INSERT INTO system_metrics (time, metric_name, service, value) VALUES (clock_timestamp(), 'connections', 'postgres', 1);
+					UPDATE service_health SET checked_at = clock_timestamp()`)
+			},
+			check: "other writer", result: Warn, found: "service_health was refreshed", advice: "this is the state before the cut-over", also: "lease",
+		},
+		"the API collects, and nobody ever held the lease": {
+			plant: func(t *testing.T, s *stage) { s.database.Exec(t, "DROP TABLE ops_worker_lease") },
+			check: "other writer", result: Warn, found: "that no ops-worker wrote", advice: "before the cut-over", also: "*",
+		},
+		"another health monitor": {
+			plant: exec("UPDATE service_health SET checked_at = checked_at + interval '3 seconds' WHERE service = 'ingest'"),
+			check: "other writer", result: Fail, found: "the rows of service_health are of 3s apart",
+		},
+		"samples of a service that is not monitored": {
+			plant: exec("INSERT INTO system_metrics (time, metric_name, service, value) SELECT time, metric_name, 'dispatcher', 1 FROM system_metrics WHERE service = 'evaluator' AND metric_name = 'healthy'"),
+			check: "other writer", result: Fail, found: "samples of dispatcher still come", advice: "set DISPATCHER_HEALTH_URL",
+		},
+		"a health row of a service that is not monitored": {
+			plant: exec("INSERT INTO service_health (service, status, checked_at) VALUES ('delivery', 'unhealthy', now() - interval '3 days')"),
+			check: "health rows", result: Warn, found: "delivery (unhealthy) is not monitored, and was checked 3d ago",
+			advice: "set DELIVERY_HEALTH_URL, or DELETE FROM service_health WHERE service = 'delivery';",
+		},
+		"the health rows are old": {
+			plant: exec("UPDATE service_health SET checked_at = checked_at - interval '10 minutes'"),
+			check: "health rows", result: Warn, found: "ingest was checked 10m", advice: "HEALTH_CHECK_INTERVAL",
+		},
+		"a health row is missing": {
+			plant: exec("DELETE FROM service_health WHERE service = 'postgres'"),
+			check: "health rows", result: Warn, found: "postgres has no row",
+		},
+		"an alert of a service that is not monitored": {
+			plant: exec(alert("OPEN", "mqtt")),
+			check: "system alerts", result: Warn, found: "mqtt: open for", advice: "AND fingerprint = 'system-health:mqtt'",
+		},
+		"an acknowledged alert of a service that is not monitored": {
+			plant: exec(alert("ACKNOWLEDGED", "mqtt")),
+			check: "system alerts", result: Warn, found: "mqtt: acknowledged for",
+		},
+		"two alerts of one service": {
+			plant: exec(alert("OPEN", "ingest") + ";" + alert("ACKNOWLEDGED", "ingest")),
+			check: "system alerts", result: Warn, found: "ingest has 2 open system alerts",
+		},
+		"an alert that nobody closes": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, alert("OPEN", "ingest"))
+				s.env["SYSTEM_ALERT_ENABLED"] = "off"
+			},
+			check: "system alerts", result: Warn, found: "SYSTEM_ALERT_ENABLED is off",
+		},
+		"samples outlive their retention": {
+			plant: exec("INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() - interval '9 days', 'routes_matched', 'dispatcher', 1)"),
+			check: "size", result: Warn, found: "older than the 7d that they are kept", advice: "DELETE on system_metrics",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
+			fault.plant(t, s)
+			r := s.run(t)
+			c := of(t, r, fault.check)
+			if c.Result != fault.result {
+				t.Errorf("%s is %s, want %s", c.Name, c.Result, fault.result)
+			}
+			if found := strings.Join(c.Found, "\n"); !strings.Contains(found, fault.found) {
+				t.Errorf("found %q\nwant  %q", found, fault.found)
+			}
+			if advice := strings.Join(c.Advice, "\n"); !strings.Contains(advice, fault.advice) {
+				t.Errorf("advice %q\nwant   %q", advice, fault.advice)
+			}
+			if want := map[Result]int{Warn: 1, Fail: 2}[fault.result]; r.ExitCode() < want {
+				t.Errorf("exit code %d, want %d", r.ExitCode(), want)
+			}
+			for _, c := range r.Checks {
+				spoilt := c.Name == fault.check || fault.also == "*" || c.Result == Skipped || c.Name == "server version"
+				for other := range strings.SplitSeq(fault.also, ", ") {
+					spoilt = spoilt || c.Name == other
+				}
+				if c.Result != OK && !spoilt {
+					t.Errorf("%s is %s too: %q", c.Name, c.Result, c.Found)
+				}
+			}
+		})
+	}
+}
+
+// newPlatform puts the newer platform's tables, and the worker's views over
+// them, in the place of the old ones.
+func newPlatform(t *testing.T, s *stage) {
+	t.Helper()
+	s.database.Exec(t, `
+		DROP TABLE integrations, delivery_jobs;
+		CREATE TABLE notification_channels (
+			channel_id serial PRIMARY KEY, tenant_id text, name text, channel_type text, config jsonb,
+			is_enabled boolean, created_at timestamptz, updated_at timestamptz);
+		CREATE TABLE notification_jobs (
+			job_id bigserial PRIMARY KEY, tenant_id text, alert_id bigint, channel_id int, rule_id int,
+			deliver_on_event text, status text, attempts int, next_run_at timestamptz, last_error text,
+			payload_json jsonb, created_at timestamptz, updated_at timestamptz);
+		SELECT ops_worker_ensure_platform();
+		SELECT ops_worker_ensure_operator_role()`)
+}
+
+func alert(status, service string) string {
+	return `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary, created_at)
+		VALUES ('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:` + service + `', '` + status + `', 's', now() - interval '2 hours')`
+}
+
+func TestStandInsAreNamed(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	newPlatform(t, s)
+	r := s.run(t)
+	if c := of(t, r, "stand-ins"); c.Result != OK || !strings.Contains(strings.Join(c.Found, "\n"), "delivery_jobs: a view over notification_jobs, made by ops_worker") {
+		t.Errorf("stand-ins: %+v", c)
+	}
+	if r.ExitCode() != 0 && of(t, r, "server version").Result == OK {
+		t.Errorf("exit code %d:\n%s", r.ExitCode(), text(t, r))
+	}
+}

@@ -1,0 +1,115 @@
+package doctor
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestGoldenHealthy(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	golden(t, s, "healthy", 0)
+}
+
+// TestGoldenBroken is a platform where much is wrong at once: a login role
+// without rights, forced policies, a missing table and a missing column, a
+// second writer, old samples and health rows, and a service that is down.
+func TestGoldenBroken(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	role := s.as(t, "NOSUPERUSER NOBYPASSRLS")
+	s.database.Exec(t, `
+		GRANT SELECT ON ALL TABLES IN SCHEMA public TO `+role+`;
+		GRANT INSERT, UPDATE ON service_health, system_metrics, ops_worker_lease, fleet_alert, tenants TO `+role+`;
+		ALTER TABLE device_state ENABLE ROW LEVEL SECURITY;
+		ALTER TABLE device_state FORCE ROW LEVEL SECURITY;
+		DROP TABLE alert_rules;
+		ALTER TABLE operator_audit_log DROP COLUMN ip_address;
+		DELETE FROM system_metrics WHERE service = 'evaluator' AND time > now() - interval '5 minutes';
+		UPDATE service_health SET checked_at = checked_at - interval '10 minutes';
+		INSERT INTO service_health (service, status, checked_at) VALUES ('delivery', 'healthy', now() - interval '3 days')`)
+	s.interleave(t, 0)
+	s.env["EVALUATOR_HEALTH_URL"] = "http://" + refusing(t)
+	s.env["KEYCLOAK_INTERNAL_URL"] = service(t, 503)
+	s.env["HEALTH_CHECK_INTERVAL"] = "2"
+	s.clock = 5 * time.Second
+	golden(t, s, "broken", 2)
+}
+
+func golden(t *testing.T, s *stage, name string, exit int) {
+	t.Helper()
+	r := s.run(t)
+	if v := of(t, r, "server version"); v.Result == OK && r.ExitCode() != exit {
+		t.Errorf("exit code %d, want %d", r.ExitCode(), exit)
+	}
+	for i := range r.Checks {
+		c := &r.Checks[i]
+		c.Found, c.Advice = normalised(s, c.Found), normalised(s, c.Advice)
+		if c.Name == "server version" { // the machine's
+			*c = Check{Name: c.Name, Result: OK, Found: []string{"PostgreSQL VERSION"}}
+		}
+	}
+	got := text(t, r)
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; with -update it is written anew.\ngot:\n%s\nwant:\n%s", file, got, want)
+	}
+}
+
+// volatile is what differs from run to run and from machine to machine.
+var volatile = []struct {
+	pattern *regexp.Regexp
+	with    string
+}{
+	{regexp.MustCompile(`(\d{1,3}\.){3}\d{1,3}(:\d+)?|\[?::1\]?(:\d+)?|localhost(:\d+)?`), "ADDRESS"},
+	{regexp.MustCompile(`, with its address translated on the way .*`), ""},
+	{regexp.MustCompile(`\d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d`), "DATE"},
+	{regexp.MustCompile(`\d+\.\d ms`), "LATENCY"},
+	{regexp.MustCompile(`\d+\.\d MB`), "SIZE"},
+	{regexp.MustCompile(`rows not counted yet \(never analysed\)|about \d+ rows`), "ROWS"},
+	{regexp.MustCompile(`\d+ of \d+ points`), "N of N points"},
+	{regexp.MustCompile(`by about \d+ thousand`), "by about N thousand"},
+	{regexp.MustCompile(`that is \d+ thousand`), "that is N thousand"},
+	{regexp.MustCompile(`^\d+ x`), "N x"},
+	{regexp.MustCompile(`\b\d+(\.\d+)?(m\d*s?|s|h\d+m) (ago|old|more|behind|ahead|apart)`), "AGE $3"},
+	{regexp.MustCompile(`\b(within|by the last) \d+(\.\d+)?[ms]\d*s?`), "$1 AGE"},
+	{regexp.MustCompile(`\b(ingest|evaluator|postgres|platform) \d+(\.\d+)?s`), "$1 AGE"},
+	{regexp.MustCompile(`role_[a-z0-9]+`), "ROLE"},
+	{regexp.MustCompile(`test_[a-z0-9]+`), "DATABASE"},
+}
+
+func normalised(s *stage, lines []string) []string {
+	var result []string
+	user := s.pool.Config().ConnConfig.User
+	superuser := strings.NewReplacer(user+": superuser", "USER: superuser", user+" may", "USER may", "as "+user, "as USER")
+	for _, line := range lines {
+		line = superuser.Replace(line)
+		for _, v := range volatile {
+			line = v.pattern.ReplaceAllString(line, v.with)
+		}
+		if !slices.Contains(result, line) {
+			result = append(result, line)
+		}
+	}
+	return result
+}

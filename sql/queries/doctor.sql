@@ -1,0 +1,259 @@
+-- What `ops-worker doctor` asks. Every query runs in a read-only transaction
+-- with a statement time-out, on a database that may be in any state: so the
+-- catalogues are asked first, and a query on a table only where that stands.
+--
+-- Two queries hand a statement to query_to_xml as text, since one that reads a
+-- table cannot even be prepared where there is no such table: goose's before
+-- the first migration, TimescaleDB's views on plain PostgreSQL. The one row in
+-- their answer holds JSON.
+
+-- name: DoctorBackend :one
+-- Which server process answers. Two of them within one client's connection, or
+-- one for two clients, tell a pooler in transaction mode.
+SELECT pg_backend_pid()::integer AS pid;
+
+-- name: DoctorHealthRows :many
+-- service_health whole: a row a service.
+SELECT service, status, checked_at, clock_timestamp()::timestamptz AS now
+FROM service_health
+ORDER BY service;
+
+-- name: DoctorMigrations :one
+-- The state of goose's version table, or no row where there is none. The newest
+-- entry of a version counts, as goose reads it.
+SELECT query_to_xml('
+    SELECT coalesce(json_agg(v.version_id ORDER BY v.version_id), ''[]'')::text AS json
+    FROM (SELECT DISTINCT ON (version_id) version_id, is_applied
+          FROM ops_worker_schema_version
+          ORDER BY version_id, id DESC) v
+    WHERE v.is_applied AND v.version_id > 0', false, true, '')::text AS answer
+FROM pg_catalog.pg_class c
+WHERE c.oid = to_regclass('ops_worker_schema_version');
+
+-- name: DoctorNewestSamples :many
+-- The newest sample of each given series, the epoch where it has none: one step
+-- each through (metric_name, service, time).
+SELECT w.service::text AS service, w.metric_name::text AS metric_name, coalesce(n.time, 'epoch')::timestamptz AS newest
+FROM (
+    SELECT unnest(@services::text[]) AS service,
+           unnest(@metric_names::text[]) AS metric_name
+) w
+LEFT JOIN LATERAL (
+    SELECT m.time
+    FROM system_metrics m
+    WHERE m.metric_name = w.metric_name AND m.service = w.service
+    ORDER BY m.time DESC
+    LIMIT 1
+) n ON true;
+
+-- name: DoctorNewestWrites :one
+-- The newest sample of the given names, a step each through (metric_name,
+-- time), and the newest health row. An append moves the lease's last_cycle_at in
+-- its own transaction, so that in one snapshot with the lease a newer sample is
+-- another writer's.
+SELECT coalesce((
+           SELECT max(n.time)
+           FROM (SELECT unnest(@metric_names::text[]) AS metric_name) w
+           CROSS JOIN LATERAL (
+               SELECT m.time
+               FROM system_metrics m
+               WHERE m.metric_name = w.metric_name
+               ORDER BY m.time DESC
+               LIMIT 1
+           ) n), 'epoch')::timestamptz AS newest_sample,
+       coalesce((SELECT max(h.checked_at) FROM service_health h), 'epoch')::timestamptz AS newest_check,
+       clock_timestamp()::timestamptz AS now;
+
+-- name: DoctorOldestSample :one
+-- The oldest sample of a plain table, name by name through (metric_name, time);
+-- no row on an empty table. On a hypertable the oldest chunk tells.
+WITH RECURSIVE names AS (
+    (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
+    UNION ALL
+    SELECT (SELECT m.metric_name FROM system_metrics m WHERE m.metric_name > n.metric_name ORDER BY m.metric_name LIMIT 1)
+    FROM names n
+    WHERE n.metric_name IS NOT NULL
+)
+SELECT e.time AS oldest
+FROM names n
+CROSS JOIN LATERAL (
+    SELECT m.time
+    FROM system_metrics m
+    WHERE m.metric_name = n.metric_name
+    ORDER BY m.time
+    LIMIT 1
+) e
+WHERE n.metric_name IS NOT NULL
+ORDER BY e.time
+LIMIT 1;
+
+-- name: DoctorOpenAlerts :many
+-- The system alerts that are open, acknowledged ones included.
+SELECT substr(fingerprint, 15)::text AS service, status, created_at
+FROM fleet_alert
+WHERE tenant_id = '__system__'
+  AND fingerprint LIKE 'system-health:%'
+  AND status IN ('OPEN', 'ACKNOWLEDGED')
+ORDER BY fingerprint, created_at;
+
+-- name: DoctorPolicies :many
+-- Row-level security of the given tables, and whether it binds the role that
+-- the transaction has taken on: then rows are hidden from it.
+SELECT n.name::text AS name,
+       c.relrowsecurity::boolean AS enabled,
+       c.relforcerowsecurity::boolean AS forced,
+       row_security_active(c.oid)::boolean AS binding
+FROM (SELECT unnest(@names::text[]) AS name) n
+JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name)
+WHERE c.relkind IN ('r', 'p')
+ORDER BY n.name;
+
+-- name: DoctorPrivileges :many
+-- Of the given privileges those that are missing, on tables that stand and for
+-- roles that exist.
+SELECT w.role::text AS role, w.relation::text AS relation, w.privilege::text AS privilege
+FROM (
+    SELECT unnest(@roles::text[]) AS role,
+           unnest(@relations::text[]) AS relation,
+           unnest(@privileges::text[]) AS privilege
+) w
+JOIN pg_catalog.pg_roles r ON r.rolname = w.role
+JOIN pg_catalog.pg_class c ON c.oid = to_regclass(w.relation)
+WHERE NOT has_table_privilege(r.oid, c.oid, w.privilege)
+ORDER BY w.role, w.relation, w.privilege;
+
+-- name: DoctorRelations :many
+-- Which of the given tables and views stand, and their columns.
+SELECT n.name::text AS name,
+       c.relkind::text AS kind,
+       (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
+       coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
+       ARRAY(
+           SELECT a.attname::text
+           FROM pg_catalog.pg_attribute a
+           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+           ORDER BY a.attnum
+       )::text[] AS columns
+FROM (SELECT unnest(@names::text[]) AS name) n
+JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name);
+
+-- name: DoctorRole :one
+-- The login role, and the role that the platform's routes take on.
+SELECT session_user::text AS login_role,
+       (p.oid IS NOT NULL)::boolean AS operator_exists,
+       coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
+       coalesce(pg_has_role(session_user, p.oid, 'MEMBER'), false)::boolean AS operator_granted,
+       coalesce(current_schema(), '')::text AS schema,
+       coalesce(has_schema_privilege(session_user, current_schema(), 'CREATE'), false)::boolean AS creates_tables,
+       coalesce(has_schema_privilege(p.oid, to_regnamespace(quote_ident(current_schema())), 'USAGE'), false)::boolean AS operator_uses_schema
+FROM pg_catalog.pg_roles me
+LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator'
+WHERE me.rolname = session_user;
+
+-- name: DoctorSequence :one
+-- The sequence behind fleet_alert.id, and whether role may draw from it; no row
+-- where an insert needs no right to one.
+SELECT s.name::text AS name, has_sequence_privilege(@role::text, s.name, 'USAGE')::boolean AS usable
+FROM pg_catalog.pg_attribute a
+CROSS JOIN LATERAL (SELECT pg_get_serial_sequence('fleet_alert', a.attname::text) AS name) s
+WHERE a.attrelid = to_regclass('fleet_alert')
+  AND a.attname = 'id'
+  AND a.attidentity = ''
+  AND s.name IS NOT NULL;
+
+-- name: DoctorSeries :many
+-- The points of the last window_seconds, series by series, and how many follow
+-- the one before sooner than gap_seconds: ranges of (metric_name, time).
+SELECT s.metric_name, coalesce(s.service, '')::text AS service,
+       count(*)::bigint AS points,
+       count(*) FILTER (WHERE s.gap < make_interval(secs => @gap_seconds::float8))::bigint AS close,
+       coalesce(max(s.time) FILTER (WHERE s.gap < make_interval(secs => @gap_seconds::float8)), 'epoch')::timestamptz AS latest_close,
+       max(s.time)::timestamptz AS newest
+FROM (
+    SELECT m.metric_name, m.service, m.time,
+           m.time - lag(m.time) OVER (PARTITION BY m.metric_name, m.service ORDER BY m.time) AS gap
+    FROM system_metrics m
+    WHERE m.metric_name = ANY (@metric_names::text[])
+      AND m.time > now() - make_interval(secs => @window_seconds::float8)
+) s
+GROUP BY s.metric_name, s.service
+ORDER BY s.metric_name, s.service;
+
+-- name: DoctorServer :one
+-- The server, and the connection as the server sees it.
+SELECT current_setting('server_version')::text AS version,
+       current_setting('server_version_num')::integer AS version_num,
+       current_database()::text AS database,
+       session_user::text AS login_role,
+       pg_is_in_recovery()::boolean AS standby,
+       pg_backend_pid()::integer AS pid,
+       coalesce(host(inet_client_addr()), '')::text AS client_address,
+       coalesce(inet_client_port(), 0)::integer AS client_port,
+       coalesce(s.ssl, false)::boolean AS ssl,
+       coalesce(s.version, '')::text AS ssl_version
+FROM (SELECT pg_backend_pid() AS pid) me
+LEFT JOIN pg_catalog.pg_stat_ssl s ON s.pid = me.pid;
+
+-- name: DoctorSessions :many
+-- Who is connected to this database, but for the doctor itself. Of other roles'
+-- sessions the address and the kind are shown to pg_read_all_stats alone.
+SELECT coalesce(a.application_name, '')::text AS application_name,
+       coalesce(a.usename::text, '')::text AS login_role,
+       coalesce(host(a.client_addr), '')::text AS client_address,
+       count(*)::bigint AS sessions
+FROM pg_catalog.pg_stat_activity a
+WHERE a.datname = current_database()
+  AND a.usesysid IS NOT NULL
+  AND coalesce(a.backend_type, 'client backend') = 'client backend'
+  AND a.pid <> pg_backend_pid()
+  AND a.application_name IS DISTINCT FROM @own_name::text
+GROUP BY 1, 2, 3
+ORDER BY 4 DESC, 1, 2, 3;
+
+-- name: DoctorSize :one
+-- A plain table's size and the planner's estimate of its rows, -1 or 0 where it
+-- was never analysed.
+SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
+FROM pg_catalog.pg_class c
+WHERE c.oid = to_regclass('system_metrics');
+
+-- name: DoctorTimescale :one
+-- TimescaleDB's version and what it does with system_metrics; no row without
+-- the extension. Some of its jobs have no hypertable: quote_ident takes that.
+SELECT e.extversion::text AS version,
+       query_to_xml(format('
+           SELECT json_build_object(
+               ''hypertable'', h.relation IS NOT NULL,
+               ''bytes'', CASE WHEN h.relation IS NOT NULL THEN %1$I.hypertable_size(h.relation) END,
+               ''rows'', CASE WHEN h.relation IS NOT NULL THEN %1$I.approximate_row_count(h.relation) END,
+               ''chunk_seconds'', (
+                   SELECT extract(epoch FROM d.time_interval)
+                   FROM timescaledb_information.dimensions d
+                   WHERE d.dimension_number = 1
+                     AND to_regclass(quote_ident(d.hypertable_schema) || ''.'' || quote_ident(d.hypertable_name)) = h.relation),
+               ''oldest'', (
+                   SELECT min(c.range_start)
+                   FROM timescaledb_information.chunks c
+                   WHERE to_regclass(quote_ident(c.hypertable_schema) || ''.'' || quote_ident(c.hypertable_name)) = h.relation),
+               ''jobs'', (
+                   SELECT json_agg(json_build_object(
+                       ''id'', j.job_id,
+                       ''name'', j.proc_name,
+                       ''scheduled'', j.scheduled,
+                       ''drop_seconds'', extract(epoch FROM (j.config->>''drop_after'')::interval),
+                       ''compress_after'', j.config->>''compress_after'') ORDER BY j.job_id)
+                   FROM timescaledb_information.jobs j
+                   WHERE to_regclass(quote_ident(j.hypertable_schema) || ''.'' || quote_ident(j.hypertable_name)) = h.relation),
+               ''aggregates'', (
+                   SELECT json_agg(a.view_name ORDER BY a.view_name)
+                   FROM timescaledb_information.continuous_aggregates a
+                   WHERE to_regclass(quote_ident(a.hypertable_schema) || ''.'' || quote_ident(a.hypertable_name)) = h.relation)
+           )::text AS json
+           FROM (SELECT (
+               SELECT to_regclass(quote_ident(t.hypertable_schema) || ''.'' || quote_ident(t.hypertable_name))
+               FROM timescaledb_information.hypertables t
+               WHERE to_regclass(quote_ident(t.hypertable_schema) || ''.'' || quote_ident(t.hypertable_name)) = to_regclass(''system_metrics'')
+           ) AS relation) h', n.nspname), false, true, '')::text AS answer
+FROM pg_catalog.pg_extension e
+JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+WHERE e.extname = 'timescaledb';
