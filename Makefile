@@ -71,6 +71,11 @@ test: ## install what the tests need if it is missing (root and apt), then run t
 test-unit: ## run the tests that need neither a database nor Docker
 	go test -race -short $(TESTFLAGS) ./...
 
+.PHONY: test-faults
+test-faults: ## run the fault suite alone: killed workers, restarted databases, failing networks (part of test)
+	@scripts/setup-postgres.sh --race
+	go test -race -count=1 -v -timeout 30m $(TESTFLAGS) ./internal/faulttest
+
 .PHONY: bench
 bench: ## run the benchmarks
 	@scripts/setup-postgres.sh

@@ -670,3 +670,20 @@ func TestTwoWorkersWriteAsOne(t *testing.T) {
 	second()
 	wantRows(t, pool, "SELECT count(*) - count(DISTINCT (time, metric_name, service)) FROM system_metrics", "0")
 }
+
+// The plans of the aggregates on a platform that has been in use for a while:
+// closed alerts must cost nothing.
+func TestOpenAlertsAreCountedByTheirIndex(t *testing.T) {
+	t.Parallel()
+	for name, index := range map[string]string{"older": "status = 'OPEN'", "newer": "status IN ('OPEN', 'ACKNOWLEDGED')"} {
+		database, pool, _ := onDatabase(t)
+		database.Exec(t, "DROP INDEX idx_fleet_alert_open_uq; CREATE UNIQUE INDEX idx_fleet_alert_open_uq ON fleet_alert (tenant_id, fingerprint) WHERE "+index)
+		database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
+			SELECT 't', 's', 'd', 'X', i::text, CASE WHEN i % 200 = 0 THEN 'OPEN' ELSE 'CLOSED' END, 'x' FROM generate_series(1, 20000) i`)
+		database.Exec(t, "VACUUM ANALYZE fleet_alert")
+		plan := strings.Join(rowsOf(t, pool, "EXPLAIN "+db.AlertSamples), "\n")
+		if !strings.Contains(plan, "idx_fleet_alert_open_uq") || strings.Contains(plan, "Seq Scan") {
+			t.Errorf("%s index: %s", name, plan)
+		}
+	}
+}

@@ -69,3 +69,22 @@ func Open(ctx context.Context, o Options) (*pgxpool.Pool, error) {
 	}
 	return pool, nil
 }
+
+// closePatience is how long Close waits for the server's side of a goodbye.
+const closePatience = 500 * time.Millisecond
+
+// Close closes the pool, but does not wait for a server that does not answer:
+// pgx would, for two minutes, and the process is about to end.
+func Close(pool *pgxpool.Pool) {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		pool.Close()
+	}()
+	patience := time.NewTimer(closePatience)
+	defer patience.Stop()
+	select {
+	case <-closed:
+	case <-patience.C:
+	}
+}

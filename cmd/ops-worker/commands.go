@@ -76,7 +76,7 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer db.Close(pool)
 
 	buffer := collectors.NewMemoryBuffer(cfg.BufferCycles)
 	if cfg.SpoolDir != "" {
@@ -117,7 +117,7 @@ func withPool(ctx context.Context, cfg config.Config, fn func(*pgxpool.Pool) err
 	if err != nil {
 		return err
 	}
-	defer pool.Close()
+	defer db.Close(pool)
 	return fn(pool)
 }
 

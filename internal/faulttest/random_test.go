@@ -1,0 +1,115 @@
+package faulttest
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	seed   = flag.Uint64("seed", 0, "seed of the random faults; 0 takes a new one")
+	faults = flag.Int("faults", 200, "how many random faults")
+)
+
+// TestRandomFaults breaks whatever chance names, one fault after the other and
+// some at once, and then looks at what is left.
+func TestRandomFaults(t *testing.T) {
+	t.Parallel()
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	t.Logf("run it again with: go test -race -run RandomFaults ./internal/faulttest -seed %d -faults %d", *seed, *faults)
+	random := rand.New(rand.NewPCG(*seed, 0))
+	r := newRig(t)
+	first, second := r.pair()
+	workers := []*worker{first, second}
+	descriptors, _ := first.weight()
+	r.mark()
+
+	brief := func() { r.lasting(time.Duration(random.IntN(int(leaseTTL / 2)))) }
+	kinds := []struct {
+		name  string
+		fault func(i int)
+	}{
+		{"kill -9", func(i int) {
+			workers[i].end(syscall.SIGKILL)
+			brief()
+			workers[i] = r.start()
+		}},
+		{"SIGTERM", func(i int) {
+			if status := workers[i].end(syscall.SIGTERM); status != 0 {
+				t.Errorf("status %d", status)
+			}
+			workers[i] = r.start()
+		}},
+		{"SIGSTOP", func(i int) {
+			workers[i].signal(syscall.SIGSTOP)
+			brief()
+			brief()
+			workers[i].signal(syscall.SIGCONT)
+		}},
+		{"terminate", func(int) {
+			r.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ops_worker'")
+		}},
+		{"cut", func(int) { r.proxy.cut() }},
+		{"refuse", func(int) {
+			r.proxy.set(func(p *proxy) { p.refuse = true })
+			r.proxy.cut()
+			brief()
+			r.proxy.heal()
+		}},
+		{"hole", func(int) {
+			r.proxy.set(func(p *proxy) { p.hole = true })
+			brief()
+			r.proxy.heal()
+		}},
+		{"freeze", func(int) { r.proxy.freeze() }},
+		{"latency", func(int) {
+			r.proxy.set(func(p *proxy) { p.latency = time.Duration(random.IntN(60)) * time.Millisecond })
+			brief()
+			r.proxy.heal()
+		}},
+		{"restart", func(int) {
+			signals := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT}
+			if err := r.server.Halt(signals[random.IntN(2)]); err != nil {
+				t.Fatal(err)
+			}
+			brief()
+			if err := r.server.Resume(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r.direct.Reset()
+		}},
+	}
+	counts := map[string]int{}
+	for range *faults {
+		// A restart of the server takes a second, so it comes less often.
+		kind := kinds[random.IntN(len(kinds))]
+		if kind.name == "restart" && random.IntN(3) > 0 {
+			kind = kinds[0]
+		}
+		counts[kind.name]++
+		kind.fault(random.IntN(2))
+		r.lasting(time.Duration(random.IntN(int(interval))))
+	}
+	t.Logf("faults: %v", counts)
+	// Faults follow on each other, so the time without a leader adds up; that
+	// nothing is lost or doubled and that it all ends well does not depend on it.
+	r.holds(fmt.Sprintf("%d random faults", *faults), 2*time.Minute)
+	for _, w := range workers {
+		now, kilobytes := w.weight()
+		if now > descriptors+6 {
+			t.Errorf("worker %d has %d descriptors, %d at the start", w.pid(), now, descriptors)
+		}
+		limit := 40 << 10
+		if raceEnabled {
+			limit = 400 << 10 // the detector's own
+		}
+		if kilobytes > limit {
+			t.Errorf("worker %d weighs %d kB", w.pid(), kilobytes)
+		}
+	}
+}

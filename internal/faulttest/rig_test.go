@@ -1,0 +1,360 @@
+package faulttest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/goleak"
+
+	"ops_worker/internal/pgtest"
+)
+
+// What the suite runs the workers with: fast, so that faults show quickly. The
+// promises scale with these two.
+const (
+	interval = 250 * time.Millisecond
+	leaseTTL = 2 * time.Second
+)
+
+// binary is the worker, built once, with the race detector where the tests have
+// it.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	flag.Parse()
+	if testing.Short() {
+		return m.Run() // which skips everything that would need the binary
+	}
+	dir, err := os.MkdirTemp("", "ops-worker-faults-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "ops-worker")
+	args := []string{"build", "-o", binary}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	if output, err := exec.Command("go", append(args, "ops_worker/cmd/ops-worker")...).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the worker: %v\n%s", err, output)
+		return 1
+	}
+	code := m.Run()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, "goroutines are left after the tests:", err)
+			code = 1
+		}
+	}
+	return code
+}
+
+// rig is a database, a proxy before it, services, and workers to break.
+type rig struct {
+	t        *testing.T
+	server   *pgtest.Server
+	direct   *pgxpool.Pool // past every fault
+	proxy    *proxy
+	database *url.URL     // through the proxy
+	evaluate atomic.Int32 // the status that the evaluator answers with
+	services []string
+	began    time.Time
+}
+
+// newRig starts a server of the test's own, since faults are the whole server's.
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
+	}
+	server, err := pgtest.StartBinaries(t.Context())
+	if errors.Is(err, pgtest.ErrNoBinaries) {
+		t.Skipf("faults need a PostgreSQL that can be stopped and started: %v (Debian: apt-get install postgresql)", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := server.Create(t.Context(), "iotcloud", true); err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, server: server}
+	r.direct, err = pgxpool.New(t.Context(), server.URL("iotcloud"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.direct.Close)
+	// What was acknowledged must outlive an immediate shutdown.
+	r.exec("ALTER SYSTEM SET synchronous_commit = on")
+	r.exec("SELECT pg_reload_conf()")
+
+	r.proxy = newProxy(t, server.Address())
+	if r.database, err = url.Parse(server.URL("iotcloud")); err != nil {
+		t.Fatal(err)
+	}
+	r.database.Host = r.proxy.address()
+
+	var written atomic.Int64
+	ingest := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"counters":{"messages_written":%d}}`, written.Add(1))
+	}))
+	t.Cleanup(ingest.Close)
+	r.evaluate.Store(http.StatusOK)
+	evaluator := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(int(r.evaluate.Load()))
+		fmt.Fprint(w, `{}`)
+	}))
+	t.Cleanup(evaluator.Close)
+	r.services = []string{"INGEST_HEALTH_URL=" + ingest.URL, "EVALUATOR_HEALTH_URL=" + evaluator.URL}
+	return r
+}
+
+func (r *rig) exec(sql string, args ...any) {
+	r.t.Helper()
+	if _, err := r.direct.Exec(r.t.Context(), sql, args...); err != nil {
+		r.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (r *rig) count(sql string, args ...any) int {
+	r.t.Helper()
+	n, err := r.tryCount(sql, args...)
+	if err != nil {
+		r.t.Fatalf("%s: %v", sql, err)
+	}
+	return n
+}
+
+func (r *rig) tryCount(sql string, args ...any) (n int, err error) {
+	ctx, cancel := context.WithTimeout(r.t.Context(), 10*time.Second)
+	defer cancel()
+	err = r.direct.QueryRow(ctx, sql, args...).Scan(&n)
+	return n, err
+}
+
+// worker is one worker process.
+type worker struct {
+	t       *testing.T
+	command *exec.Cmd
+	log     *lockedBuffer
+	exited  chan struct{}
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// start runs a worker; settings come last and win.
+func (r *rig) start(settings ...string) *worker {
+	r.t.Helper()
+	w := &worker{t: r.t, log: &lockedBuffer{}, exited: make(chan struct{})}
+	w.command = exec.Command(binary, "run")
+	w.command.Env = append([]string{
+		"DATABASE_URL=" + r.database.String(), "STATE_DIR=" + r.t.TempDir(), "PG_POOL_MAX=4", "PG_POOL_MIN=0",
+		"METRICS_COLLECTION_INTERVAL=" + interval.String(), "HEALTH_CHECK_INTERVAL=5", "LEASE_TTL=" + leaseTTL.String(),
+		"DB_CONNECT_TIMEOUT=1", "LOG_FORMAT=json", "GORACE=halt_on_error=1",
+	}, append(r.services, settings...)...)
+	w.command.Stdout, w.command.Stderr = w.log, w.log
+	// A test that is killed takes its workers with it.
+	w.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := w.command.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	go func() {
+		defer close(w.exited)
+		_ = w.command.Wait() // the test looks at ProcessState
+	}()
+	r.t.Cleanup(func() {
+		w.signal(syscall.SIGCONT)
+		w.signal(syscall.SIGKILL)
+		<-w.exited
+		if text := w.log.String(); strings.Contains(text, "DATA RACE") || strings.Contains(text, "panic") {
+			r.t.Errorf("worker %d: %s", w.pid(), text)
+		} else if r.t.Failed() {
+			r.t.Logf("worker %d:\n%s", w.pid(), text)
+		}
+	})
+	return w
+}
+
+func (w *worker) pid() int { return w.command.Process.Pid }
+
+func (w *worker) signal(s syscall.Signal) {
+	if err := w.command.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		w.t.Error(err)
+	}
+}
+
+// end sends a signal and returns the exit status, -1 for a death by signal.
+func (w *worker) end(s syscall.Signal) int {
+	w.t.Helper()
+	w.signal(s)
+	select {
+	case <-w.exited:
+	case <-time.After(15 * time.Second):
+		w.t.Fatalf("worker %d does not end", w.pid())
+	}
+	return w.command.ProcessState.ExitCode()
+}
+
+// leads reports whether this worker holds the lease, after the database.
+func (r *rig) leads(w *worker) bool {
+	n, err := r.tryCount("SELECT count(*) FROM ops_worker_lease WHERE holder LIKE '%/' || $1::text || '/%' AND expires_at > clock_timestamp()", strconv.Itoa(w.pid()))
+	return err == nil && n == 1
+}
+
+// pair starts two workers and returns the one that collects first.
+func (r *rig) pair(settings ...string) (leader, standby *worker) {
+	r.t.Helper()
+	a := r.start(settings...)
+	r.eventually("the first worker leads", func() bool { return r.leads(a) })
+	b := r.start(settings...)
+	r.eventually("the second one stands by", func() bool { return strings.Contains(b.log.String(), "another replica collects") })
+	r.settle()
+	return a, b
+}
+
+// cycles is how many cycles are stored.
+func (r *rig) cycles() int {
+	n, err := r.tryCount("SELECT count(*) FROM system_metrics WHERE metric_name = 'healthy' AND service = 'ingest'")
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// settle waits until cycles are stored as they come.
+func (r *rig) settle() {
+	r.t.Helper()
+	before := r.cycles()
+	r.eventually("cycles are stored", func() bool { return r.cycles() >= before+4 })
+	r.eventually("the newest cycle is a new one", func() bool {
+		n, err := r.tryCount(`SELECT count(*) FROM ops_worker_lease WHERE clock_timestamp() - last_cycle_at < interval '1 second'`)
+		return err == nil && n == 1
+	})
+}
+
+func (r *rig) eventually(what string, condition func() bool) {
+	r.t.Helper()
+	ticker := time.NewTicker(25 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(time.Minute); !condition(); <-ticker.C {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("not within a minute: %s", what)
+		}
+	}
+}
+
+// lasting keeps a fault up for d.
+func (r *rig) lasting(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-r.t.Context().Done():
+	}
+}
+
+// mark begins a measurement.
+func (r *rig) mark() {
+	r.t.Helper()
+	if err := r.direct.QueryRow(r.t.Context(), "SELECT clock_timestamp()").Scan(&r.began); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// measured is a line for docs/reliability.md.
+type measured struct {
+	Fault    string `json:"fault"`
+	GapMS    int64  `json:"gap_ms"`
+	Promised int64  `json:"promised_ms"`
+}
+
+// holds checks every promise after a fault: no point twice, none out of order,
+// no gap longer than promised since mark, and the worker's own tables right.
+func (r *rig) holds(fault string, promised time.Duration) {
+	r.t.Helper()
+	r.settle()
+	if n := r.count("SELECT count(*) - count(DISTINCT (time, metric_name, service)) FROM system_metrics"); n != 0 {
+		r.t.Errorf("%s: %d points stand twice", fault, n)
+	}
+	// A cycle is whole: each has as many samples of services as every other.
+	if n := r.count(`SELECT count(*) FROM (SELECT count(*) AS n FROM system_metrics WHERE service IN ('ingest', 'evaluator') AND time IN
+		(SELECT time FROM system_metrics WHERE metric_name = 'healthy' AND service = 'evaluator' AND value = 1) GROUP BY time HAVING count(*) <> 8) x`); n != 0 {
+		r.t.Errorf("%s: %d cycles are not whole", fault, n)
+	}
+	gap := time.Duration(r.count(`SELECT coalesce(max(extract(epoch FROM gap) * 1e6), 0)::bigint FROM (
+		SELECT time - lag(time) OVER (ORDER BY time) AS gap, time FROM system_metrics WHERE metric_name = 'healthy' AND service = 'ingest') g
+		WHERE time > $1`, r.began)) * time.Microsecond
+	line, err := json.Marshal(measured{fault, gap.Milliseconds(), promised.Milliseconds()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Logf("MEASURED %s", line)
+	if gap > promised {
+		r.t.Errorf("%s: a gap of %s, promised %s", fault, gap, promised)
+	}
+	r.eventually("service_health is right", func() bool {
+		n, err := r.tryCount(`SELECT count(*) FROM service_health WHERE status = 'healthy' AND checked_at > clock_timestamp() - interval '11 seconds'`)
+		return err == nil && n == 3
+	})
+	r.eventually("no alert is left open", func() bool {
+		n, err := r.tryCount("SELECT count(*) FROM fleet_alert WHERE status <> 'CLOSED'")
+		return err == nil && n == 0
+	})
+}
+
+// weight is what a worker holds of the machine.
+func (w *worker) weight() (descriptors, kilobytes int) {
+	w.t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", w.pid()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.pid()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kilobytes, _ = strconv.Atoi(strings.Fields(rest)[0])
+		}
+	}
+	return len(entries), kilobytes
+}
