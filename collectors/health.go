@@ -56,9 +56,9 @@ func (o Observation) details() (string, error) {
 	return string(text), err
 }
 
-// observe probes services in parallel, each for at most timeout, and returns
+// Observe probes services in parallel, each for at most timeout, and returns
 // what they answered in their order.
-func observe(ctx context.Context, services []Service, timeout time.Duration) []Observation {
+func Observe(ctx context.Context, services []Service, timeout time.Duration) []Observation {
 	observations := make([]Observation, len(services))
 	var group errgroup.Group
 	group.SetLimit(maxProbes)
@@ -101,7 +101,7 @@ func NewHealthMonitor(services []Service, store Store, lease *Lease, interval ti
 // Cycle probes every service, then writes what they answered, then the alerts:
 // one that cannot be written does not cost the health rows.
 func (m *HealthMonitor) Cycle(ctx context.Context) error {
-	observations := observe(ctx, m.services, m.timeout)
+	observations := Observe(ctx, m.services, m.timeout)
 	m.remember(ctx, observations)
 
 	token := m.lease.Token()

@@ -268,9 +268,8 @@ func (l *Lease) release() {
 	l.log.Info().Msg("lease handed back")
 }
 
-// releaseTimeout is what is left of the 5 s that a stop may take, after the
-// grace of the cycle in flight.
-const releaseTimeout = 800 * time.Millisecond
+// releaseTimeout is its share of the 5 s that a stop may take; see stopGrace.
+const releaseTimeout = 700 * time.Millisecond
 
 func (l *Lease) requestTimeout() time.Duration { return min(5*time.Second, l.ttl/3) }
 

@@ -11,8 +11,9 @@ import (
 )
 
 // stopGrace is how long a cycle in flight may go on after its loop is told to
-// stop. The rest of the promised 5 s is for handing back the lease.
-const stopGrace = 4 * time.Second
+// stop. The rest of the promised 5 s is for handing back the lease and closing
+// the pool, each of which may have to do without an answer.
+const stopGrace = 3500 * time.Millisecond
 
 // Loop calls a function once at its start and then every interval, on a grid
 // that starts with the first call: without drift, since the grid does not move,

@@ -40,7 +40,7 @@ type MetricsCollector struct {
 	retryAt time.Time
 
 	spooling, overflowing streak
-	aggregating           map[string]*streak
+	aggregating           map[string]*change
 	leftOut               map[string]int
 	last                  Cycle
 }
@@ -56,7 +56,7 @@ func NewMetricsCollector(services []Service, store Store, lease *Lease, buffer B
 		clock:       sampleClock{current: lease.Now},
 		timeout:     min(probeTimeout, interval*6/10),
 		retry:       newBackOff(longestStoreBackOff),
-		aggregating: map[string]*streak{},
+		aggregating: map[string]*change{},
 		leftOut:     map[string]int{},
 	}
 }
@@ -87,7 +87,7 @@ func (c *MetricsCollector) collect(ctx context.Context) []Sample {
 	defer cancel()
 	aggregates := make(chan Aggregates, 1)
 	go func() { aggregates <- c.readAggregates(gathering) }()
-	observations := observe(gathering, c.services, c.timeout)
+	observations := Observe(gathering, c.services, c.timeout)
 
 	samples := make([]Sample, 0, 32)
 	for _, o := range observations {
@@ -117,7 +117,7 @@ func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 	}
 	for name := range a.Failed {
 		if c.aggregating[name] == nil {
-			c.aggregating[name] = &streak{}
+			c.aggregating[name] = &change{}
 		}
 	}
 	for name, s := range c.aggregating {

@@ -112,8 +112,8 @@ func TestAnAggregateThatFailsCostsItsOwnSamplesAndIsLoggedAtItsChanges(t *testin
 	collector := NewMetricsCollector(nil, store, lease, NewMemoryBuffer(10), 5*time.Second)
 	var log capturedLog
 	ctx := log.logger().WithContext(t.Context())
-	for i := range 4 {
-		failing = i < 2
+	for i := range 40 {
+		failing = i < 20
 		if err := collector.Cycle(ctx); err != nil {
 			t.Fatal(err)
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -16,10 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/rs/zerolog"
 
 	"ops_worker/db"
-	"ops_worker/internal/config"
 	"ops_worker/internal/pgtest"
 )
 
@@ -573,102 +569,6 @@ func TestExpiredSamplesAreRemovedFromAPlainTable(t *testing.T) {
 	if !strings.Contains(plan, "idx_system_metrics_name_") {
 		t.Errorf("plan: %s", plan)
 	}
-}
-
-// simulated is a platform service that answers with counters.
-func simulated(t *testing.T, counters string) string {
-	t.Helper()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, `{"status":"healthy","counters":%s}`, counters)
-	}))
-	t.Cleanup(server.Close)
-	return server.URL
-}
-
-func workerConfig(t *testing.T, url string, settings ...string) config.Config {
-	t.Helper()
-	cfg, err := config.FromEnvironment(append([]string{
-		"DATABASE_URL=" + url, "METRICS_COLLECTION_INTERVAL=200ms", "PG_POOL_MAX=4",
-		"INGEST_HEALTH_URL=" + simulated(t, `{"messages_received":10,"messages_written":9,"queue_depth":1}`),
-		"EVALUATOR_HEALTH_URL=" + simulated(t, `{"rules_evaluated":4,"alerts_created":2}`),
-		"STATE_DIR=" + t.TempDir(),
-	}, settings...))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cfg
-}
-
-// startWorker runs a whole worker until the test ends or stop is called.
-func startWorker(t *testing.T, cfg config.Config, log zerolog.Logger) (stop func()) {
-	t.Helper()
-	pool, err := db.Open(t.Context(), cfg.Database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	worker := NewWorker(cfg, pool, NewMemoryBuffer(cfg.BufferCycles), NoHeart, log)
-	ctx, cancel := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { worker.Run(ctx) })
-	stop = sync.OnceFunc(func() {
-		cancel()
-		running.Wait()
-		worker.Close()
-		pool.Close()
-	})
-	t.Cleanup(stop)
-	return stop
-}
-
-func countOf(t *testing.T, pool *pgxpool.Pool, sql string) int {
-	t.Helper()
-	var n int
-	if err := pool.QueryRow(t.Context(), sql).Scan(&n); err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-func TestAWorkerWritesTheWholeContractOnAnEmptyDatabase(t *testing.T) {
-	t.Parallel()
-	database := pgtest.NewEmpty(t)
-	var log capturedLog
-	stop := startWorker(t, workerConfig(t, database.URL), log.logger())
-	pool := database.Pool(t)
-	eventually(t, "five cycles are stored", func() bool {
-		return countOf(t, pool, "SELECT count(*) FROM pg_tables WHERE tablename = 'system_metrics'") == 1 &&
-			countOf(t, pool, "SELECT count(DISTINCT time) FROM system_metrics") >= 5 && countOf(t, pool, "SELECT count(*) FROM service_health") == 3
-	})
-	stop()
-	wantRows(t, pool, "SELECT DISTINCT service, metric_name FROM system_metrics ORDER BY 1, 2",
-		"evaluator alerts_created", "evaluator healthy", "evaluator rules_evaluated",
-		"ingest healthy", "ingest messages_received", "ingest messages_rejected", "ingest messages_written", "ingest queue_depth",
-		"platform alerts_open", "platform deliveries_pending", "platform devices_online", "platform devices_stale",
-		"postgres connections", "postgres db_size_bytes", "postgres healthy")
-	wantRows(t, pool, "SELECT DISTINCT count(*) FROM system_metrics GROUP BY time", "15")
-	wantRows(t, pool, "SELECT count(*) - count(DISTINCT (time, metric_name, service)) FROM system_metrics", "0")
-	wantRows(t, pool, "SELECT service, status FROM service_health ORDER BY 1", "evaluator healthy", "ingest healthy", "postgres healthy")
-	wantRows(t, pool, "SELECT expires_at <= clock_timestamp() FROM ops_worker_lease", "true")
-	if n := strings.Count(log.buf.String(), `"level":"error"`); n != 0 {
-		t.Errorf("the log holds %d errors: %s", n, log.buf.String())
-	}
-}
-
-func TestTwoWorkersWriteAsOne(t *testing.T) {
-	t.Parallel()
-	database := pgtest.New(t)
-	pool := database.Pool(t)
-	cfg := workerConfig(t, database.URL)
-	first := startWorker(t, cfg, zerolog.Nop())
-	second := startWorker(t, cfg, zerolog.Nop())
-	cycles := func() int { return countOf(t, pool, "SELECT count(DISTINCT time) FROM system_metrics") }
-	eventually(t, "cycles are stored", func() bool { return cycles() >= 5 })
-	wantRows(t, pool, "SELECT count(DISTINCT holder), max(epoch) FROM ops_worker_lease", "1 1")
-	before := cycles()
-	first() // whichever led: the other goes on
-	eventually(t, "the other one stores cycles", func() bool { return cycles() >= before+5 })
-	second()
-	wantRows(t, pool, "SELECT count(*) - count(DISTINCT (time, metric_name, service)) FROM system_metrics", "0")
 }
 
 // The plans of the aggregates on a platform that has been in use for a while:

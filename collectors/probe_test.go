@@ -231,7 +231,7 @@ func TestServicesAreAskedAtTheirPaths(t *testing.T) {
 		IngestURL: server.URL, KeycloakURL: server.URL, KeycloakRealm: "other",
 		Further: []config.NamedURL{{Name: "billing", URL: server.URL + "/up?full=1"}},
 	}, client, nil)
-	for _, o := range observe(t.Context(), services, 5*time.Second) {
+	for _, o := range Observe(t.Context(), services, 5*time.Second) {
 		if o.Status != Healthy {
 			t.Errorf("%+v", o)
 		}

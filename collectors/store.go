@@ -13,8 +13,8 @@ import (
 	"ops_worker/db"
 )
 
-// leaseName is the row of the lease table that the worker's replicas share.
-const leaseName = "ops_worker"
+// LeaseName is the row of the lease table that the worker's replicas share.
+const LeaseName = "ops_worker"
 
 // Store is what the two collectors need of the database. Every write is fenced:
 // it fails with ErrLeaseLost, and has written nothing, when the token is not the
@@ -75,7 +75,7 @@ func (p *Postgres) Aggregates(ctx context.Context) Aggregates {
 // fenced runs fn in a transaction that holds the lease.
 func (p *Postgres) fenced(ctx context.Context, token Token, fn func(*db.Queries) error) error {
 	return p.inTx(ctx, func(q *db.Queries) error {
-		_, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: leaseName, Holder: token.Holder, Epoch: token.Epoch})
+		_, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: LeaseName, Holder: token.Holder, Epoch: token.Epoch})
 		if db.IsNoRows(err) {
 			return ErrLeaseLost
 		}
@@ -127,7 +127,7 @@ func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle
 		Services:    make([]string, 0, n),
 		Tags:        make([]string, 0, n),
 		Values:      make([]float64, 0, n),
-		LeaseName:   leaseName,
+		LeaseName:   LeaseName,
 		Holder:      token.Holder,
 		Epoch:       token.Epoch,
 		TtlSeconds:  p.ttl.Seconds(),
@@ -230,7 +230,7 @@ func (p *Postgres) ExpireSamples(ctx context.Context, token Token, cutoff time.T
 
 // HeldBy reads the lease without locking it.
 func (p *Postgres) HeldBy(ctx context.Context) (holder string, held bool, err error) {
-	row, err := db.New(p.pool).ReadLease(ctx, leaseName)
+	row, err := db.New(p.pool).ReadLease(ctx, LeaseName)
 	if db.IsNoRows(err) {
 		return "", false, nil
 	}
@@ -239,14 +239,14 @@ func (p *Postgres) HeldBy(ctx context.Context) (holder string, held bool, err er
 
 // Touch fails where the database refuses writes.
 func (p *Postgres) Touch(ctx context.Context) error {
-	_, err := db.New(p.pool).TouchLease(ctx, leaseName)
+	_, err := db.New(p.pool).TouchLease(ctx, LeaseName)
 	return err
 }
 
 // Acquire takes the lease if it can be had.
 func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration) (grant Grant, err error) {
 	err = p.inTx(ctx, func(q *db.Queries) error {
-		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: leaseName, Holder: holder, TtlSeconds: ttl.Seconds()})
+		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: LeaseName, Holder: holder, TtlSeconds: ttl.Seconds()})
 		if db.IsNoRows(err) {
 			return ErrLeaseLost
 		}
@@ -259,7 +259,7 @@ func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration
 // Renew extends the lease.
 func (p *Postgres) Renew(ctx context.Context, token Token, ttl time.Duration) (now time.Time, err error) {
 	err = p.inTx(ctx, func(q *db.Queries) error {
-		now, err = q.RenewLease(ctx, db.RenewLeaseParams{Name: leaseName, Holder: token.Holder, Epoch: token.Epoch, TtlSeconds: ttl.Seconds()})
+		now, err = q.RenewLease(ctx, db.RenewLeaseParams{Name: LeaseName, Holder: token.Holder, Epoch: token.Epoch, TtlSeconds: ttl.Seconds()})
 		if db.IsNoRows(err) {
 			return ErrLeaseLost
 		}
@@ -270,7 +270,7 @@ func (p *Postgres) Renew(ctx context.Context, token Token, ttl time.Duration) (n
 
 // Release hands the lease back.
 func (p *Postgres) Release(ctx context.Context, token Token) error {
-	n, err := db.New(p.pool).ReleaseLease(ctx, db.ReleaseLeaseParams{Name: leaseName, Holder: token.Holder, Epoch: token.Epoch})
+	n, err := db.New(p.pool).ReleaseLease(ctx, db.ReleaseLeaseParams{Name: LeaseName, Holder: token.Holder, Epoch: token.Epoch})
 	if err == nil && n == 0 {
 		return ErrLeaseLost
 	}

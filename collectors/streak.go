@@ -36,3 +36,20 @@ func (s *streak) observe(log zerolog.Logger, err error, bad, well string) {
 		}
 	}
 }
+
+// change logs a condition when it turns bad, whenever it is bad in another way,
+// and when it is well again: for faults that somebody has to mend, and that
+// would only fill the log meanwhile. The zero value is well.
+type change struct{ text string }
+
+// observe takes the newest outcome; bad and well are the log messages.
+func (c *change) observe(log zerolog.Logger, err error, bad, well string) {
+	switch {
+	case err == nil && c.text != "":
+		c.text = ""
+		log.Info().Msg(well)
+	case err != nil && err.Error() != c.text:
+		c.text = err.Error()
+		log.Error().Err(err).Msg(bad)
+	}
+}

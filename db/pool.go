@@ -71,7 +71,7 @@ func Open(ctx context.Context, o Options) (*pgxpool.Pool, error) {
 }
 
 // closePatience is how long Close waits for the server's side of a goodbye.
-const closePatience = 500 * time.Millisecond
+const closePatience = 300 * time.Millisecond
 
 // Close closes the pool, but does not wait for a server that does not answer:
 // pgx would, for two minutes, and the process is about to end.

@@ -242,7 +242,7 @@ func (x *examination) open(ctx context.Context) (free func()) {
 	}
 	var probing sync.WaitGroup
 	x.probed = make(chan []collectors.Observation, 1)
-	probing.Go(func() { x.probed <- probe(ctx, x.services, x.limits.check) })
+	probing.Go(func() { x.probed <- collectors.Observe(ctx, x.services, x.limits.check) })
 
 	return func() {
 		probing.Wait()

@@ -156,3 +156,48 @@ func TestASpoolOutlivesItsProcess(t *testing.T) {
 	// Nothing was measured while no process ran.
 	r.holds("kill -9 during an outage, with SPOOL_DIR", takeover+time.Since(killed))
 }
+
+func TestAStopDoesNotWaitForADatabaseThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]func(*proxy){
+		"swallowed": func(p *proxy) { p.set(func(p *proxy) { p.hole = true }) },
+		"frozen":    func(p *proxy) { p.freeze() },
+		"refused": func(p *proxy) {
+			p.set(func(p *proxy) { p.refuse = true })
+			p.cut()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			w := r.start("METRICS_COLLECTION_INTERVAL=20", "LEASE_TTL=60")
+			r.eventually("the worker leads", func() bool { return r.leads(w) })
+			fault(r.proxy)
+			begin := time.Now()
+			if status := w.end(syscall.SIGTERM); status != 0 {
+				t.Errorf("status %d", status)
+			}
+			took := time.Since(begin)
+			t.Logf("it took %s to stop", took)
+			if took > 5*time.Second {
+				t.Errorf("it took %s to stop", took)
+			}
+		})
+	}
+}
+
+func TestASecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	hanging := make(chan struct{})
+	defer close(hanging)
+	w := r.start("METRICS_COLLECTION_INTERVAL=20", "INGEST_HEALTH_URL="+r.hanging(hanging))
+	r.eventually("the worker waits for a service", func() bool { return r.leads(w) })
+	w.signal(syscall.SIGTERM)
+	r.lasting(200 * time.Millisecond)
+	begin := time.Now()
+	w.end(syscall.SIGTERM)
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("the second signal took %s", took)
+	}
+}

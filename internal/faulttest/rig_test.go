@@ -190,7 +190,7 @@ func (r *rig) start(settings ...string) *worker {
 	w.command.Env = append([]string{
 		"DATABASE_URL=" + r.database.String(), "STATE_DIR=" + r.t.TempDir(), "PG_POOL_MAX=4", "PG_POOL_MIN=0",
 		"METRICS_COLLECTION_INTERVAL=" + interval.String(), "HEALTH_CHECK_INTERVAL=5", "LEASE_TTL=" + leaseTTL.String(),
-		"DB_CONNECT_TIMEOUT=1", "LOG_FORMAT=json", "GORACE=halt_on_error=1",
+		"DB_CONNECT_TIMEOUT=1", "LOG_FORMAT=json", "GORACE=halt_on_error=1 atexit_sleep_ms=0",
 	}, append(r.services, settings...)...)
 	w.command.Stdout, w.command.Stderr = w.log, w.log
 	// A test that is killed takes its workers with it.
@@ -357,4 +357,16 @@ func (w *worker) weight() (descriptors, kilobytes int) {
 		}
 	}
 	return len(entries), kilobytes
+}
+
+// hanging is a service that answers when released is closed.
+func (r *rig) hanging(released <-chan struct{}) string {
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) {
+		select {
+		case <-released:
+		case <-request.Context().Done():
+		}
+	}))
+	r.t.Cleanup(server.Close)
+	return server.URL
 }

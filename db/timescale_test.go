@@ -1,0 +1,144 @@
+package db_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db"
+	"ops_worker/internal/pgtest"
+)
+
+// fakeTimescale stands in for TimescaleDB 2 in what our functions ask of it,
+// with the signatures of its documentation: the extension itself is not to be
+// had everywhere. It notes the calls.
+const fakeTimescale = `
+	SET allow_system_table_mods = on;
+	INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
+	VALUES (999999, 'timescaledb', 10, 'public'::regnamespace, false, '2.28.0');
+	CREATE SCHEMA timescaledb_information;
+	CREATE TABLE timescaledb_information.calls (call text);
+	CREATE TABLE timescaledb_information.hypertables (hypertable_schema name, hypertable_name name);
+	CREATE TABLE timescaledb_information.jobs (proc_name name, hypertable_schema name, hypertable_name name);
+	INSERT INTO timescaledb_information.jobs VALUES ('policy_telemetry', NULL, NULL);
+	CREATE FUNCTION create_hypertable(relation regclass, time_column_name name, partitioning_column name DEFAULT NULL,
+		number_partitions integer DEFAULT NULL, chunk_time_interval anyelement DEFAULT NULL::bigint, if_not_exists boolean DEFAULT false,
+		migrate_data boolean DEFAULT false) RETURNS void LANGUAGE plpgsql AS $$
+	DECLARE
+		has_rows boolean;
+	BEGIN
+		EXECUTE format('SELECT EXISTS (SELECT FROM %s)', relation) INTO has_rows;
+		IF has_rows AND NOT migrate_data THEN
+			RAISE EXCEPTION 'table "%" is not empty', relation;
+		END IF;
+		INSERT INTO timescaledb_information.calls VALUES (format('create_hypertable %s %s %s', relation, time_column_name, chunk_time_interval));
+		INSERT INTO timescaledb_information.hypertables VALUES ('public', relation::text);
+	END $$;
+	CREATE FUNCTION drop_chunks(relation regclass, older_than anyelement) RETURNS SETOF text LANGUAGE plpgsql AS $$
+	BEGIN
+		INSERT INTO timescaledb_information.calls VALUES (format('drop_chunks %s', relation));
+		RETURN QUERY VALUES ('_hyper_1_1_chunk'), ('_hyper_1_2_chunk');
+	END $$;
+	CREATE FUNCTION add_retention_policy(regclass) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no policies'; END $$`
+
+func timescaleCalls(t *testing.T, pool *pgxpool.Pool) []string {
+	t.Helper()
+	rows, err := pool.Query(t.Context(), "SELECT call FROM timescaledb_information.calls ORDER BY call")
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return calls
+}
+
+func TestOnTimescaleHypertablesAndNothingMore(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.Exec(t, fakeTimescale)
+	pool := database.Pool(t)
+	migrate(t, pool)
+	want := []string{"create_hypertable system_metrics time 01:00:00", "create_hypertable telemetry time 1 day"}
+	if diff := cmp.Diff(want, timescaleCalls(t, pool)); diff != "" {
+		t.Error(diff)
+	}
+	if changes := migrate(t, pool); len(changes) != 0 {
+		t.Errorf("the second time did %v", changes)
+	}
+	wantRoutes(t, pool)
+}
+
+func TestOnTimescaleWhatThePlatformHasMadeIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.Exec(t, fakeTimescale)
+	database.Exec(t, platformNewSQL)
+	database.Exec(t, `
+		CREATE TABLE system_metrics (time timestamptz NOT NULL, metric_name text NOT NULL, service text, tags jsonb DEFAULT '{}', value double precision NOT NULL);
+		INSERT INTO timescaledb_information.hypertables VALUES ('public', 'system_metrics')`)
+	pool := database.Pool(t)
+	migrate(t, pool)
+	// telemetry is the platform's and plain: that is its business.
+	if calls := timescaleCalls(t, pool); len(calls) != 0 {
+		t.Errorf("calls: %v", calls)
+	}
+}
+
+func TestOnTimescaleOurOwnPlainTableIsConvertedWithItsSamples(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	database.Exec(t, "INSERT INTO system_metrics (time, metric_name, value) VALUES (now(), 'x', 1)")
+	database.Exec(t, fakeTimescale)
+	pool := database.Pool(t)
+	migrate(t, pool)
+	if diff := cmp.Diff([]string{"create_hypertable system_metrics time 01:00:00"}, timescaleCalls(t, pool)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestOnTimescaleAConversionThatFailsIsToldAndHarmless(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.Exec(t, fakeTimescale)
+	database.Exec(t, "DROP FUNCTION create_hypertable(regclass, name, name, integer, anyelement, boolean, boolean)")
+	changes := migrate(t, database.Pool(t))
+	if !slices.ContainsFunc(changes, func(c db.Change) bool {
+		return c.Failed() && c.Object == "system_metrics" && strings.Contains(c.Detail, "hypertable")
+	}) {
+		t.Errorf("changes: %v", changes)
+	}
+}
+
+func TestRetentionIsLeftToWhoeverDoesIt(t *testing.T) {
+	t.Parallel()
+	mode := func(t *testing.T, prepare ...string) string {
+		t.Helper()
+		database := pgtest.New(t)
+		for _, sql := range prepare {
+			database.Exec(t, sql)
+		}
+		got, err := db.New(database.Pool(t)).RetentionMode(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	const hypertable = "INSERT INTO timescaledb_information.hypertables VALUES ('public', 'system_metrics')"
+	const policy = "INSERT INTO timescaledb_information.jobs VALUES ('policy_retention', 'public', 'system_metrics')"
+	const another = "INSERT INTO timescaledb_information.jobs VALUES ('policy_retention', 'public', 'telemetry'), ('policy_compression', 'public', 'system_metrics')"
+	for want, prepare := range map[string][]string{
+		"plain":      nil,
+		"hypertable": {fakeTimescale, hypertable, another},
+		"policy":     {fakeTimescale, hypertable, policy},
+	} {
+		if got := mode(t, prepare...); got != want {
+			t.Errorf("retention mode %q, want %q", got, want)
+		}
+	}
+}
