@@ -25,12 +25,23 @@ type aggregate struct {
 
 // aggregates is the table to extend for a table that is not read yet. A further
 // number of one that is needs no line here: the SQL decides which samples exist.
-// The platform's come last, since their role holds to the end of the batch.
+// The platform's come last, since their role holds to the end of the batch, and
+// of these the dear ones, since whatever they leave of the time is the others'.
 var aggregates = []aggregate{
 	{name: "database", sql: db.DatabaseSamples},
-	{name: "devices", sql: db.DeviceSamples, platform: true},
 	{name: "alerts", sql: db.AlertSamples, platform: true},
 	{name: "deliveries", sql: db.DeliverySamples, platform: true},
+	{name: "devices", sql: db.DeviceSamples, platform: true},
+}
+
+// aggregateLimit is how long the server may take over one aggregate: less than
+// there is for all, so that it ends one that is too slow before the worker has
+// to give up the connection, and with it the others.
+func aggregateLimit(ctx context.Context, longest time.Duration) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return min(longest, time.Until(deadline)*2/3)
+	}
+	return longest
 }
 
 // Aggregates is what the database knew of itself and the platform.
@@ -49,7 +60,7 @@ type Aggregates struct {
 func readAggregates(ctx context.Context, send func(context.Context, *pgx.Batch) pgx.BatchResults, limit time.Duration) Aggregates {
 	result := Aggregates{Failed: map[string]error{}}
 	for rest := aggregates; len(rest) > 0; {
-		done, err := readBatch(ctx, send, limit, rest, &result)
+		done, err := readBatch(ctx, send, aggregateLimit(ctx, limit), rest, &result)
 		rest = rest[done:]
 		if err == nil {
 			continue

@@ -12,9 +12,9 @@ func TestDatabaseClockMovesOnlyOutsideOfWhatAReadingSays(t *testing.T) {
 		ahead := 42 * time.Minute // of the local clock
 		read := func(there, back time.Duration) {
 			sent := time.Now()
-			time.Sleep(there)
+			pass(there)
 			remote := time.Now().Add(ahead)
-			time.Sleep(back)
+			pass(back)
 			c.observe(remote, sent, time.Now())
 		}
 		offset := func() time.Duration { return time.Until(c.now()) }
@@ -24,7 +24,7 @@ func TestDatabaseClockMovesOnlyOutsideOfWhatAReadingSays(t *testing.T) {
 			t.Fatalf("offset %s, want %s", offset(), ahead)
 		}
 		for range 100 {
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 			read(0, 900*time.Millisecond) // lopsided and slow: says little
 			read(900*time.Millisecond, 0)
 		}
@@ -50,7 +50,7 @@ func TestStampsAreMicrosecondsAndStrictlyLater(t *testing.T) {
 				before = now
 			}
 		}
-		time.Sleep(5*time.Second + 123*time.Nanosecond)
+		pass(5*time.Second + 123*time.Nanosecond)
 		if now := c.stamp(); now.Nanosecond()%1000 != 0 || now.Sub(before) < 4*time.Second {
 			t.Errorf("stamp %s", now)
 		}
@@ -65,7 +65,7 @@ func TestStampsOutliveAClockThatJumps(t *testing.T) {
 				c := sampleClock{current: func() time.Time { return time.Now().Add(shift) }}
 				before := c.stamp()
 				step := func() time.Duration {
-					time.Sleep(5 * time.Second)
+					pass(5 * time.Second)
 					now := c.stamp()
 					d := now.Sub(before)
 					before = now

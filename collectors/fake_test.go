@@ -239,3 +239,6 @@ func (c *capturedLog) lines(t *testing.T, msg string) []map[string]any {
 	}
 	return found
 }
+
+// pass lets time pass in a synctest bubble, where nobody waits for it.
+func pass(d time.Duration) { time.Sleep(d) }

@@ -62,7 +62,7 @@ func TestOneOfTwoReplicasLeads(t *testing.T) {
 		r.start("a")
 		synctest.Wait()
 		r.start("b")
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		terms := r.stopAll()
 		if len(terms) == 0 || terms[0].holder != "a" || terms[0].begin != 0 || terms[0].end < 10*time.Minute {
 			t.Errorf("terms: %v", terms)
@@ -76,9 +76,9 @@ func TestAStandbyTakesOverWhenTheLeaderStops(t *testing.T) {
 		r.start("a")
 		synctest.Wait()
 		r.start("b")
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		r.stops["a"]()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		terms := r.stopAll()
 		if len(terms) != 2 || terms[1].holder != "b" || terms[1].begin-terms[0].end > 2*time.Second {
 			t.Errorf("terms: %v, want b within 2 s after a", terms)
@@ -94,7 +94,7 @@ func TestAStandbyTakesOverWhenTheLeaseExpires(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.start("b")
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		terms := r.stopAll()
 		if len(terms) != 1 || terms[0].begin < 15*time.Second || terms[0].begin > 17*time.Second {
 			t.Errorf("terms: %v, want one from 15 s on", terms)
@@ -106,11 +106,11 @@ func TestALeaderGoesOnWhileTheDatabaseIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReplicas(t)
 		lease := r.start("a")
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		r.store.snapshot(func() { r.store.fail = func(string) error { return errors.New("away") } })
-		time.Sleep(10 * time.Minute) // the lease runs out, but nobody can take it
+		pass(10 * time.Minute) // the lease runs out, but nobody can take it
 		r.store.snapshot(func() { r.store.fail = nil })
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if epoch := lease.Token().Epoch; epoch != 2 {
 			t.Errorf("epoch %d, want 2: a lease that ran out is taken anew", epoch)
 		}
@@ -129,12 +129,12 @@ func TestAfterAnOutageTheLeaderComesBackForItsLease(t *testing.T) {
 			r.start(standby)
 		}
 		for range 20 {
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			r.store.snapshot(func() { r.store.fail = func(string) error { return errors.New("away") } })
-			time.Sleep(2 * time.Minute) // far longer than the lease
+			pass(2 * time.Minute) // far longer than the lease
 			r.store.snapshot(func() { r.store.fail = nil })
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		terms := r.stopAll()
 		if terms[0].holder != "a" || terms[0].end < time.Hour {
 			t.Errorf("terms: %v, want a's to outlast every outage", terms)
@@ -149,7 +149,7 @@ func TestWhileWritesAreRefusedAStandbyDefersToTheLeader(t *testing.T) {
 		synctest.Wait()
 		r.start("b")
 		for range 20 {
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			r.store.snapshot(func() {
 				r.store.fail = func(operation string) error {
 					if operation == "held" {
@@ -158,10 +158,10 @@ func TestWhileWritesAreRefusedAStandbyDefersToTheLeader(t *testing.T) {
 					return errors.New("read-only")
 				}
 			})
-			time.Sleep(2*time.Minute + 700*time.Millisecond)
+			pass(2*time.Minute + 700*time.Millisecond)
 			r.store.snapshot(func() { r.store.fail = nil })
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if terms := r.stopAll(); terms[0].holder != "a" || terms[0].end < time.Hour {
 			t.Errorf("terms: %v, want a's to outlast every outage", terms)
 		}
@@ -175,11 +175,11 @@ func TestALeaderThatDiesInAnOutageIsReplacedAfterIt(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.start("b")
-		time.Sleep(time.Second)
+		pass(time.Second)
 		r.store.snapshot(func() { r.store.fail = func(string) error { return errors.New("away") } })
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		r.store.snapshot(func() { r.store.fail = nil })
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		terms := r.stopAll()
 		if len(terms) != 1 || terms[0].begin < 75*time.Second || terms[0].begin > 78*time.Second {
 			t.Errorf("terms: %v, want one a lease's length after the outage", terms)
@@ -191,9 +191,9 @@ func TestALeaderThatWasOvertakenStepsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReplicas(t)
 		r.start("a")
-		time.Sleep(time.Minute + time.Second)
+		pass(time.Minute + time.Second)
 		r.store.snapshot(func() { r.store.holder, r.store.epoch, r.store.expires = "other", 9, time.Now().Add(time.Hour) })
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		terms := r.stopAll()
 		if len(terms) != 1 || terms[0].end > time.Minute+6*time.Second {
 			t.Errorf("terms: %v, want one that ends at the next renewal", terms)
@@ -208,7 +208,7 @@ func TestARefusedStoreMakesTheLeaderLookAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReplicas(t)
 		lease := r.start("a")
-		time.Sleep(time.Second)
+		pass(time.Second)
 		r.store.snapshot(func() { r.store.holder, r.store.epoch, r.store.expires = "other", 9, time.Now().Add(time.Hour) })
 		lease.Check()
 		synctest.Wait()

@@ -51,7 +51,7 @@ func TestLoopTurnsAtOnceAndThenEveryInterval(t *testing.T) {
 func TestLoopDoesNotDrift(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		got := ticksOf(t, &Loop{Interval: 5 * time.Second, Cycle: func(context.Context) error {
-			time.Sleep(1700 * time.Millisecond) // the work, in the bubble's time
+			pass(1700 * time.Millisecond) // the work, in the bubble's time
 			return nil
 		}}, 16*time.Second)
 		if diff := cmp.Diff(sec(0, 5, 10, 15), got); diff != "" {
@@ -75,7 +75,7 @@ func TestLoopSkipsTheTicksThatACycleCovers(t *testing.T) {
 		n := 0
 		loop := &Loop{Interval: time.Second, Deadline: time.Hour, Log: log.logger(), Cycle: func(context.Context) error {
 			if n++; n <= 2 {
-				time.Sleep(3500 * time.Millisecond)
+				pass(3500 * time.Millisecond)
 			}
 			return nil
 		}}

@@ -173,6 +173,25 @@ func TestAMissingTableOrColumnCostsItsOwnSamplesUntilItIsThere(t *testing.T) {
 	}
 }
 
+func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
+	t.Parallel()
+	_, pool, store := onDatabase(t)
+	migration, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer migration.Rollback(context.WithoutCancel(t.Context()))
+	if _, err := migration.Exec(t.Context(), "LOCK TABLE fleet_alert, delivery_jobs IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	a := store.Aggregates(ctx)
+	if len(a.Failed) != 2 || a.Failed["alerts"] == nil || a.Failed["deliveries"] == nil || len(a.Samples) != 4 {
+		t.Errorf("%+v", a)
+	}
+}
+
 func forceRowSecurity(t *testing.T, database *pgtest.Database) {
 	t.Helper()
 	for _, table := range []string{"device_state", "fleet_alert"} {

@@ -121,21 +121,23 @@ func (q *Queries) EnterPlatformScope(ctx context.Context) (EnterPlatformScopeRow
 
 const LimitTransaction = `-- name: LimitTransaction :one
 SELECT set_config('statement_timeout', ($1::bigint)::text, true)::text AS statement_timeout,
+       set_config('lock_timeout', (($1::bigint) / 4 + 1)::text, true)::text AS lock_timeout,
        set_config('idle_in_transaction_session_timeout', ($1::bigint)::text, true)::text AS idle_timeout
 `
 
 type LimitTransactionRow struct {
 	StatementTimeout string
+	LockTimeout      string
 	IdleTimeout      string
 }
 
-// The server's own limits, for when the worker is stopped or cut off and can
-// cancel nothing itself: milliseconds. An idle transaction is ended so that a
-// stopped worker's row locks do not keep a standby from taking over.
+// The server's own limits on a transaction that reads, in milliseconds: for each
+// statement, for a lock that a migration of the platform may hold for long, and
+// for a worker that is stopped and can end nothing itself.
 func (q *Queries) LimitTransaction(ctx context.Context, limitMs int64) (LimitTransactionRow, error) {
 	row := q.db.QueryRow(ctx, LimitTransaction, limitMs)
 	var i LimitTransactionRow
-	err := row.Scan(&i.StatementTimeout, &i.IdleTimeout)
+	err := row.Scan(&i.StatementTimeout, &i.LockTimeout, &i.IdleTimeout)
 	return i, err
 }
 

@@ -35,10 +35,11 @@ SELECT set_config('row_security', 'off', true)::text AS row_security,
            LIMIT 1), session_user), true)::text AS role;
 
 -- name: LimitTransaction :one
--- The server's own limits, for when the worker is stopped or cut off and can
--- cancel nothing itself: milliseconds. An idle transaction is ended so that a
--- stopped worker's row locks do not keep a standby from taking over.
+-- The server's own limits on a transaction that reads, in milliseconds: for each
+-- statement, for a lock that a migration of the platform may hold for long, and
+-- for a worker that is stopped and can end nothing itself.
 SELECT set_config('statement_timeout', (@limit_ms::bigint)::text, true)::text AS statement_timeout,
+       set_config('lock_timeout', ((@limit_ms::bigint) / 4 + 1)::text, true)::text AS lock_timeout,
        set_config('idle_in_transaction_session_timeout', (@limit_ms::bigint)::text, true)::text AS idle_timeout;
 
 -- name: Now :one
