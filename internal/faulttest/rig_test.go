@@ -212,6 +212,8 @@ func (r *rig) start(settings ...string) *worker {
 			r.t.Logf("worker %d:\n%s", w.pid(), text)
 		}
 	})
+	// Before that it has no handler for a signal, and dies of one.
+	r.eventually("the worker starts", func() bool { return strings.Contains(w.log.String(), "ops-worker starts") })
 	return w
 }
 
