@@ -72,7 +72,7 @@ func readAggregates(ctx context.Context, send func(context.Context, *pgx.Batch) 
 			}
 			return result
 		}
-		result.Failed[rest[0].name] = fmt.Errorf("aggregate %s: %w", rest[0].name, explain(err))
+		result.Failed[rest[0].name] = fmt.Errorf("aggregate %s: %w", rest[0].name, explain(err, readAdvice))
 		rest = rest[1:]
 	}
 	return result
@@ -139,15 +139,22 @@ func isServerError(err error) bool {
 	return errors.As(err, &pgErr)
 }
 
+// What mends an error about row-level security.
+const (
+	readAdvice = "nothing was counted: let the worker read past the policies with " +
+		"GRANT pulse_operator TO <the worker's login role> (pulse_operator needs BYPASSRLS, and SELECT on the table)"
+	alertAdvice = "no alert was opened or closed: let the worker write past the policies with " +
+		"GRANT pulse_operator TO <the worker's login role>, and " +
+		"GRANT SELECT, INSERT, UPDATE ON fleet_alert, SELECT, INSERT ON tenants and USAGE ON SEQUENCE fleet_alert_id_seq TO pulse_operator"
+)
+
 // explain adds what mends it to an error about row-level security. The server
 // names the table, but not what to do; and it speaks the language it was set up
 // with, so the routine that raised the error is what tells it apart.
-func explain(err error) error {
+func explain(err error, advice string) error {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) || pgErr.Routine != "check_enable_rls" {
 		return err
 	}
-	return fmt.Errorf("row-level security would hide rows from this role, so nothing was counted: "+
-		"let it read past the policies with GRANT pulse_operator TO <the worker's login role> "+
-		"(pulse_operator needs BYPASSRLS, and SELECT on the table): %w", err)
+	return fmt.Errorf("row-level security would hide rows from this role, so %s: %w", advice, err)
 }

@@ -52,7 +52,7 @@ func benchmarkWorker(b *testing.B) *Worker {
 	b.Cleanup(pool.Close)
 	worker := NewWorker(cfg, pool, NewMemoryBuffer(cfg.BufferCycles), NoHeart, zerolog.Nop())
 	b.Cleanup(worker.Close)
-	if _, err := worker.Lease.tryAcquire(b.Context(), false); err != nil {
+	if _, err := worker.Lease.tryAcquire(b.Context(), nil); err != nil {
 		b.Fatal(err)
 	}
 	return worker

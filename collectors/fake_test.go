@@ -31,6 +31,7 @@ type fakeStore struct {
 	savedAt []time.Time
 	open    map[string]string // service → reason
 	calls   []string
+	changed []bool // of every call of SyncAlerts
 }
 
 func newFakeStore() *fakeStore {
@@ -104,9 +105,10 @@ func (f *fakeStore) SaveHealth(_ context.Context, token Token, at time.Time, obs
 	return nil
 }
 
-func (f *fakeStore) SyncAlerts(_ context.Context, token Token, observations []Observation, _ bool) (opened, closed []string, err error) {
+func (f *fakeStore) SyncAlerts(_ context.Context, token Token, observations []Observation, changed bool) (opened, closed []string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.changed = append(f.changed, changed)
 	if err := errors.Join(f.begin("alerts"), f.fence(token)); err != nil {
 		return nil, nil, err
 	}
@@ -124,7 +126,7 @@ func (f *fakeStore) SyncAlerts(_ context.Context, token Token, observations []Ob
 	return opened, closed, nil
 }
 
-func (f *fakeStore) ExpireSamples(_ context.Context, token Token, cutoff time.Time) (removed int64, more bool, err error) {
+func (f *fakeStore) ExpireSamples(_ context.Context, token Token, cutoff time.Time, _ int) (removed int64, more bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := errors.Join(f.begin("expire"), f.fence(token)); err != nil {
@@ -199,7 +201,7 @@ func (f *fakeStore) snapshot(read func()) {
 func heldLease(t *testing.T, f *fakeStore) *Lease {
 	t.Helper()
 	lease := NewLease(f, "test", time.Hour, zerolog.Nop(), nil)
-	if holder, err := lease.tryAcquire(t.Context(), false); err != nil || holder != "test" {
+	if holder, err := lease.tryAcquire(t.Context(), nil); err != nil || holder != "test" {
 		t.Fatalf("tryAcquire = %q, %v", holder, err)
 	}
 	return lease

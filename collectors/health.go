@@ -15,9 +15,6 @@ import (
 // to the last byte of its answer.
 const probeTimeout = 5 * time.Second
 
-// maxProbes bounds how many services are asked at once.
-const maxProbes = 16
-
 // Observation is a service and what its probe brought back.
 type Observation struct {
 	Service string
@@ -56,12 +53,12 @@ func (o Observation) details() (string, error) {
 	return string(text), err
 }
 
-// Observe probes services in parallel, each for at most timeout, and returns
-// what they answered in their order.
+// Observe probes all services at once, each for at most timeout, and returns
+// what they answered in their order. None waits for another: how many there may
+// be is bounded by the settings.
 func Observe(ctx context.Context, services []Service, timeout time.Duration) []Observation {
 	observations := make([]Observation, len(services))
 	var group errgroup.Group
-	group.SetLimit(maxProbes)
 	for i, s := range services {
 		group.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, timeout)

@@ -209,3 +209,40 @@ func TestACrashingHealthMonitorLeavesTheMetricsCollectorRunning(t *testing.T) {
 		}
 	})
 }
+
+// Acknowledged alerts are dear to find, so they are looked for when they may be
+// there: at first, after a change, after a failure, under a new lease.
+func TestAcknowledgedAlertsAreLookedForWhenTheyMayBeThere(t *testing.T) {
+	store := newFakeStore()
+	lease := heldLease(t, store)
+	reading := Reading{Status: Healthy}
+	monitor := NewHealthMonitor([]Service{{Name: "a", Probe: func(context.Context) Reading { return reading }}}, store, lease, time.Minute, true)
+	cycle := func(wantErr bool) {
+		t.Helper()
+		if err := monitor.Cycle(t.Context()); (err != nil) != wantErr {
+			t.Fatal(err)
+		}
+	}
+	cycle(false) // the first
+	cycle(false)
+	reading.Status = Down
+	cycle(false) // changed
+	cycle(false)
+	store.fail = func(operation string) error {
+		if operation == "alerts" {
+			return errors.New("away")
+		}
+		return nil
+	}
+	cycle(true)
+	store.fail = nil
+	cycle(false) // after a failure
+	cycle(false)
+	if _, err := lease.tryAcquire(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	cycle(false) // under a new lease
+	if diff := cmp.Diff([]bool{true, false, true, false, false, true, false, true}, store.changed); diff != "" {
+		t.Error(diff)
+	}
+}

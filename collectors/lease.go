@@ -129,15 +129,15 @@ func (l *Lease) Run(ctx context.Context, lead func(context.Context)) {
 	var asking streak
 	retry := newBackOff(maxPoll)
 	role := ""
-	var troubled time.Time // when the database last failed to answer
+	deferring := &deference{ttl: l.ttl}
 	for ctx.Err() == nil {
 		l.beat(l.requestTimeout() + retry.MaxInterval)
-		holder, err := l.tryAcquire(ctx, !troubled.IsZero() && time.Since(troubled) < l.ttl)
+		holder, err := l.tryAcquire(ctx, deferring)
 		if ctx.Err() != nil {
+			if holder == l.holder {
+				l.release()
+			}
 			return
-		}
-		if err != nil {
-			troubled = time.Now()
 		}
 		asking.observe(l.log, err, "lease cannot be asked for", "lease can be asked for again")
 		switch {
@@ -155,23 +155,62 @@ func (l *Lease) Run(ctx context.Context, lead func(context.Context)) {
 	}
 }
 
+// deference is a standby's towards a leader whose lease ran out in an outage of
+// the database: it is the leader that has what was measured meanwhile, and it
+// needs a moment to come back. One ttl, from the end of the outage.
+type deference struct {
+	ttl     time.Duration
+	since   time.Time // of the trouble, zero when there is none
+	refused bool      // the trouble: it answered, but refused a write
+	until   time.Time
+}
+
+// trouble notes that the database did not answer, or refused a write.
+func (d *deference) trouble(refused bool) {
+	if d.since.IsZero() {
+		d.since = time.Now()
+	}
+	d.refused = d.refused || refused
+}
+
+// over notes the end of the trouble. Trouble too short for a lease to run out
+// in, such as one lost connection, is none: whoever let it run out is dead. How
+// long writes were refused, a standby that only reads cannot know.
+func (d *deference) over() {
+	if !d.since.IsZero() && (d.refused || time.Since(d.since) >= d.ttl/3) {
+		d.until = time.Now().Add(d.ttl)
+	}
+	d.since, d.refused = time.Time{}, false
+}
+
 // tryAcquire returns who holds the lease now. It looks before it takes: the
-// look locks nothing, however many standbys poll. With deference, another
-// holder's lease that has run out is still that holder's: after an outage of the
-// database it is the leader that has what was measured meanwhile, and it needs a
-// moment to come back for its lease. A lease that was handed back is free.
-func (l *Lease) tryAcquire(ctx context.Context, deference bool) (holder string, err error) {
+// look locks nothing, however many standbys poll. A lease that has run out is
+// not taken while d, where there is one, defers to its holder; one that was
+// handed back is free.
+func (l *Lease) tryAcquire(ctx context.Context, d *deference) (holder string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.requestTimeout(), errors.New("lease request exceeded its deadline"))
 	defer cancel()
+	if d == nil {
+		d = &deference{ttl: l.ttl}
+	}
 	holder, held, err := l.store.HeldBy(ctx)
 	if err != nil {
+		d.trouble(false)
 		return "", fmt.Errorf("read lease: %w", err)
 	}
-	if holder != "" && holder != l.holder && (held || deference) {
-		if !held {
-			err = l.store.Touch(ctx) // or it is in trouble still
+	if holder != "" && holder != l.holder {
+		if held {
+			d.since, d.refused = time.Time{}, false // the leader is well
+			return holder, nil
 		}
-		return holder, err
+		if d.refused {
+			if err := l.store.Touch(ctx); err != nil {
+				return "", fmt.Errorf("touch lease: %w", err)
+			}
+		}
+		if d.over(); time.Now().Before(d.until) {
+			return holder, nil
+		}
 	}
 	sent := time.Now()
 	grant, err := l.store.Acquire(ctx, l.holder, l.ttl)
@@ -179,6 +218,7 @@ func (l *Lease) tryAcquire(ctx context.Context, deference bool) (holder string, 
 		return "another replica", nil
 	}
 	if err != nil {
+		d.trouble(true)
 		return "", fmt.Errorf("acquire lease: %w", err)
 	}
 	l.clock.observe(grant.Now, sent, time.Now())
@@ -248,7 +288,7 @@ func (l *Lease) renew(ctx context.Context) (holder string, err error) {
 	now, err := l.store.Renew(request, l.Token(), l.ttl)
 	switch {
 	case errors.Is(err, ErrLeaseLost):
-		return l.tryAcquire(ctx, false)
+		return l.tryAcquire(ctx, nil)
 	case err != nil:
 		return "", fmt.Errorf("renew lease: %w", err)
 	}

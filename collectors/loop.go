@@ -90,7 +90,7 @@ func (l *Loop) turned() {
 
 // runOnce runs one cycle under its deadline and turns a panic into an error. It
 // returns the logger that carries the cycle's trace id.
-func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (_ zerolog.Logger, err error) {
+func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (traced zerolog.Logger, err error) {
 	l.cycles.Add(1)
 	deadline := l.Deadline
 	if deadline == 0 {
@@ -110,7 +110,7 @@ func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (_ zerolog.Lo
 	})
 	defer stop()
 
-	ctx, log := withTrace(limited, log)
+	ctx, traced := withTrace(limited, log)
 	defer func() {
 		if err != nil {
 			l.failures.Add(1)
@@ -120,7 +120,7 @@ func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (_ zerolog.Lo
 		l.panics.Add(1)
 		err = panicked
 	})
-	return log, l.Cycle(ctx)
+	return traced, l.Cycle(ctx)
 }
 
 // recovered, deferred, logs a panic with its stack and hands it to fail as an

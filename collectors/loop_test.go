@@ -115,6 +115,9 @@ func TestLoopSurvivesErrorsAndPanics(t *testing.T) {
 		if diff := cmp.Diff(LoopStats{Cycles: 5, Failures: 2, Panics: 1}, loop.Stats()); diff != "" {
 			t.Error(diff)
 		}
+		if failed := log.lines(t, "cycle failed"); len(failed) != 1 || failed[0]["trace_id"] == nil {
+			t.Errorf("a streak of failures should be one line with its trace id: %v", failed)
+		}
 		panics := log.lines(t, "panic: out of luck")
 		if len(panics) != 1 || panics[0]["stack"] == nil || panics[0]["trace_id"] == nil {
 			t.Errorf("a panic should be logged with its stack and trace id: %v", panics)
@@ -192,6 +195,16 @@ func TestLoopBeatsBeforeAndAfterEachCycle(t *testing.T) {
 		ticksOf(t, &Loop{Interval: time.Second, Turned: func() { beats++ }}, 2500*time.Millisecond)
 		if beats != 6 {
 			t.Errorf("%d beats in three cycles, want 6", beats)
+		}
+	})
+}
+
+func TestAPanicIsAFailedCycleInTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log capturedLog
+		ticksOf(t, &Loop{Interval: time.Second, Log: log.logger(), Cycle: func(context.Context) error { panic("again") }}, 2500*time.Millisecond)
+		if lines := log.lines(t, "cycle failed"); len(lines) != 1 || lines[0]["error"] != "panic: again" || lines[0]["trace_id"] == nil {
+			t.Errorf("lines: %v", lines)
 		}
 	})
 }

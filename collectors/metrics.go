@@ -33,8 +33,8 @@ type MetricsCollector struct {
 	// timeout bounds the gathering half of a cycle.
 	timeout time.Duration
 
-	// While the database is sick (of the error sick), it is left alone until
-	// retryAt.
+	// While nothing can be stored (because of sick), that is not tried again
+	// before retryAt.
 	sick    error
 	retry   *backoff.ExponentialBackOff
 	retryAt time.Time
@@ -94,16 +94,17 @@ func (c *MetricsCollector) collect(ctx context.Context) []Sample {
 		samples = c.appendServiceSamples(ctx, samples, o)
 	}
 	a := <-aggregates
+	if a.Answered && !isServerError(c.sick) {
+		c.retryAt = time.Time{} // it is back: no need to wait for the back-off
+	}
 	c.logAggregates(ctx, a)
 	samples = append(samples, a.Samples...)
 	return append(samples, sampleOf(databaseService, "healthy", truth(a.Answered)))
 }
 
-// readAggregates leaves a sick database alone until its back-off is over.
+// readAggregates asks the database in every cycle, also one that refuses to
+// store: what it knows can be measured, and that it answers.
 func (c *MetricsCollector) readAggregates(ctx context.Context) (result Aggregates) {
-	if !c.mayAsk() {
-		return Aggregates{}
-	}
 	defer recovered(ctx, func(err error) {
 		result = Aggregates{Failed: map[string]error{"all": err}}
 	})
@@ -169,7 +170,7 @@ func (c *MetricsCollector) appendAllCounters(ctx context.Context, samples []Samp
 // flush stores the buffered cycles, oldest first, until none is left or the
 // cycle's deadline is near. One store is in flight at any time.
 func (c *MetricsCollector) flush(ctx context.Context) error {
-	if !c.mayAsk() {
+	if !c.mayStore() {
 		return c.sick
 	}
 	log := zerolog.Ctx(ctx)
@@ -217,8 +218,8 @@ func (c *MetricsCollector) flush(ctx context.Context) error {
 	return nil
 }
 
-// mayAsk reports whether the database is well or its back-off is over.
-func (c *MetricsCollector) mayAsk() bool { return !time.Now().Before(c.retryAt) }
+// mayStore reports whether all is well or the back-off is over.
+func (c *MetricsCollector) mayStore() bool { return !time.Now().Before(c.retryAt) }
 
 func sampleOf(service, metric string, value float64) Sample {
 	return Sample{Metric: metric, Service: service, Tags: "{}", Value: value}

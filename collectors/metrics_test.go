@@ -182,7 +182,7 @@ func TestCyclesAreBufferedWhileTheDatabaseIsAwayAndStoredInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
 		lease := NewLease(store, "test", 24*time.Hour, zerolog.Nop(), nil)
-		if _, err := lease.tryAcquire(t.Context(), false); err != nil {
+		if _, err := lease.tryAcquire(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		down := false
@@ -249,7 +249,7 @@ func TestACycleThatTheDatabaseRefusesDoesNotBlockTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &refusingStore{fakeStore: newFakeStore()}
 		lease := NewLease(store, "test", time.Hour, zerolog.Nop(), nil)
-		if _, err := lease.tryAcquire(t.Context(), false); err != nil {
+		if _, err := lease.tryAcquire(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 		store.fail = func(string) error { return errors.New("away") }
@@ -301,4 +301,113 @@ func TestRetentionRemovesBatchAfterBatch(t *testing.T) {
 			t.Errorf("left: %v", store.cycles)
 		}
 	})
+}
+
+// A replica before us, or a process before us with its spool, may have stamped
+// later than the clock says now.
+func TestTheFirstCycleComesAfterWhatStandsAndWhatIsSpooled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		store.lastCycle = time.Now().Add(3 * time.Second)
+		buffer := NewMemoryBuffer(10)
+		collector := NewMetricsCollector(nil, store, heldLease(t, store), buffer, 5*time.Second)
+		if err := collector.Cycle(t.Context()); err != nil || len(store.cycles) != 1 {
+			t.Errorf("%d cycles are stored, %v: the first was taken for an old one", len(store.cycles), err)
+		}
+		if _, err := buffer.Push(Cycle{At: store.lastCycle.Add(7 * time.Second)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := collector.Cycle(t.Context()); err != nil || len(store.cycles) != 3 {
+			t.Errorf("%d cycles are stored, %v: the second is not behind the spooled one", len(store.cycles), err)
+		}
+	})
+}
+
+func TestADatabaseThatRefusesToStoreIsStillMeasured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		lease := heldLease(t, store)
+		readOnly := &pgconn.PgError{Code: "25006", Message: "cannot execute INSERT in a read-only transaction"}
+		refuse := true
+		store.fail = func(operation string) error {
+			if refuse && operation == "append" {
+				return readOnly
+			}
+			return nil
+		}
+		collector := NewMetricsCollector(nil, store, lease, NewMemoryBuffer(100), time.Second)
+		for range 40 {
+			if err := collector.Cycle(t.Context()); err == nil {
+				t.Fatal("the cycle should fail")
+			}
+			pass(time.Second)
+		}
+		refuse = false
+		pass(longestStoreBackOff * 2)
+		if err := collector.Cycle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range store.cycles {
+			wantSamples(t, c.Samples, "postgres connections 7", "postgres db_size_bytes 1e+06", "postgres healthy 1", "platform devices_online 3")
+		}
+		if len(store.cycles) != 41 {
+			t.Errorf("%d cycles, want 41", len(store.cycles))
+		}
+		attempts := 0
+		for _, call := range store.calls {
+			if call == "append" {
+				attempts++
+			}
+		}
+		if attempts > 20 {
+			t.Errorf("%d attempts to store in 40 s: no back-off", attempts)
+		}
+	})
+}
+
+func TestADatabaseThatIsBackIsStoredToAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		lease := NewLease(store, "test", 24*time.Hour, zerolog.Nop(), nil)
+		if _, err := lease.tryAcquire(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		store.fail = func(string) error { return errors.New("connection refused") }
+		collector := NewMetricsCollector(nil, store, lease, NewMemoryBuffer(1000), 5*time.Second)
+		for range 100 {
+			if err := collector.Cycle(t.Context()); err == nil {
+				t.Fatal("the cycle should fail")
+			}
+			pass(5 * time.Second)
+		}
+		store.fail = nil
+		if err := collector.Cycle(t.Context()); err != nil || len(store.cycles) != 101 {
+			t.Errorf("%d cycles are stored in the first cycle that finds the database, %v", len(store.cycles), err)
+		}
+	})
+}
+
+func TestABatchThatTakesTooLongIsHalved(t *testing.T) {
+	store := &slowStore{fakeStore: newFakeStore()}
+	retention := NewRetention(store, heldLease(t, store.fakeStore), time.Hour)
+	if err := retention.Cycle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]int{5000, 2500, 1250, 625}, store.batches); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// slowStore expires no batch over 1,000 in time.
+type slowStore struct {
+	*fakeStore
+	batches []int
+}
+
+func (s *slowStore) ExpireSamples(_ context.Context, _ Token, _ time.Time, batch int) (removed int64, more bool, err error) {
+	s.batches = append(s.batches, batch)
+	if batch > 1000 {
+		return 0, false, &pgconn.PgError{Code: "57014", Message: "canceling statement due to statement timeout"}
+	}
+	return 10, false, nil
 }

@@ -464,7 +464,7 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 			return err
 		},
 		"expire": func(token Token) error {
-			_, _, err := store.ExpireSamples(t.Context(), token, time.Now().Add(time.Hour))
+			_, _, err := store.ExpireSamples(t.Context(), token, time.Now().Add(time.Hour), 10)
 			return err
 		},
 		"renew": func(token Token) error {
@@ -531,9 +531,13 @@ func TestATakeoverWaitsForTheStoreInFlight(t *testing.T) {
 		}
 	})
 	<-inStore
+	// The lease runs out while the store is in flight.
+	if _, err := pool.Exec(t.Context(), "UPDATE ops_worker_lease SET expires_at = clock_timestamp()"); err != nil {
+		t.Fatal(err)
+	}
 	taken := make(chan error, 1)
 	go func() {
-		_, err := pool.Exec(t.Context(), "UPDATE ops_worker_lease SET expires_at = clock_timestamp(), holder = 'b', epoch = epoch + 1")
+		_, err := store.Acquire(t.Context(), "b", time.Minute)
 		taken <- err
 	}()
 	eventually(t, "the take-over waits for a lock", func() bool {
@@ -543,6 +547,63 @@ func TestATakeoverWaitsForTheStoreInFlight(t *testing.T) {
 	storing.Wait()
 	if err := <-taken; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTheServerItselfEndsAStatementThatTakesTooLong(t *testing.T) {
+	t.Parallel()
+	_, pool, _ := onDatabase(t)
+	store := NewPostgres(pool, 200*time.Millisecond, time.Minute)
+	token := acquire(t, store, "a")
+	blocker, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blocker.Rollback(context.WithoutCancel(t.Context()))
+	if _, err := blocker.Exec(t.Context(), "LOCK TABLE service_health IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	err = store.SaveHealth(t.Context(), token, time.Now(), []Observation{observation("x", Reading{Status: Down})})
+	if !isTimeout(err) {
+		t.Errorf("%v, want the server's own time-out", err)
+	}
+}
+
+// A migration of the platform may lock fleet_alert for as long as it likes: the
+// alerts wait, and nothing else does.
+func TestAlertsThatWaitDoNotKeepSamplesOrTheLease(t *testing.T) {
+	t.Parallel()
+	_, pool, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	migration, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := migration.Exec(t.Context(), "LOCK TABLE fleet_alert IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	alerts := make(chan error, 1)
+	go func() {
+		_, _, err := store.SyncAlerts(t.Context(), token, []Observation{observation("x", Reading{Status: Down})}, true)
+		alerts <- err
+	}()
+	eventually(t, "the alerts wait for their table", func() bool {
+		return slices.Equal(rowsOf(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"), []string{"1"})
+	})
+	if stored, _, err := store.AppendCycles(t.Context(), token, []Cycle{cycleAt(time.Now(), 1)}); err != nil || stored != 1 {
+		t.Errorf("append meanwhile: %d, %v", stored, err)
+	}
+	if err := store.SaveHealth(t.Context(), token, time.Now(), []Observation{observation("x", Reading{Status: Down})}); err != nil {
+		t.Errorf("health meanwhile: %v", err)
+	}
+	if _, err := store.Renew(t.Context(), token, time.Minute); err != nil {
+		t.Errorf("renewal meanwhile: %v", err)
+	}
+	if err := migration.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-alerts; err != nil {
+		t.Errorf("alerts: %v", err)
 	}
 }
 
@@ -572,11 +633,13 @@ func TestExpiredSamplesAreRemovedFromAPlainTable(t *testing.T) {
 	token := acquire(t, store, "a")
 	var removed int64
 	for more := true; more; {
-		n, again, err := store.ExpireSamples(t.Context(), token, time.Now().Add(-7*24*time.Hour+time.Minute))
+		n, again, err := store.ExpireSamples(t.Context(), token, time.Now().Add(-7*24*time.Hour+time.Minute), 500)
 		if err != nil {
 			t.Fatal(err)
 		}
-		removed, more = removed+n, again
+		if removed, more = removed+n, again; n > 500+36 {
+			t.Errorf("a batch of 500 removed %d", n)
+		}
 	}
 	if want := int64(73 * 36); removed != want {
 		t.Errorf("removed %d, want %d", removed, want)

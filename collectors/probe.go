@@ -75,28 +75,24 @@ const (
 var counterName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,63}$`)
 
 // HTTPClient sends the HTTP probes of all services over one transport.
-type HTTPClient struct{ client *http.Client }
+type HTTPClient struct{ transport *http.Transport }
 
 // NewHTTPClient makes the client. It speaks to the services directly, whatever
-// proxy the environment names, and follows no redirect: another host's answer
-// is not the service's.
+// proxy the environment names, and as a transport without a client, which
+// follows no redirect: another host's answer is not the service's.
 func NewHTTPClient() *HTTPClient {
-	return &HTTPClient{&http.Client{
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			DialContext:            (&net.Dialer{}).DialContext,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-			DisableCompression:     true,
-			MaxIdleConnsPerHost:    2,
-			MaxConnsPerHost:        4,
-			IdleConnTimeout:        2 * time.Minute,
-			MaxResponseHeaderBytes: maxHeader,
-		},
+	return &HTTPClient{&http.Transport{
+		DialContext:            (&net.Dialer{}).DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    2,
+		IdleConnTimeout:        2 * time.Minute,
+		MaxResponseHeaderBytes: maxHeader,
 	}}
 }
 
 // Close frees the idle connections.
-func (c *HTTPClient) Close() { c.client.CloseIdleConnections() }
+func (c *HTTPClient) Close() { c.transport.CloseIdleConnections() }
 
 // JSON probes base+path and reads the counters of its answer, those in keep and
 // others up to a limit; nil without base.
@@ -135,7 +131,7 @@ func (c *HTTPClient) probe(base, path string, read func(*Reading, []byte)) Probe
 		if id := traceID(ctx); id != "" {
 			req.Header.Set(traceHeader, id)
 		}
-		resp, err := c.client.Do(req)
+		resp, err := c.transport.RoundTrip(req)
 		if err != nil {
 			return failedReading(ctx, err, begin)
 		}

@@ -249,3 +249,49 @@ func collectSet(values <-chan string) map[string]bool {
 	}
 	return set
 }
+
+func TestProbeReadsNoMoreThanItMay(t *testing.T) {
+	written := make(chan int, 1)
+	r := probing(t, func(w http.ResponseWriter, _ *http.Request) {
+		total := 0
+		defer func() { written <- total }()
+		for total < 256<<20 {
+			n, err := w.Write(make([]byte, 64<<10))
+			if total += n; err != nil {
+				return
+			}
+		}
+	})
+	if r.Status != Unknown || r.Err != "the answer is longer than 1 MiB" {
+		t.Errorf("reading: %+v", r)
+	}
+	if n := <-written; n > 64<<20 { // the sockets' buffers hold some
+		t.Errorf("the service could send %d bytes", n)
+	}
+}
+
+func TestNoServiceWaitsForOthers(t *testing.T) {
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hang" {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		fmt.Fprint(w, "{}")
+	}))
+	defer server.Close()
+	defer close(release)
+	client := NewHTTPClient()
+	defer client.Close()
+	var services []Service
+	for i := range 40 {
+		services = append(services, Service{Name: fmt.Sprint("hangs-", i), Probe: client.JSON(server.URL, "/hang")})
+	}
+	services = append(services, Service{Name: "well", Probe: client.JSON(server.URL, "/well")})
+	observations := Observe(t.Context(), services, time.Second)
+	if well := observations[40]; well.Status != Healthy {
+		t.Errorf("a service behind 40 that hang: %+v", well)
+	}
+}

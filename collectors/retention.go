@@ -22,11 +22,19 @@ type Retention struct {
 	store Store
 	lease *Lease
 	keep  time.Duration
+	batch int
 }
+
+// A batch is small enough for some tens of milliseconds, and halved where a
+// database takes far longer.
+const (
+	largestBatch  = 5000
+	smallestBatch = 50
+)
 
 // NewRetention keeps samples for keep.
 func NewRetention(store Store, lease *Lease, keep time.Duration) *Retention {
-	return &Retention{store: store, lease: lease, keep: keep}
+	return &Retention{store: store, lease: lease, keep: keep, batch: largestBatch}
 }
 
 // Cycle removes everything that has expired by now, in small batches.
@@ -36,7 +44,10 @@ func (r *Retention) Cycle(ctx context.Context) error {
 	for more := true; more && ctx.Err() == nil; {
 		var removed int64
 		var err error
-		if removed, more, err = r.store.ExpireSamples(ctx, r.lease.Token(), cutoff); err != nil {
+		removed, more, err = r.store.ExpireSamples(ctx, r.lease.Token(), cutoff, r.batch)
+		if isTimeout(err) && r.batch > smallestBatch {
+			r.batch, more = max(r.batch/2, smallestBatch), true
+		} else if err != nil {
 			return err
 		}
 		if total += removed; more {

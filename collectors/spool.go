@@ -24,7 +24,8 @@ const spoolTrim = 64
 type Spool struct {
 	memory  memoryBuffer
 	log     *recordlog.Log
-	records int // in the file
+	records int  // in the file
+	behind  bool // the file lacks cycles that the disk refused
 }
 
 // spoolRecord is a cycle on disk.
@@ -40,19 +41,26 @@ type spoolSample struct {
 	Value   float64 `json:"v"`
 }
 
+// Leftover is what a spool held when it was opened.
+type Leftover struct {
+	Cycles    int   // that wait to be stored
+	Dropped   int   // the oldest, for which this process has no room
+	TornBytes int64 // of a record that a crash has cut off
+}
+
 // OpenSpool opens the spool in dir, which it makes, with room for limit cycles.
-// It returns how many cycles an earlier process has left and how many bytes of a
-// torn tail were dropped. A file of another version is an error.
-func OpenSpool(dir string, limit int) (spool *Spool, left int, torn int64, err error) {
+// It returns what an earlier process has left in it. A file of another version is
+// an error.
+func OpenSpool(dir string, limit int) (spool *Spool, left Leftover, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, 0, 0, fmt.Errorf("SPOOL_DIR: %w", err)
+		return nil, left, fmt.Errorf("SPOOL_DIR: %w", err)
 	}
 	log, records, torn, err := recordlog.Open(filepath.Join(dir, "cycles.log"), spoolVersion)
 	if errors.Is(err, recordlog.ErrVersion) {
 		err = fmt.Errorf("%w; let the version that wrote it empty it, or move it away", err)
 	}
 	if err != nil {
-		return nil, 0, 0, fmt.Errorf("SPOOL_DIR: %w", err)
+		return nil, left, fmt.Errorf("SPOOL_DIR: %w", err)
 	}
 	s := &Spool{memory: memoryBuffer{limit: limit}, log: log, records: len(records)}
 	names := map[string]string{}
@@ -60,11 +68,12 @@ func OpenSpool(dir string, limit int) (spool *Spool, left int, torn int64, err e
 		var r spoolRecord
 		if err := json.Unmarshal(content, &r); err != nil {
 			log.Close()
-			return nil, 0, 0, fmt.Errorf("SPOOL_DIR: a record that is whole cannot be read: %w", err)
+			return nil, left, fmt.Errorf("SPOOL_DIR: a record that is whole cannot be read: %w", err)
 		}
-		s.memory.push(r.cycle(names))
+		left.Dropped += s.memory.push(r.cycle(names))
 	}
-	return s, s.memory.Len(), torn, nil
+	left.Cycles, left.TornBytes = s.memory.Len(), torn
+	return s, left, nil
 }
 
 // cycle decodes; names lets equal names share their memory.
@@ -98,7 +107,11 @@ func (s *Spool) Push(c Cycle) (dropped int, err error) {
 	if err != nil {
 		return dropped, fmt.Errorf("encode cycle: %w", err)
 	}
+	if s.behind {
+		return dropped, s.rewrite()
+	}
 	if err := s.log.Append(record); err != nil {
+		s.behind = true
 		return dropped, fmt.Errorf("append to spool: %w", err)
 	}
 	s.records++
@@ -126,6 +139,11 @@ func (s *Spool) trim() error {
 	if s.records-s.memory.Len() < max(spoolTrim, s.memory.Len()) {
 		return nil
 	}
+	return s.rewrite()
+}
+
+// rewrite makes the file hold what waits, and nothing else.
+func (s *Spool) rewrite() error {
 	records := make([][]byte, 0, s.memory.Len())
 	for _, c := range s.memory.cycles {
 		record, err := encodeCycle(c)
@@ -137,7 +155,7 @@ func (s *Spool) trim() error {
 	if err := s.log.Rewrite(records); err != nil {
 		return fmt.Errorf("rewrite spool: %w", err)
 	}
-	s.records = len(records)
+	s.records, s.behind = len(records), false
 	return nil
 }
 

@@ -11,14 +11,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func openSpool(t *testing.T, dir string, limit int) (spool *Spool, left int, torn int64) {
+func openSpool(t *testing.T, dir string, limit int) (*Spool, Leftover) {
 	t.Helper()
-	spool, left, torn, err := OpenSpool(dir, limit)
+	spool, left, err := OpenSpool(dir, limit)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { spool.Close() })
-	return spool, left, torn
+	return spool, left
 }
 
 func push(t *testing.T, b Buffer, cycles ...Cycle) {
@@ -41,13 +41,13 @@ func cyclesFrom(begin time.Time, n int) []Cycle {
 func TestSpooledCyclesOutliveTheProcess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made")
 	cycles := cyclesFrom(time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC), 5)
-	spool, _, _ := openSpool(t, dir, 100)
+	spool, _ := openSpool(t, dir, 100)
 	push(t, spool, cycles...)
 	spool.Close() // as kill -9 would
 
-	spool, left, torn := openSpool(t, dir, 100)
-	if diff := cmp.Diff(cycles, spool.Oldest(1000)); diff != "" || left != 5 || torn != 0 {
-		t.Errorf("%d left, %d torn: %s", left, torn, diff)
+	spool, left := openSpool(t, dir, 100)
+	if diff := cmp.Diff(cycles, spool.Oldest(1000)); diff != "" || left != (Leftover{Cycles: 5}) {
+		t.Errorf("%+v: %s", left, diff)
 	}
 	if !spool.Newest().Equal(cycles[4].At) {
 		t.Errorf("newest: %s", spool.Newest())
@@ -56,7 +56,7 @@ func TestSpooledCyclesOutliveTheProcess(t *testing.T) {
 
 func TestSpoolDropsATornTail(t *testing.T) {
 	dir := t.TempDir()
-	spool, _, _ := openSpool(t, dir, 100)
+	spool, _ := openSpool(t, dir, 100)
 	push(t, spool, cyclesFrom(time.Now(), 3)...)
 	spool.Close()
 	path := filepath.Join(dir, "cycles.log")
@@ -67,8 +67,8 @@ func TestSpoolDropsATornTail(t *testing.T) {
 	if err := os.Truncate(path, info.Size()-3); err != nil {
 		t.Fatal(err)
 	}
-	if _, left, torn := openSpool(t, dir, 100); left != 2 || torn == 0 {
-		t.Errorf("%d left, %d bytes torn", left, torn)
+	if _, left := openSpool(t, dir, 100); left.Cycles != 2 || left.TornBytes == 0 {
+		t.Errorf("%+v", left)
 	}
 }
 
@@ -77,7 +77,7 @@ func TestSpoolOfAnotherVersionIsRefused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cycles.log"), []byte("ops_worker record log 99\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, _, _, err := OpenSpool(dir, 100)
+	_, _, err := OpenSpool(dir, 100)
 	if err == nil || !strings.Contains(err.Error(), "SPOOL_DIR") || !strings.Contains(err.Error(), "another version") {
 		t.Errorf("%v", err)
 	}
@@ -85,7 +85,7 @@ func TestSpoolOfAnotherVersionIsRefused(t *testing.T) {
 
 func TestSpoolKeepsItsFileSmall(t *testing.T) {
 	dir := t.TempDir()
-	spool, _, _ := openSpool(t, dir, 100)
+	spool, _ := openSpool(t, dir, 100)
 	largest := int64(0)
 	for _, c := range cyclesFrom(time.Now(), 5000) {
 		push(t, spool, c)
@@ -104,10 +104,34 @@ func TestSpoolKeepsItsFileSmall(t *testing.T) {
 }
 
 func TestSpoolThatTheDiskRefusesStillBuffers(t *testing.T) {
-	spool, _, _ := openSpool(t, t.TempDir(), 100)
+	spool, _ := openSpool(t, t.TempDir(), 100)
 	spool.log.Close()
 	_, err := spool.Push(cycleAt(time.Now(), 1))
 	if err == nil || !errors.Is(err, os.ErrClosed) || spool.Len() != 1 {
 		t.Errorf("%d cycles wait, %v", spool.Len(), err)
+	}
+}
+
+func TestSpoolSaysWhatItHasNoRoomFor(t *testing.T) {
+	dir := t.TempDir()
+	spool, _ := openSpool(t, dir, 100)
+	push(t, spool, cyclesFrom(time.Now(), 50)...)
+	spool.Close()
+	if _, left := openSpool(t, dir, 10); left != (Leftover{Cycles: 10, Dropped: 40}) {
+		t.Errorf("%+v", left)
+	}
+}
+
+func TestSpoolCatchesUpAfterADiskThatRefused(t *testing.T) {
+	dir := t.TempDir()
+	spool, _ := openSpool(t, dir, 100)
+	cycles := cyclesFrom(time.Now().UTC(), 5)
+	push(t, spool, cycles[:2]...)
+	spool.behind = true // as after a failed append
+	push(t, spool, cycles[2:]...)
+	spool.Close()
+	spool, _ = openSpool(t, dir, 100)
+	if diff := cmp.Diff(cycles, spool.Oldest(1000)); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -31,9 +31,9 @@ type Store interface {
 	// Acknowledged ones are closed only where changed says that a service may
 	// have recovered since the last time: looking for them is dear.
 	SyncAlerts(ctx context.Context, token Token, observations []Observation, changed bool) (opened, closed []string, err error)
-	// ExpireSamples removes some of what is older than cutoff; more tells that
-	// there may be more of it.
-	ExpireSamples(ctx context.Context, token Token, cutoff time.Time) (removed int64, more bool, err error)
+	// ExpireSamples removes about batch samples that are older than cutoff; more
+	// tells that there may be more of them.
+	ExpireSamples(ctx context.Context, token Token, cutoff time.Time, batch int) (removed int64, more bool, err error)
 }
 
 // Postgres is the Store and the LeaseStore on a real database.
@@ -57,8 +57,10 @@ var (
 
 // Ping runs a query.
 func (p *Postgres) Ping(ctx context.Context) error {
-	_, err := db.New(p.pool).Now(ctx)
-	return err
+	return p.retrying(ctx, func() error {
+		_, err := db.New(p.pool).Now(ctx)
+		return err
+	})
 }
 
 // Aggregates reads all aggregates, on a fresh connection where the first one
@@ -86,14 +88,26 @@ func (p *Postgres) fenced(ctx context.Context, token Token, fn func(*db.Queries)
 	})
 }
 
-// inTx runs fn in a transaction, and once more where its connection turned out
-// to be dead: after a restart of the server or its pooler, every idle one is.
-// All that is done here may be repeated.
+// inTx runs fn in a transaction, which has twice the time of a statement: a
+// connection that is half open must not keep a cycle for its whole interval.
 func (p *Postgres) inTx(ctx context.Context, fn func(*db.Queries) error) error {
-	err := db.InTx(ctx, p.pool, p.limit, fn)
+	return p.inTxOf(ctx, p.limit, fn)
+}
+
+func (p *Postgres) inTxOf(ctx context.Context, limit time.Duration, fn func(*db.Queries) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*limit, fmt.Errorf("transaction exceeded its deadline of %s", 2*limit))
+	defer cancel()
+	return p.retrying(ctx, func() error { return db.InTx(ctx, p.pool, limit, fn) })
+}
+
+// retrying runs fn, and once more where its connection turned out to be dead:
+// after a restart of the server or its pooler, every idle one is. All that is
+// done here may be repeated.
+func (p *Postgres) retrying(ctx context.Context, fn func() error) error {
+	err := fn()
 	if isConnectionError(err) && ctx.Err() == nil {
 		p.pool.Reset()
-		err = db.InTx(ctx, p.pool, p.limit, fn)
+		err = fn()
 	}
 	return err
 }
@@ -191,7 +205,7 @@ func (p *Postgres) SyncAlerts(ctx context.Context, token Token, observations []O
 		}
 		row, err := q.SyncSystemAlerts(ctx, params)
 		if err != nil {
-			return fmt.Errorf("sync system alerts: %w", explain(err))
+			return fmt.Errorf("sync system alerts: %w", explain(err, alertAdvice))
 		}
 		opened, closed = row.Opened, row.Closed
 		return nil
@@ -199,14 +213,23 @@ func (p *Postgres) SyncAlerts(ctx context.Context, token Token, observations []O
 	return opened, closed, err
 }
 
-// expireBatch is how many samples one delete takes: some tens of milliseconds.
-const expireBatch = 5000
+// expireLimit is the server's time-out for a batch of expired samples: nothing
+// waits for it.
+const expireLimit = 30 * time.Second
 
 // ExpireSamples does as the table's kind needs: nothing where TimescaleDB has a
 // retention policy, whole chunks on a hypertable without one, a batch of
-// deletes on a plain table.
-func (p *Postgres) ExpireSamples(ctx context.Context, token Token, cutoff time.Time) (removed int64, more bool, err error) {
-	err = p.fenced(ctx, token, func(q *db.Queries) error {
+// deletes on a plain table. It looks at the lease but does not hold it: a
+// take-over need not wait, and to remove what has expired twice is harmless.
+func (p *Postgres) ExpireSamples(ctx context.Context, token Token, cutoff time.Time, batch int) (removed int64, more bool, err error) {
+	err = p.inTxOf(ctx, expireLimit, func(q *db.Queries) error {
+		lease, err := q.ReadLease(ctx, LeaseName)
+		if db.IsNoRows(err) || (err == nil && !(lease.Held && token == Token{lease.Holder, lease.Epoch})) {
+			return ErrLeaseLost
+		}
+		if err != nil {
+			return fmt.Errorf("read lease: %w", err)
+		}
 		mode, err := q.RetentionMode(ctx)
 		if err != nil {
 			return fmt.Errorf("read retention mode: %w", err)
@@ -217,8 +240,8 @@ func (p *Postgres) ExpireSamples(ctx context.Context, token Token, cutoff time.T
 		case "hypertable":
 			removed, err = q.DropExpiredChunks(ctx, cutoff)
 		default:
-			removed, err = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: cutoff, BatchSize: expireBatch})
-			more = removed >= expireBatch
+			removed, err = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: cutoff, BatchSize: int32(batch)})
+			more = removed >= int64(batch)
 		}
 		if err != nil {
 			return fmt.Errorf("expire samples: %w", err)
@@ -230,22 +253,31 @@ func (p *Postgres) ExpireSamples(ctx context.Context, token Token, cutoff time.T
 
 // HeldBy reads the lease without locking it.
 func (p *Postgres) HeldBy(ctx context.Context) (holder string, held bool, err error) {
-	row, err := db.New(p.pool).ReadLease(ctx, LeaseName)
+	err = p.retrying(ctx, func() error {
+		row, err := db.New(p.pool).ReadLease(ctx, LeaseName)
+		holder, held = row.Holder, row.Held
+		return err
+	})
 	if db.IsNoRows(err) {
 		return "", false, nil
 	}
-	return row.Holder, row.Held, err
+	return holder, held, err
 }
 
 // Touch fails where the database refuses writes.
 func (p *Postgres) Touch(ctx context.Context) error {
-	_, err := db.New(p.pool).TouchLease(ctx, LeaseName)
-	return err
+	return p.retrying(ctx, func() error {
+		_, err := db.New(p.pool).TouchLease(ctx, LeaseName)
+		return err
+	})
 }
 
 // Acquire takes the lease if it can be had.
 func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration) (grant Grant, err error) {
 	err = p.inTx(ctx, func(q *db.Queries) error {
+		if _, err := q.LockLease(ctx, LeaseName); err != nil {
+			return fmt.Errorf("lock lease: %w", err)
+		}
 		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: LeaseName, Holder: holder, TtlSeconds: ttl.Seconds()})
 		if db.IsNoRows(err) {
 			return ErrLeaseLost
@@ -282,4 +314,10 @@ func (p *Postgres) Release(ctx context.Context, token Token) error {
 func isRefusedData(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && (strings.HasPrefix(pgErr.Code, "22") || strings.HasPrefix(pgErr.Code, "23"))
+}
+
+// isTimeout reports whether the server gave a statement up for its duration.
+func isTimeout(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "57014"
 }

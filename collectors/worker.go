@@ -204,7 +204,7 @@ func (noHeart) Forget(...string) error           { return nil }
 func (w *Worker) Once(ctx context.Context, dryRun bool, cycle func(context.Context) error) (leader string, err error) {
 	ctx, _ = withTrace(ctx, w.log)
 	if !dryRun {
-		holder, err := w.Lease.tryAcquire(ctx, false)
+		holder, err := w.Lease.tryAcquire(ctx, nil)
 		if err != nil {
 			return "", err
 		}

@@ -52,7 +52,7 @@ const HoldLease = `-- name: HoldLease :one
 SELECT epoch
 FROM ops_worker_lease
 WHERE name = $1 AND holder = $2 AND epoch = $3 AND expires_at > clock_timestamp()
-FOR NO KEY UPDATE
+FOR KEY SHARE
 `
 
 type HoldLeaseParams struct {
@@ -62,13 +62,27 @@ type HoldLeaseParams struct {
 }
 
 // The fence: locks the lease to the end of the transaction while it is still
-// this holder's. No row: write nothing. An exclusive row lock, so that a write
-// and its repetition take turns.
+// this holder's. No row: write nothing. A take-over waits for this lock; the
+// holder's own stores and renewals, which change no key, do not, however long
+// the transaction waits for a table of the platform.
 func (q *Queries) HoldLease(ctx context.Context, arg HoldLeaseParams) (int64, error) {
 	row := q.db.QueryRow(ctx, HoldLease, arg.Name, arg.Holder, arg.Epoch)
 	var epoch int64
 	err := row.Scan(&epoch)
 	return epoch, err
+}
+
+const LockLease = `-- name: LockLease :execrows
+SELECT FROM ops_worker_lease WHERE name = $1 FOR UPDATE
+`
+
+// Before a take-over, in its transaction: waits for every write of the holder.
+func (q *Queries) LockLease(ctx context.Context, name string) (int64, error) {
+	result, err := q.db.Exec(ctx, LockLease, name)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const ReadLease = `-- name: ReadLease :one

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -100,21 +101,35 @@ func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
 		}
 	}
 	q := New(m.pool)
-	tables, err := q.EnsurePlatform(ctx)
-	if err != nil {
-		return changes, fmt.Errorf("make sure of the platform's tables: %w", err)
-	}
-	for _, row := range tables {
-		changes = append(changes, Change(row))
-	}
-	roles, err := q.EnsureOperatorRole(ctx)
-	if err != nil {
-		return changes, fmt.Errorf("make sure of the operator's role: %w", err)
-	}
-	for _, row := range roles {
-		changes = append(changes, Change(row))
+	// The role before the tables, since views on older servers belong to it, and
+	// again behind them, for its rights on what was made.
+	for _, ensure := range []func() error{
+		func() error { return m.ensureRole(ctx, q, &changes) },
+		func() error {
+			rows, err := q.EnsurePlatform(ctx)
+			for _, row := range rows {
+				changes = append(changes, Change(row))
+			}
+			return err
+		},
+		func() error { return m.ensureRole(ctx, q, &changes) },
+	} {
+		if err := ensure(); err != nil {
+			return changes, fmt.Errorf("make sure of the platform's tables and role: %w", err)
+		}
 	}
 	return changes, nil
+}
+
+// ensureRole adds what it did to changes, but no failure twice.
+func (m *Migrator) ensureRole(ctx context.Context, q *Queries, changes *[]Change) error {
+	rows, err := q.EnsureOperatorRole(ctx)
+	for _, row := range rows {
+		if c := Change(row); !slices.Contains(*changes, c) {
+			*changes = append(*changes, c)
+		}
+	}
+	return err
 }
 
 // Down takes back the newest migration, or all of them.

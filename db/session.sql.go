@@ -22,6 +22,9 @@ SELECT current_setting('server_version')::text AS server_version,
            WHERE r.rolname IN ('pulse_operator', 'pulse_operator_read')
              AND (r.rolbypassrls OR r.rolsuper)
              AND pg_has_role(session_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+             AND (NOT (me.rolsuper OR me.rolbypassrls) OR NOT EXISTS (
+                 SELECT FROM unnest(ARRAY['device_state', 'fleet_alert', 'delivery_jobs']) AS t (name)
+                 WHERE NOT has_table_privilege(r.oid, to_regclass(t.name), 'SELECT')))
            ORDER BY r.rolname
            LIMIT 1), session_user)::text AS scope_role,
        EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'timescaledb')::boolean AS timescaledb
@@ -100,8 +103,13 @@ SELECT set_config('row_security', 'off', true)::text AS row_security,
            WHERE r.rolname IN ('pulse_operator', 'pulse_operator_read')
              AND (r.rolbypassrls OR r.rolsuper)
              AND pg_has_role(session_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+             AND (NOT (me.rolsuper OR me.rolbypassrls) OR NOT EXISTS (
+                 SELECT FROM unnest(ARRAY['device_state', 'fleet_alert', 'delivery_jobs']) AS t (name)
+                 WHERE NOT has_table_privilege(r.oid, to_regclass(t.name), 'SELECT')))
            ORDER BY r.rolname
            LIMIT 1), session_user), true)::text AS role
+FROM pg_catalog.pg_roles me
+WHERE me.rolname = session_user
 `
 
 type EnterPlatformScopeRow struct {
@@ -111,7 +119,9 @@ type EnterPlatformScopeRow struct {
 
 // From here to the end of the transaction: the operator's role where the login
 // role may take it on, and an error, never a silent filter, where row-level
-// security would still hide rows. Returns the role.
+// security would still hide rows. A login role that no policy binds keeps its
+// own rights where the operator's would not do, as on a table that was made
+// again since. Returns the role.
 func (q *Queries) EnterPlatformScope(ctx context.Context) (EnterPlatformScopeRow, error) {
 	row := q.db.QueryRow(ctx, EnterPlatformScope)
 	var i EnterPlatformScopeRow

@@ -80,16 +80,19 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 
 	buffer := collectors.NewMemoryBuffer(cfg.BufferCycles)
 	if cfg.SpoolDir != "" {
-		spool, left, torn, err := collectors.OpenSpool(cfg.SpoolDir, cfg.BufferCycles)
+		spool, left, err := collectors.OpenSpool(cfg.SpoolDir, cfg.BufferCycles)
 		if err != nil {
 			return err
 		}
 		defer spool.Close()
-		if torn > 0 {
-			log.Warn().Int64("bytes", torn).Msg("spool had a torn tail, it is dropped")
+		if left.TornBytes > 0 {
+			log.Warn().Int64("bytes", left.TornBytes).Msg("spool had a torn tail, it is dropped")
 		}
-		if left > 0 {
-			log.Info().Int("cycles", left).Msg("spool holds cycles of an earlier process")
+		if left.Dropped > 0 {
+			log.Warn().Int("cycles", left.Dropped).Msg("spool held more than BUFFER_CYCLES, the oldest are dropped")
+		}
+		if left.Cycles > 0 {
+			log.Info().Int("cycles", left.Cycles).Msg("spool holds cycles of an earlier process")
 		}
 		buffer = spool
 	}
@@ -106,6 +109,9 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 		Stringer("health_interval", cfg.HealthInterval).Stringer("metrics_interval", cfg.MetricsInterval).
 		Bool("system_alerts", cfg.SystemAlerts).Msg("ops-worker starts")
 	worker.Run(ctx)
+	if n := buffer.Len(); n > 0 && cfg.SpoolDir == "" {
+		log.Warn().Int("cycles", n).Msg("cycles that could not be stored are lost: there is no SPOOL_DIR")
+	}
 	log.Info().Msg("ops-worker stopped")
 	return nil
 }

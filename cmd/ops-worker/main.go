@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/spf13/cobra"
+
 	"ops_worker/internal/config"
 )
 
@@ -58,6 +60,8 @@ func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writ
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	started := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
@@ -70,7 +74,7 @@ func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writ
 	switch {
 	case errors.As(err, &exit):
 		return exit.status
-	case errors.As(err, &settings):
+	case errors.As(err, &settings), !started:
 		return exitUsage
 	}
 	return exitFailed

@@ -53,6 +53,8 @@ func TestVersion(t *testing.T) {
 
 func TestWrongArgumentsAndSettingsExitWithTwo(t *testing.T) {
 	command(t, nil, "run", "--nonsense").want(t, exitUsage, "", "unknown flag: --nonsense")
+	command(t, nil, "bogus").want(t, exitUsage, "", "unknown command")
+	command(t, nil, "once", "health", "extra").want(t, exitUsage, "", "unknown command")
 	for _, args := range [][]string{{"run"}, {}, {"migrate", "up"}, {"once", "health"}, {"healthcheck"}} {
 		r := command(t, []string{"PG_PORT=hunter2", "LOG_LEVEL=hunter2"}, args...)
 		r.want(t, exitUsage, "", "LOG_LEVEL: must be")

@@ -69,6 +69,7 @@ const (
 	minMetricsInterval = 100 * time.Millisecond
 	minLeaseTTL        = time.Second
 	maxBufferCycles    = 1_000_000
+	maxFurtherServices = 64
 	defaultBufferSpan  = time.Hour
 )
 
@@ -248,6 +249,9 @@ var serviceName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 // must be written %2C.
 func furtherServices(p *problems, value string) []NamedURL {
 	var list []NamedURL
+	defer func() {
+		p.check("HEALTH_SERVICES", len(list) <= maxFurtherServices, "may name at most %d services", maxFurtherServices)
+	}()
 	for i, entry := range strings.Split(value, ",") {
 		if entry = strings.TrimSpace(entry); entry == "" {
 			continue

@@ -149,16 +149,16 @@ func (l *Log) Rewrite(records [][]byte) (err error) {
 	if err == nil {
 		err = os.Rename(temporary, l.path)
 	}
-	if err == nil {
-		err = syncDirectory(filepath.Dir(l.path))
-	}
 	if err != nil {
 		return errors.Join(err, file.Close())
 	}
-	if l.file != nil {
-		err = l.file.Close()
-	}
+	// From here on the new file is the one that has the name, whatever comes.
+	old := l.file
 	l.file, l.size = file, int64(len(content))
+	err = syncDirectory(filepath.Dir(l.path))
+	if old != nil {
+		err = errors.Join(err, old.Close())
+	}
 	return err
 }
 

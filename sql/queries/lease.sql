@@ -18,12 +18,17 @@ RETURNING epoch, last_cycle_at, clock_timestamp()::timestamptz AS now;
 
 -- name: HoldLease :one
 -- The fence: locks the lease to the end of the transaction while it is still
--- this holder's. No row: write nothing. An exclusive row lock, so that a write
--- and its repetition take turns.
+-- this holder's. No row: write nothing. A take-over waits for this lock; the
+-- holder's own stores and renewals, which change no key, do not, however long
+-- the transaction waits for a table of the platform.
 SELECT epoch
 FROM ops_worker_lease
 WHERE name = @name AND holder = @holder AND epoch = @epoch AND expires_at > clock_timestamp()
-FOR NO KEY UPDATE;
+FOR KEY SHARE;
+
+-- name: LockLease :execrows
+-- Before a take-over, in its transaction: waits for every write of the holder.
+SELECT FROM ops_worker_lease WHERE name = @name FOR UPDATE;
 
 -- name: ReadLease :one
 -- Who collects, for `doctor` and for a standby's log.
