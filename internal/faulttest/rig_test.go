@@ -79,7 +79,20 @@ type rig struct {
 	database *url.URL     // through the proxy
 	evaluate atomic.Int32 // the status that the evaluator answers with
 	services []string
+	workers  []*worker
 	began    time.Time
+}
+
+// What a worker may hold after any fault: 4 connections to the database and the
+// services' own, besides the runtime's; and its memory, the race detector's
+// several times over included.
+const maxDescriptors = 30
+
+func maxKilobytes() int {
+	if raceEnabled {
+		return 400 << 10
+	}
+	return 40 << 10
 }
 
 // newRig starts a server of the test's own, since faults are the whole server's.
@@ -198,6 +211,7 @@ func (r *rig) start(settings ...string) *worker {
 	if err := w.command.Start(); err != nil {
 		r.t.Fatal(err)
 	}
+	r.workers = append(r.workers, w)
 	go func() {
 		defer close(w.exited)
 		_ = w.command.Wait() // the test looks at ProcessState
@@ -336,6 +350,16 @@ func (r *rig) holds(fault string, promised time.Duration) {
 		n, err := r.tryCount(`SELECT count(*) FROM service_health WHERE status = 'healthy' AND checked_at > clock_timestamp() - interval '11 seconds'`)
 		return err == nil && n == 3
 	})
+	for _, w := range r.workers {
+		select {
+		case <-w.exited:
+			continue
+		default:
+		}
+		if descriptors, kilobytes := w.weight(); descriptors > maxDescriptors || kilobytes > maxKilobytes() {
+			r.t.Errorf("%s: worker %d holds %d descriptors and %d kB", fault, w.pid(), descriptors, kilobytes)
+		}
+	}
 	r.eventually("no alert is left open", func() bool {
 		n, err := r.tryCount("SELECT count(*) FROM fleet_alert WHERE status <> 'CLOSED'")
 		return err == nil && n == 0
