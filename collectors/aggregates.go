@@ -83,17 +83,18 @@ func readBatch(ctx context.Context, send func(context.Context, *pgx.Batch) pgx.B
 	batch := &pgx.Batch{}
 	scoped := false
 	reads := make([]bool, 0, len(list)+2)
-	queue := func(sql string, read bool, args ...any) {
-		batch.Queue(sql, args...)
+	queue := func(read bool, call func(*db.Queries)) {
+		db.Queue(batch, call)
 		reads = append(reads, read)
 	}
-	queue(db.LimitTransaction, false, max(1, limit.Milliseconds()))
+	queue(false, func(q *db.Queries) { _, _ = q.LimitTransaction(ctx, max(1, limit.Milliseconds())) })
 	for _, a := range list {
 		if a.platform && !scoped {
-			queue(db.EnterPlatformScope, false)
+			queue(false, func(q *db.Queries) { _, _ = q.EnterPlatformScope(ctx) })
 			scoped = true
 		}
-		queue(a.sql, true)
+		batch.Queue(a.sql)
+		reads = append(reads, true)
 	}
 
 	results := send(ctx, batch)

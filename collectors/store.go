@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -156,8 +157,8 @@ func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle
 		}
 		params.CycleAt = c.At
 	}
-	err = p.inTx(ctx, func(q *db.Queries) error {
-		row, err := q.AppendSamples(ctx, params)
+	err = p.retrying(ctx, func() error {
+		row, err := p.append(ctx, params)
 		if db.IsNoRows(err) {
 			return ErrLeaseLost
 		}
@@ -168,6 +169,31 @@ func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle
 		return nil
 	})
 	return stored, now, err
+}
+
+// append sends the limits and the one statement of a store together: a batch is
+// a transaction, in one round trip, and never idles.
+func (p *Postgres) append(ctx context.Context, params db.AppendSamplesParams) (row db.AppendSamplesRow, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*p.limit, fmt.Errorf("store exceeded its deadline of %s", 2*p.limit))
+	defer cancel()
+	batch := &pgx.Batch{}
+	db.Queue(batch, func(q *db.Queries) { _, _ = q.LimitTransaction(ctx, max(1, p.limit.Milliseconds())) })
+	db.Queue(batch, func(q *db.Queries) { _, _ = q.AppendSamples(ctx, params) })
+	results := p.pool.SendBatch(ctx, batch)
+	// Only the end of the batch says that it is committed.
+	defer func() {
+		if closeErr := results.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	if _, err := results.Exec(); err != nil {
+		return row, err
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return row, err
+	}
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[db.AppendSamplesRow])
 }
 
 // SaveHealth upserts the row of every observed service.
