@@ -180,8 +180,11 @@ func (d *deference) over() {
 	if !d.since.IsZero() && (d.refused || time.Since(d.since) >= d.ttl/3) {
 		d.until = time.Now().Add(d.ttl)
 	}
-	d.since, d.refused = time.Time{}, false
+	d.forget()
 }
+
+// forget drops what was noted of the trouble.
+func (d *deference) forget() { d.since, d.refused = time.Time{}, false }
 
 // tryAcquire returns who holds the lease now. It looks before it takes: the
 // look locks nothing, however many standbys poll. A lease that has run out is
@@ -200,7 +203,7 @@ func (l *Lease) tryAcquire(ctx context.Context, d *deference) (holder string, er
 	}
 	if holder != "" && holder != l.holder {
 		if held {
-			d.since, d.refused = time.Time{}, false // the leader is well
+			d.forget() // the leader is well
 			return holder, nil
 		}
 		if d.refused {

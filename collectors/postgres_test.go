@@ -282,6 +282,42 @@ func TestTheReadersRoleIsTakenWhereTheOperatorsIsNot(t *testing.T) {
 	}
 }
 
+// The log line at the start and doctor name the role by one query; the cycles
+// take it on by another. They must agree.
+func TestTheRoleThatIsNamedIsTheOneThatIsTaken(t *testing.T) {
+	t.Parallel()
+	agree := func(pool *pgxpool.Pool, want string) {
+		t.Helper()
+		err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+			q := db.New(tx)
+			session, err := q.DescribeSession(t.Context())
+			if err != nil {
+				return err
+			}
+			if want == "" {
+				want = session.LoginRole
+			}
+			scope, err := q.EnterPlatformScope(t.Context())
+			if session.ScopeRole != want || scope.Role != want {
+				t.Errorf("%q is named and %q taken, want %q", session.ScopeRole, scope.Role, want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	database := pgtest.New(t)
+	_, member := loginRole(t, database, "IN ROLE pulse_operator")
+	agree(member, "pulse_operator")
+	_, stranger := loginRole(t, database, "")
+	agree(stranger, "")
+	agree(database.Pool(t), "pulse_operator")
+	database.Exec(t, "REVOKE SELECT ON device_state FROM pulse_operator")
+	agree(database.Pool(t), "") // a superuser does without
+	agree(member, "pulse_operator")
+}
+
 func observation(service string, r Reading) Observation { return Observation{service, r} }
 
 func TestHealthRowsAreTheContracts(t *testing.T) {

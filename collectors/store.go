@@ -67,11 +67,13 @@ func (p *Postgres) Ping(ctx context.Context) error {
 // Aggregates reads all aggregates, on a fresh connection where the first one
 // turned out to be dead.
 func (p *Postgres) Aggregates(ctx context.Context) Aggregates {
-	a := readAggregates(ctx, p.pool.SendBatch, p.limit)
-	if !a.Answered && isConnectionError(a.Failed[aggregates[0].name]) && ctx.Err() == nil {
-		p.pool.Reset()
-		a = readAggregates(ctx, p.pool.SendBatch, p.limit)
-	}
+	var a Aggregates
+	_ = p.retrying(ctx, func() error {
+		if a = readAggregates(ctx, p.pool.SendBatch, p.limit); a.Answered {
+			return nil
+		}
+		return a.Failed[aggregates[0].name] // one error, which is all aggregates'
+	})
 	return a
 }
 
@@ -89,16 +91,21 @@ func (p *Postgres) fenced(ctx context.Context, token Token, fn func(*db.Queries)
 	})
 }
 
-// inTx runs fn in a transaction, which has twice the time of a statement: a
-// connection that is half open must not keep a cycle for its whole interval.
+// inTx runs fn in a transaction.
 func (p *Postgres) inTx(ctx context.Context, fn func(*db.Queries) error) error {
 	return p.inTxOf(ctx, p.limit, fn)
 }
 
 func (p *Postgres) inTxOf(ctx context.Context, limit time.Duration, fn func(*db.Queries) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*limit, fmt.Errorf("transaction exceeded its deadline of %s", 2*limit))
+	ctx, cancel := withDeadline(ctx, limit)
 	defer cancel()
 	return p.retrying(ctx, func() error { return db.InTx(ctx, p.pool, limit, fn) })
+}
+
+// withDeadline gives a transaction twice the time of a statement: a connection
+// that is half open must not keep a cycle for its whole interval.
+func withDeadline(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, 2*limit, fmt.Errorf("transaction exceeded its deadline of %s", 2*limit))
 }
 
 // retrying runs fn, and once more where its connection turned out to be dead:
@@ -157,6 +164,8 @@ func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle
 		}
 		params.CycleAt = c.At
 	}
+	ctx, cancel := withDeadline(ctx, p.limit)
+	defer cancel()
 	err = p.retrying(ctx, func() error {
 		row, err := p.append(ctx, params)
 		if db.IsNoRows(err) {
@@ -174,8 +183,6 @@ func (p *Postgres) AppendCycles(ctx context.Context, token Token, cycles []Cycle
 // append sends the limits and the one statement of a store together: a batch is
 // a transaction, in one round trip, and never idles.
 func (p *Postgres) append(ctx context.Context, params db.AppendSamplesParams) (row db.AppendSamplesRow, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*p.limit, fmt.Errorf("store exceeded its deadline of %s", 2*p.limit))
-	defer cancel()
 	batch := &pgx.Batch{}
 	db.Queue(batch, func(q *db.Queries) { _, _ = q.LimitTransaction(ctx, max(1, p.limit.Milliseconds())) })
 	db.Queue(batch, func(q *db.Queries) { _, _ = q.AppendSamples(ctx, params) })

@@ -141,9 +141,9 @@ type LimitTransactionRow struct {
 	IdleTimeout      string
 }
 
-// The server's own limits on a transaction that reads, in milliseconds: for each
-// statement, for a lock that a migration of the platform may hold for long, and
-// for a worker that is stopped and can end nothing itself.
+// The server's own limits on what follows in the same batch or transaction, in
+// milliseconds: for each statement, for a lock that a migration of the platform
+// may hold for long, and for a worker that is stopped and can end nothing itself.
 func (q *Queries) LimitTransaction(ctx context.Context, limitMs int64) (LimitTransactionRow, error) {
 	row := q.db.QueryRow(ctx, LimitTransaction, limitMs)
 	var i LimitTransactionRow

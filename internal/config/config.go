@@ -22,7 +22,7 @@ import (
 	"ops_worker/db"
 )
 
-// Config is a complete, validated configuration. Load is the way to one.
+// Config is a complete, validated configuration. FromEnvironment is the way to one.
 type Config struct {
 	Database db.Options
 	Services Services
@@ -112,10 +112,8 @@ type variables struct {
 	LogFormat   string `env:"LOG_FORMAT"`
 }
 
-// Load reads the configuration from the process's environment.
-func Load() (Config, error) { return FromEnvironment(os.Environ()) }
-
-// FromEnvironment reads the configuration from "NAME=value" pairs. An empty
+// FromEnvironment reads the configuration from "NAME=value" pairs, as
+// os.Environ gives them. An empty
 // value counts as unset, as compose files write it. The error names every
 // setting that is wrong, and holds no value of any.
 func FromEnvironment(environ []string) (Config, error) {

@@ -83,7 +83,7 @@ func TestDatabaseIsDroppedUnderItsConnections(t *testing.T) {
 		_ = database.Pool(t)
 	})
 	if name == "" {
-		t.Skip("integration test")
+		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
 	}
 	if query[bool](t, server, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name) {
 		t.Errorf("database %s is still there", name)
@@ -125,7 +125,7 @@ func TestRole(t *testing.T) {
 		}
 	})
 	if role == "" {
-		t.Skip("integration test")
+		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
 	}
 	if query[bool](t, server, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", role) {
 		t.Errorf("role %s is still there", role)

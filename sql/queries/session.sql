@@ -45,9 +45,9 @@ FROM pg_catalog.pg_roles me
 WHERE me.rolname = session_user;
 
 -- name: LimitTransaction :one
--- The server's own limits on a transaction that reads, in milliseconds: for each
--- statement, for a lock that a migration of the platform may hold for long, and
--- for a worker that is stopped and can end nothing itself.
+-- The server's own limits on what follows in the same batch or transaction, in
+-- milliseconds: for each statement, for a lock that a migration of the platform
+-- may hold for long, and for a worker that is stopped and can end nothing itself.
 SELECT set_config('statement_timeout', (@limit_ms::bigint)::text, true)::text AS statement_timeout,
        set_config('lock_timeout', ((@limit_ms::bigint) / 4 + 1)::text, true)::text AS lock_timeout,
        set_config('idle_in_transaction_session_timeout', (@limit_ms::bigint)::text, true)::text AS idle_timeout;
