@@ -1,0 +1,123 @@
+// Package faultlog is how faults reach the log: a condition when it changes, a
+// panic with its stack, a text from elsewhere without what could spoil a line.
+package faultlog
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// reminderInterval is how often a fault that lasts is logged again, and how long
+// it must be quiet to be over.
+const reminderInterval = time.Minute
+
+// Log logs a fault when it begins, once a minute with a count while it lasts or
+// comes and goes, and when it has been quiet for a minute. The zero value is
+// well.
+type Log struct {
+	since  time.Time // of the first fault, zero while all is well
+	newest time.Time // of the newest one
+	logged time.Time
+	faults int
+}
+
+// Observe takes the newest outcome; bad and well are the log messages.
+func (l *Log) Observe(log zerolog.Logger, err error, bad, well string) {
+	now := time.Now()
+	if err == nil {
+		if !l.since.IsZero() && now.Sub(l.newest) >= reminderInterval {
+			log.Info().Dur("lasted_ms", l.newest.Sub(l.since)).Int("faults", l.faults).Msg(well)
+			*l = Log{}
+		}
+		return
+	}
+	first := l.since.IsZero()
+	if first {
+		l.since = now
+	}
+	l.newest = now
+	l.faults++
+	if !first && now.Sub(l.logged) < reminderInterval {
+		return
+	}
+	l.logged = now
+	event := log.Error().Err(err)
+	if !first {
+		event = event.Dur("lasted_ms", now.Sub(l.since)).Int("faults", l.faults)
+	}
+	event.Msg(bad)
+}
+
+// ErrorText is an error in one line that says nothing twice: a connection that
+// fails has a line for each address, and for each of them one with TLS and one
+// without.
+func ErrorText(err error) string {
+	var parts []string
+	for line := range strings.Lines(err.Error()) {
+		if part := strings.TrimSpace(line); part != "" && !slices.Contains(parts, part) {
+			parts = append(parts, part)
+		}
+	}
+	text := strings.Join(parts, "; ")
+	return strings.ReplaceAll(text, ":; ", ": ")
+}
+
+// Recovered is deferred by every goroutine of a cycle: a panic that nobody
+// recovers ends the process, and every loop with it. It logs the panic with its
+// stack and hands it to fail as an error.
+func Recovered(ctx context.Context, fail func(error)) {
+	if r := recover(); r != nil {
+		zerolog.Ctx(ctx).Error().Str("stack", string(debug.Stack())).Msgf("panic: %v", r)
+		fail(fmt.Errorf("panic: %s", PlainText(fmt.Sprint(r))))
+	}
+}
+
+const maxTextLength = 200
+
+// PlainText makes a text fit for a table and a log line: no NUL, which
+// PostgreSQL refuses, no control characters, no invalid UTF-8, at most 200
+// bytes and an ellipsis.
+func PlainText(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	if len(text) > maxTextLength {
+		text = strings.ToValidUTF8(text[:maxTextLength], "") + "…"
+	}
+	return text
+}
+
+// Writer is where Go's standard logger is sent: net/http logs there what a
+// service sends unasked. A line is cut short, and at most one a minute is logged.
+type Writer struct {
+	mu      sync.Mutex
+	log     zerolog.Logger
+	logged  time.Time
+	skipped int
+}
+
+// NewWriter logs what is written to it as warnings.
+func NewWriter(log zerolog.Logger) *Writer { return &Writer{log: log} }
+
+// Write takes one line, and never fails.
+func (w *Writer) Write(line []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now := time.Now(); now.Sub(w.logged) >= reminderInterval {
+		w.log.Warn().Str("text", PlainText(strings.TrimSpace(string(line)))).Int("skipped", w.skipped).Msg("standard logger")
+		w.logged, w.skipped = now, 0
+	} else {
+		w.skipped++
+	}
+	return len(line), nil
+}
