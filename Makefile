@@ -46,7 +46,7 @@ sqlc-diff: ## fail if db/ is not what generate would write
 .PHONY: sqlc-vet
 sqlc-vet: ## prepare every query on a migrated database
 	@scripts/setup-postgres.sh
-	go run ./internal/pgtest/cmd/with-postgres --env SQLC_VET_DATABASE_URL --migrate -- $(TOOL) sqlc vet
+	go run ./internal/pgserver/with-postgres --env SQLC_VET_DATABASE_URL --migrate -- $(TOOL) sqlc vet
 
 .PHONY: lint
 lint: gofmt vet staticcheck tidy ## gofmt, go vet, staticcheck, and whether the go.mod files are tidy
@@ -64,16 +64,24 @@ tidy:
 
 .PHONY: test
 test: ## install what the tests need if it is missing (root and apt), then run them all
-	@scripts/setup-postgres.sh --race
+	@scripts/setup-postgres.sh --tests
 	go test -race $(TESTFLAGS) ./...
 
 .PHONY: test-unit
 test-unit: ## run the tests that need neither a database nor Docker
 	go test -race -short $(TESTFLAGS) ./...
 
+# The packages whose tests need a database; the fault suite breaks a server of the machine's own.
+DATABASE_PACKAGES = $(shell go list -f '{{range .TestImports}}{{$$.ImportPath}} {{.}}{{"\n"}}{{end}}{{range .XTestImports}}{{$$.ImportPath}} {{.}}{{"\n"}}{{end}}' ./... \
+  | awk '$$2 == "ops_worker/internal/pgtest" { print $$1 }' | grep -v /faulttest | sort -u)
+
+.PHONY: test-database
+test-database: ## run the tests that need a database alone, say with PGTEST_IMAGE=postgres:18-trixie
+	go test -race -count=1 $(TESTFLAGS) $(DATABASE_PACKAGES)
+
 .PHONY: test-faults
 test-faults: ## run the fault suite alone: killed workers, restarted databases, failing networks (part of test)
-	@scripts/setup-postgres.sh --race
+	@scripts/setup-postgres.sh --tests
 	go test -race -count=1 -v -timeout 30m $(TESTFLAGS) ./internal/faulttest
 
 .PHONY: bench

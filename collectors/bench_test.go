@@ -12,7 +12,9 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
+	"ops_worker/internal/contracttest"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/spool"
 )
 
 // cpuTime is what this process has used of the CPU, the benchmark's simulated
@@ -39,20 +41,20 @@ func benchmarkWorker(b *testing.B) *Worker {
 	}
 	cfg, err := config.FromEnvironment([]string{
 		"DATABASE_URL=" + database.URL,
-		"INGEST_HEALTH_URL=" + service(`{"messages_received":10,"messages_written":9,"queue_depth":1}`),
-		"EVALUATOR_HEALTH_URL=" + service(`{"rules_evaluated":4,"alerts_created":2}`),
+		"INGEST_HEALTH_URL=" + service(contracttest.Answers["ingest"]),
+		"EVALUATOR_HEALTH_URL=" + service(contracttest.Answers["evaluator"]),
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
-	pool, err := db.Open(b.Context(), cfg.Database)
+	pool, err := db.Open(b.Context(), cfg.DatabaseOptions())
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(pool.Close)
-	worker := NewWorker(cfg, pool, NewMemoryBuffer(cfg.BufferCycles), NoHeart, zerolog.Nop())
+	worker := NewWorker(cfg, pool, spool.NewMemory(cfg.BufferCycles), NoHeart, zerolog.Nop())
 	b.Cleanup(worker.Close)
-	if _, err := worker.Lease.tryAcquire(b.Context(), nil); err != nil {
+	if _, err := worker.Lease.TryAcquire(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	return worker
@@ -86,46 +88,18 @@ func BenchmarkCatchUp(b *testing.B) {
 	worker := benchmarkWorker(b)
 	at := time.Now().UTC()
 	for b.Loop() {
-		cycles := make([]Cycle, 60)
+		cycles := make([]spool.Cycle, 60)
 		for range 12 { // 720 cycles of 15 samples
 			for i := range cycles {
 				at = at.Add(5 * time.Second)
-				cycles[i] = Cycle{At: at, Samples: make([]Sample, 15)}
+				cycles[i] = spool.Cycle{At: at, Samples: make([]spool.Sample, 15)}
 				for j := range cycles[i].Samples {
 					cycles[i].Samples[j] = sampleOf("ingest", "messages_written", float64(j))
 				}
 			}
-			if _, _, err := worker.Store.AppendCycles(b.Context(), worker.Lease.Token(), cycles); err != nil {
+			if _, _, err := worker.Store.AppendCycles(b.Context(), worker.Lease.Token(), cycles, false); err != nil {
 				b.Fatal(err)
 			}
-		}
-	}
-}
-
-// BenchmarkBufferHour is what an hour of cycles weighs in memory.
-func BenchmarkBufferHour(b *testing.B) {
-	b.ReportAllocs()
-	size := 0
-	for b.Loop() {
-		buffer := memoryBuffer{limit: 720}
-		for range 720 {
-			cycle := Cycle{Samples: make([]Sample, 15)}
-			for j := range cycle.Samples {
-				cycle.Samples[j] = sampleOf("ingest", "messages_written", float64(j))
-			}
-			buffer.push(cycle)
-		}
-		size = buffer.bytes
-	}
-	b.ReportMetric(float64(size)/1024, "KiB")
-}
-
-func BenchmarkParseCounters(b *testing.B) {
-	body := []byte(`{"status":"healthy","counters":{"messages_received":123456,"messages_written":123450,"messages_rejected":6,"queue_depth":12},"last_write_at":"2026-01-01T00:00:00Z"}`)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, _, err := parseCounters(body, []string{"messages_received", "messages_written", "messages_rejected", "queue_depth"}); err != nil {
-			b.Fatal(err)
 		}
 	}
 }

@@ -6,52 +6,19 @@ import (
 	"time"
 )
 
-func TestDatabaseClockMovesOnlyOutsideOfWhatAReadingSays(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var c databaseClock
-		ahead := 42 * time.Minute // of the local clock
-		read := func(there, back time.Duration) {
-			sent := time.Now()
-			pass(there)
-			remote := time.Now().Add(ahead)
-			pass(back)
-			c.observe(remote, sent, time.Now())
-		}
-		offset := func() time.Duration { return time.Until(c.now()) }
-
-		read(time.Millisecond, time.Millisecond)
-		if offset() != ahead {
-			t.Fatalf("offset %s, want %s", offset(), ahead)
-		}
-		for range 100 {
-			pass(5 * time.Second)
-			read(0, 900*time.Millisecond) // lopsided and slow: says little
-			read(900*time.Millisecond, 0)
-		}
-		if offset() != ahead {
-			t.Errorf("offset %s after slow readings, want %s still", offset(), ahead)
-		}
-		ahead += time.Second
-		read(10*time.Millisecond, 10*time.Millisecond)
-		if off := offset() - ahead; off < -10*time.Millisecond || off > 10*time.Millisecond {
-			t.Errorf("the clock is off by %s after the database's was set", off)
-		}
-	})
-}
-
 func TestStampsAreMicrosecondsAndStrictlyLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := sampleClock{current: time.Now}
-		before := c.stamp()
+		before := stampOf(&c)
 		for range 3 {
-			if now := c.stamp(); now.Sub(before) != time.Microsecond {
+			if now := stampOf(&c); now.Sub(before) != time.Microsecond {
 				t.Errorf("two cycles of one instant are %s apart", now.Sub(before))
 			} else {
 				before = now
 			}
 		}
 		pass(5*time.Second + 123*time.Nanosecond)
-		if now := c.stamp(); now.Nanosecond()%1000 != 0 || now.Sub(before) < 4*time.Second {
+		if now := stampOf(&c); now.Nanosecond()%1000 != 0 || now.Sub(before) < 4*time.Second {
 			t.Errorf("stamp %s", now)
 		}
 	})
@@ -63,10 +30,10 @@ func TestStampsOutliveAClockThatJumps(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				shift := time.Duration(0)
 				c := sampleClock{current: func() time.Time { return time.Now().Add(shift) }}
-				before := c.stamp()
+				before := stampOf(&c)
 				step := func() time.Duration {
 					pass(5 * time.Second)
-					now := c.stamp()
+					now := stampOf(&c)
 					d := now.Sub(before)
 					before = now
 					return d
@@ -99,9 +66,46 @@ func TestStampsComeAfterTheNewestStoredCycle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := sampleClock{current: time.Now}
 		stored := time.Now().Add(3 * time.Second) // by a replica before us
-		c.raise(stored)
-		if now := c.stamp(); !now.After(stored) {
+		c.notBefore(stored)
+		if now := stampOf(&c); !now.After(stored) {
 			t.Errorf("%s is not after %s", now, stored)
+		}
+	})
+}
+
+// stampOf is the next stamp of a clock that was not far ahead.
+func stampOf(c *sampleClock) time.Time {
+	at, _ := c.stamp()
+	return at
+}
+
+// Six seconds of a clock far ahead are over after six seconds, and not after the
+// years that the stamps would need to wait for it.
+func TestAClockFarAheadDoesNotStick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shift := time.Duration(0)
+		c := sampleClock{current: func() time.Time { return time.Now().Add(shift) }}
+		for range 3 {
+			stampOf(&c)
+			pass(5 * time.Second)
+		}
+		shift = 400 * 24 * time.Hour
+		future := stampOf(&c)
+		pass(5 * time.Second)
+		shift = 0
+		at, wasAhead := c.stamp()
+		if !at.Equal(time.Now().UTC()) || wasAhead < 399*24*time.Hour {
+			t.Errorf("stamp %s, was ahead %s", at, wasAhead)
+		}
+		c.notBefore(future) // as the lease's row, or the buffer, still has it
+		pass(5 * time.Second)
+		if at, wasAhead := c.stamp(); !at.Equal(time.Now().UTC()) || wasAhead != 0 {
+			t.Errorf("stamp %s, was ahead %s", at, wasAhead)
+		}
+		// Up to an hour is no such fault: stamps go on in order.
+		c.notBefore(time.Now().Add(59 * time.Minute))
+		if at, wasAhead := c.stamp(); !at.After(time.Now().Add(59*time.Minute)) || wasAhead != 0 {
+			t.Errorf("stamp %s, was ahead %s", at, wasAhead)
 		}
 	})
 }

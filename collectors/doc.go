@@ -1,6 +1,5 @@
 // Package collectors holds the worker's two jobs: the health monitor and the
-// metrics collector, the loop that drives them, the probes they send, and the
-// lease by which exactly one replica of the worker does both.
+// metrics collector, and the loop that drives them.
 //
 // A cycle first gathers, holding no database connection while it waits for a
 // service, and then writes what it has in one short transaction that holds the

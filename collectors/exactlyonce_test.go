@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"ops_worker/db"
+	"ops_worker/internal/lease"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/spool"
 )
 
 // boundaryProxy forwards the PostgreSQL protocol message by message and cuts
@@ -149,15 +151,15 @@ func TestAStoreThatIsCutAnywhereStoresOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	store := NewPostgres(pool, 2*time.Second, time.Minute)
+	store := storeOn(pool, 2*time.Second)
 	direct := database.Pool(t)
-	token := acquire(t, NewPostgres(direct, 2*time.Second, time.Minute), "a")
+	token := acquire(t, storeOn(direct, 2*time.Second), "a")
 
 	begin := time.Now().UTC().Truncate(time.Microsecond)
 	appendCycle := func(n int) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
-		_, _, err := store.AppendCycles(ctx, token, []Cycle{cycleAt(begin.Add(time.Duration(n)*time.Second), 1, 2, 3)})
+		_, _, err := store.AppendCycles(ctx, token, []spool.Cycle{cycleAt(begin.Add(time.Duration(n)*time.Second), 1, 2, 3)}, false)
 		return err
 	}
 	pool.Reset()
@@ -178,23 +180,23 @@ func TestAStoreThatIsCutAnywhereStoresOnce(t *testing.T) {
 		if n < messages-10 && first == nil {
 			t.Fatalf("cut after %d of %d messages: no error", n, messages)
 		}
-		stoodAlready := countOf(t, direct, "SELECT count(*) FROM system_metrics") == 3*(cycles+1)
+		stoodAlready := pgtest.Count(t, direct, "SELECT count(*) FROM system_metrics") == 3*(cycles+1)
 		if first != nil && stoodAlready {
 			unknown++ // the outcome that hope gets wrong
 		}
 		proxy.after(-1)
 		if err := appendCycle(cycles); err != nil {
 			// The pool may still hand out a connection that was cut.
-			if err = errors.Join(err, appendCycle(cycles)); errors.Is(err, ErrLeaseLost) {
+			if err = errors.Join(err, appendCycle(cycles)); errors.Is(err, lease.ErrLost) {
 				t.Fatalf("cut after %d messages: %v", n, err)
 			}
 		}
 		cycles++
-		if got := countOf(t, direct, "SELECT count(*) FROM system_metrics"); got != 3*cycles {
+		if got := pgtest.Count(t, direct, "SELECT count(*) FROM system_metrics"); got != 3*cycles {
 			t.Fatalf("cut after %d of %d messages: %d samples stand, want %d", n, messages, got, 3*cycles)
 		}
 	}
-	wantRows(t, direct, "SELECT count(*), count(DISTINCT (time, metric_name)) FROM system_metrics", fmt.Sprint(3*cycles, " ", 3*cycles))
+	pgtest.WantRows(t, direct, "SELECT count(*), count(DISTINCT (time, metric_name)) FROM system_metrics", fmt.Sprint(3*cycles, " ", 3*cycles))
 	if unknown == 0 {
 		t.Error("no cut fell between the commit and its answer: the test has missed what it is for")
 	}

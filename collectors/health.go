@@ -3,135 +3,114 @@ package collectors
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
-	"golang.org/x/sync/errgroup"
+
+	"ops_worker/db"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/probe"
 )
 
-// probeTimeout bounds one exchange with a service, from the look-up of its name
-// to the last byte of its answer.
-const probeTimeout = 5 * time.Second
-
-// Observation is a service and what its probe brought back.
-type Observation struct {
-	Service string
-	Reading
-}
-
 // rowStatus is service_health.status, which knows two words.
-func (o Observation) rowStatus() string {
-	if o.Status == Healthy {
+func rowStatus(o probe.Observation) string {
+	if o.Status == probe.Healthy {
 		return "healthy"
 	}
 	return "unhealthy"
 }
 
 // latencyMS is the latency in whole milliseconds, -1 when nothing answered.
-func (o Observation) latencyMS() int32 {
+func latencyMS(o probe.Observation) int32 {
 	if o.Latency <= 0 {
 		return -1
 	}
 	return int32(min(o.Latency.Round(time.Millisecond).Milliseconds(), 1<<30))
 }
 
-// details is service_health.details; a key without a value is left out.
-func (o Observation) details() (string, error) {
+// detailsOf is service_health.details; a key without a value is left out.
+func detailsOf(o probe.Observation) (string, error) {
 	d := struct {
-		Status     Status             `json:"status"`
+		Status     probe.Status       `json:"status"`
 		LatencyMS  *int32             `json:"latency_ms,omitempty"`
 		HTTPStatus int                `json:"http_status,omitempty"`
 		Counters   map[string]float64 `json:"counters,omitempty"`
 		Error      string             `json:"error,omitempty"`
 	}{Status: o.Status, HTTPStatus: o.HTTPStatus, Counters: o.Counters, Error: o.Err}
-	if ms := o.latencyMS(); ms >= 0 {
+	if ms := latencyMS(o); ms >= 0 {
 		d.LatencyMS = &ms
 	}
 	text, err := json.Marshal(d)
 	return string(text), err
 }
 
-// Observe probes all services at once, each for at most timeout, and returns
-// what they answered in their order. None waits for another: how many there may
-// be is bounded by the settings.
-func Observe(ctx context.Context, services []Service, timeout time.Duration) []Observation {
-	observations := make([]Observation, len(services))
-	var group errgroup.Group
-	for i, s := range services {
-		group.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, timeout)
-			defer cancel()
-			defer recovered(ctx, func(err error) {
-				observations[i] = Observation{Service: s.Name, Reading: Reading{Status: Unknown, Err: err.Error()}}
-			})
-			observations[i] = Observation{Service: s.Name, Reading: s.Probe(ctx)}
-			return nil
-		})
-	}
-	_ = group.Wait() // a probe has no error: what goes wrong is its reading
-	return observations
-}
-
 // HealthMonitor keeps service_health and the system alerts up to date.
 type HealthMonitor struct {
-	services []Service
-	store    Store
-	lease    *Lease
-	alerts   bool
-	timeout  time.Duration
+	targets []probe.Target
+	store   Store
+	lease   *lease.Lease
+	alerts  bool
+	timeout time.Duration
 
-	last []Observation
+	last []probe.Observation
 	// synced is what the alerts were last brought in line with, and under which
 	// lease: another replica, or an operator in its time, may have changed them.
-	synced      []Observation
-	syncedToken Token
+	synced      []probe.Observation
+	syncedToken lease.Token
 }
 
-// NewHealthMonitor makes a monitor of services that turns every interval, with
-// or without system alerts.
-func NewHealthMonitor(services []Service, store Store, lease *Lease, interval time.Duration, alerts bool) *HealthMonitor {
-	return &HealthMonitor{services: services, store: store, lease: lease, alerts: alerts, timeout: min(probeTimeout, interval*6/10)}
+// NewHealthMonitor makes a monitor of targets that turns every interval, with or
+// without system alerts.
+func NewHealthMonitor(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts bool) *HealthMonitor {
+	return &HealthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, timeout: min(probe.Timeout, interval*6/10)}
 }
 
-// Cycle probes every service, then writes what they answered, then the alerts:
-// one that cannot be written does not cost the health rows.
+// Cycle probes every service, then writes what they answered, and the alerts:
+// neither waits for the other to succeed.
 func (m *HealthMonitor) Cycle(ctx context.Context) error {
-	observations := Observe(ctx, m.services, m.timeout)
+	observations := probe.Observe(ctx, m.targets, m.timeout)
 	m.remember(ctx, observations)
 
 	token := m.lease.Token()
-	if err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations); err != nil {
-		return fmt.Errorf("save health: %w", err)
-	}
-	if !m.alerts {
-		return nil
-	}
-	log := zerolog.Ctx(ctx)
-	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b Observation) bool { return a.Status == b.Status })
-	opened, closed, err := m.store.SyncAlerts(ctx, token, observations, changed)
+	err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
 	if err != nil {
-		m.syncedToken = Token{}
-		return fmt.Errorf("health is saved, system alerts are not: %w", err)
+		err = fmt.Errorf("health rows are not saved: %w", err)
 	}
-	m.synced, m.syncedToken = observations, token
+	// The alerts do not wait for the rows; but no lease and no connection is a
+	// fault of both.
+	if m.alerts && (err == nil || db.IsServerError(err)) {
+		err = errors.Join(err, m.syncAlerts(ctx, token, observations))
+	}
+	return err
+}
+
+func (m *HealthMonitor) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation) error {
+	log := zerolog.Ctx(ctx)
+	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b probe.Observation) bool { return a.Status == b.Status })
+	opened, closed, err := m.store.SyncAlerts(ctx, token, observations, changed)
+	if m.synced, m.syncedToken = observations, token; err != nil {
+		m.syncedToken = lease.Token{}
+		err = fmt.Errorf("system alerts are not saved: %w", err)
+	}
 	for _, service := range opened {
 		log.Warn().Str("monitored", service).Msg("system alert opened")
 	}
 	for _, service := range closed {
 		log.Info().Str("monitored", service).Msg("system alert closed")
 	}
-	return nil
+	return err
 }
 
 // Last returns the newest observations; not while a cycle runs.
-func (m *HealthMonitor) Last() []Observation { return m.last }
+func (m *HealthMonitor) Last() []probe.Observation { return m.last }
 
 // remember keeps the observations and logs the services that changed.
-func (m *HealthMonitor) remember(ctx context.Context, observations []Observation) {
+func (m *HealthMonitor) remember(ctx context.Context, observations []probe.Observation) {
 	for i, o := range observations {
-		before := Healthy
+		before := probe.Healthy // is what is expected of one that was never seen
 		if m.last != nil {
 			before = m.last[i].Status
 		}
@@ -139,10 +118,13 @@ func (m *HealthMonitor) remember(ctx context.Context, observations []Observation
 			continue
 		}
 		event := zerolog.Ctx(ctx).Warn()
-		if o.Status == Healthy {
+		if o.Status == probe.Healthy {
 			event = zerolog.Ctx(ctx).Info()
 		}
-		event.Str("monitored", o.Service).Str("status", string(o.Status)).Str("was", string(before)).Str("reason", o.Reason()).Msg("service changed")
+		if m.last != nil {
+			event = event.Str("was", string(before))
+		}
+		event.Str("monitored", o.Service).Str("status", string(o.Status)).Str("reason", o.Reason()).Msg("service changed")
 	}
 	m.last = observations
 }

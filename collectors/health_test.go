@@ -12,11 +12,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
+
+	"ops_worker/internal/config"
+	"ops_worker/internal/probe"
+	"ops_worker/internal/spool"
 )
 
-func detailsOf(t *testing.T, o Observation) map[string]any {
+func parsedDetails(t *testing.T, o probe.Observation) map[string]any {
 	t.Helper()
-	text, err := o.details()
+	text, err := detailsOf(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,18 +36,18 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 		w.Write([]byte(`{"status":"healthy","counters":{"messages_received":12}}`))
 	}))
 	defer server.Close()
-	client := NewHTTPClient()
+	client := probe.NewClient()
 	defer client.Close()
 	store := newFakeStore()
-	monitor := NewHealthMonitor([]Service{{Name: "ingest", Probe: client.JSON(server.URL, "/health")}}, store, heldLease(t, store), time.Minute, true)
+	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, true)
 	if err := monitor.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	row := store.health["ingest"]
-	if row.rowStatus() != "healthy" || row.latencyMS() < 0 {
+	if rowStatus(row) != "healthy" || latencyMS(row) < 0 {
 		t.Errorf("row: %+v", row)
 	}
-	details := detailsOf(t, row)
+	details := parsedDetails(t, row)
 	if details["status"] != "healthy" || details["http_status"] != 200.0 || details["latency_ms"] == nil || details["error"] != nil {
 		t.Errorf("details: %v", details)
 	}
@@ -58,18 +62,18 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 func TestARefusedConnectionWritesAnUnhealthyRow(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	server.Close() // its port is free again, and refuses
-	client := NewHTTPClient()
+	client := probe.NewClient()
 	defer client.Close()
 	store := newFakeStore()
-	monitor := NewHealthMonitor([]Service{{Name: "ingest", Probe: client.JSON(server.URL, "/health")}}, store, heldLease(t, store), time.Minute, true)
+	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, true)
 	if err := monitor.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	row := store.health["ingest"]
-	if row.rowStatus() != "unhealthy" || row.latencyMS() != -1 {
+	if rowStatus(row) != "unhealthy" || latencyMS(row) != -1 {
 		t.Errorf("row: %+v", row)
 	}
-	if diff := cmp.Diff(map[string]any{"status": "down", "error": "connection refused"}, detailsOf(t, row)); diff != "" {
+	if diff := cmp.Diff(map[string]any{"status": "down", "error": "connection refused"}, parsedDetails(t, row)); diff != "" {
 		t.Error(diff)
 	}
 	if store.open["ingest"] != "connection refused" {
@@ -79,9 +83,9 @@ func TestARefusedConnectionWritesAnUnhealthyRow(t *testing.T) {
 
 func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 	store := newFakeStore()
-	reading := Reading{Status: Degraded, HTTPStatus: 503, Latency: time.Millisecond}
-	probe := func(context.Context) Reading { return reading }
-	monitor := NewHealthMonitor([]Service{{Name: "evaluator", Probe: probe}}, store, heldLease(t, store), time.Minute, true)
+	reading := probe.Reading{Status: probe.Degraded, HTTPStatus: 503, Latency: time.Millisecond}
+	asked := func(context.Context) probe.Reading { return reading }
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": asked}), store, heldLease(t, store), time.Minute, true)
 	for range 2 {
 		if err := monitor.Cycle(t.Context()); err != nil {
 			t.Fatal(err)
@@ -90,7 +94,7 @@ func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 			t.Fatalf("alerts: %v", store.open)
 		}
 	}
-	reading = Reading{Status: Healthy, HTTPStatus: 200, Latency: time.Millisecond}
+	reading = probe.Reading{Status: probe.Healthy, HTTPStatus: 200, Latency: time.Millisecond}
 	if err := monitor.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -101,11 +105,11 @@ func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 
 func TestAlertsCanBeTurnedOff(t *testing.T) {
 	store := newFakeStore()
-	monitor := NewHealthMonitor([]Service{{Name: "evaluator", Probe: answering(Reading{Status: Down})}}, store, heldLease(t, store), time.Minute, false)
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, heldLease(t, store), time.Minute, false)
 	if err := monitor.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if store.health["evaluator"].Status != Down || len(store.open) != 0 {
+	if store.health["evaluator"].Status != probe.Down || len(store.open) != 0 {
 		t.Errorf("health %v, alerts %v", store.health, store.open)
 	}
 }
@@ -113,38 +117,38 @@ func TestAlertsCanBeTurnedOff(t *testing.T) {
 func TestAlertsThatCannotBeWrittenDoNotCostTheHealthRows(t *testing.T) {
 	store := newFakeStore()
 	lease := heldLease(t, store)
-	store.fail = func(operation string) error {
+	store.Fail = func(operation string) error {
 		if operation == "alerts" {
 			return errors.New("no such table")
 		}
 		return nil
 	}
-	monitor := NewHealthMonitor([]Service{{Name: "evaluator", Probe: answering(Reading{Status: Down})}}, store, lease, time.Minute, true)
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, lease, time.Minute, true)
 	if err := monitor.Cycle(t.Context()); err == nil {
 		t.Error("the cycle should say that the alerts failed")
 	}
-	if store.health["evaluator"].Status != Down {
+	if store.health["evaluator"].Status != probe.Down {
 		t.Errorf("health: %v", store.health)
 	}
 }
 
 func TestServicesAreProbedAtTheSameTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hanging := func(ctx context.Context) Reading {
+		hanging := func(ctx context.Context) probe.Reading {
 			<-ctx.Done()
-			return Reading{Status: Unknown, Err: "no answer within 5s"}
+			return probe.Reading{Status: probe.Unknown, Err: "no answer within 5s"}
 		}
 		store := newFakeStore()
-		services := []Service{{Name: "a", Probe: hanging}, {Name: "b", Probe: hanging}, {Name: "c", Probe: answering(Reading{Status: Healthy})}}
-		monitor := NewHealthMonitor(services, store, heldLease(t, store), time.Minute, true)
+		targets := watching(config.ProbeCounters, map[string]probe.Probe{"a": hanging, "b": hanging, "c": answering(probe.Reading{Status: probe.Healthy})})
+		monitor := NewHealthMonitor(targets, store, heldLease(t, store), time.Minute, true)
 		begin := time.Now()
 		if err := monitor.Cycle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(begin); took != probeTimeout {
-			t.Errorf("two services that hang cost %s, want %s", took, probeTimeout)
+		if took := time.Since(begin); took != probe.Timeout {
+			t.Errorf("two services that hang cost %s, want %s", took, probe.Timeout)
 		}
-		if store.health["a"].Status != Unknown || store.health["c"].Status != Healthy {
+		if store.health["a"].Status != probe.Unknown || store.health["c"].Status != probe.Healthy {
 			t.Errorf("health: %v", store.health)
 		}
 	})
@@ -152,15 +156,15 @@ func TestServicesAreProbedAtTheSameTime(t *testing.T) {
 
 func TestAProbeThatPanicsCostsItsOwnReading(t *testing.T) {
 	store := newFakeStore()
-	services := []Service{
-		{Name: "a", Probe: func(context.Context) Reading { panic("boom") }},
-		{Name: "b", Probe: answering(Reading{Status: Healthy})},
-	}
-	monitor := NewHealthMonitor(services, store, heldLease(t, store), time.Minute, true)
+	targets := watching(config.ProbeCounters, map[string]probe.Probe{
+		"a": func(context.Context) probe.Reading { panic("boom") },
+		"b": answering(probe.Reading{Status: probe.Healthy}),
+	})
+	monitor := NewHealthMonitor(targets, store, heldLease(t, store), time.Minute, true)
 	if err := monitor.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if store.health["a"].Err != "panic: boom" || store.health["b"].Status != Healthy {
+	if store.health["a"].Err != "panic: boom" || store.health["b"].Status != probe.Healthy {
 		t.Errorf("health: %v", store.health)
 	}
 }
@@ -169,10 +173,11 @@ func TestTheHealthLoopKeepsItsInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
 		lease := heldLease(t, store)
-		monitor := NewHealthMonitor([]Service{{Name: "a", Probe: func(ctx context.Context) Reading {
-			wait(ctx, 3*time.Second)
-			return Reading{Status: Healthy}
-		}}}, store, lease, time.Minute, true)
+		slow := func(context.Context) probe.Reading {
+			pass(3 * time.Second)
+			return probe.Reading{Status: probe.Healthy}
+		}
+		monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"a": slow}), store, lease, time.Minute, true)
 		got := ticksOf(t, &Loop{Name: healthLoop, Interval: time.Minute, Log: zerolog.Nop(), Cycle: monitor.Cycle}, 5*time.Minute-time.Second)
 		if diff := cmp.Diff(sec(0, 60, 120, 180, 240), got); diff != "" {
 			t.Error(diff)
@@ -187,22 +192,24 @@ func TestACrashingHealthMonitorLeavesTheMetricsCollectorRunning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
 		lease := heldLease(t, store)
-		store.fail = func(operation string) error {
+		crashes := 0
+		store.Fail = func(operation string) error {
 			if operation == "health" {
+				crashes++
 				panic("the health monitor crashes")
 			}
 			return nil
 		}
-		services := []Service{{Name: "ingest", Probe: answering(Reading{Status: Healthy}), Sampled: true}}
-		monitor := NewHealthMonitor(services, store, lease, 10*time.Second, true)
-		collector := NewMetricsCollector(services, store, lease, NewMemoryBuffer(10), 5*time.Second)
+		targets := watching(config.ProbeCounters, map[string]probe.Probe{"ingest": answering(probe.Reading{Status: probe.Healthy})})
+		monitor := NewHealthMonitor(targets, store, lease, 10*time.Second, true)
+		collector := NewMetricsCollector(targets, store, lease, spool.NewMemory(10), 5*time.Second)
 		health := &Loop{Name: healthLoop, Interval: 10 * time.Second, Log: zerolog.Nop(), Cycle: monitor.Cycle}
 		metrics := &Loop{Name: metricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Cycle}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute-time.Second)
 		defer cancel()
 		runLoops(ctx, []*Loop{health, metrics})
-		if stats := health.Stats(); stats.Panics != 6 || stats.Cycles != 6 {
-			t.Errorf("health loop: %+v, want six cycles and six panics", stats)
+		if crashes != 6 {
+			t.Errorf("the health loop crashed %d times, want 6", crashes)
 		}
 		if len(store.cycles) != 12 {
 			t.Errorf("%d metrics cycles are stored, want 12", len(store.cycles))
@@ -210,13 +217,13 @@ func TestACrashingHealthMonitorLeavesTheMetricsCollectorRunning(t *testing.T) {
 	})
 }
 
-// Acknowledged alerts are dear to find, so they are looked for when they may be
-// there: at first, after a change, after a failure, under a new lease.
+// Acknowledged alerts are found by a scan, so they are looked for when they may
+// be there: at first, after a change, after a failure, under a new lease.
 func TestAcknowledgedAlertsAreLookedForWhenTheyMayBeThere(t *testing.T) {
 	store := newFakeStore()
 	lease := heldLease(t, store)
-	reading := Reading{Status: Healthy}
-	monitor := NewHealthMonitor([]Service{{Name: "a", Probe: func(context.Context) Reading { return reading }}}, store, lease, time.Minute, true)
+	reading := probe.Reading{Status: probe.Healthy}
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"a": func(context.Context) probe.Reading { return reading }}), store, lease, time.Minute, true)
 	cycle := func(wantErr bool) {
 		t.Helper()
 		if err := monitor.Cycle(t.Context()); (err != nil) != wantErr {
@@ -225,20 +232,20 @@ func TestAcknowledgedAlertsAreLookedForWhenTheyMayBeThere(t *testing.T) {
 	}
 	cycle(false) // the first
 	cycle(false)
-	reading.Status = Down
+	reading.Status = probe.Down
 	cycle(false) // changed
 	cycle(false)
-	store.fail = func(operation string) error {
+	store.Fail = func(operation string) error {
 		if operation == "alerts" {
 			return errors.New("away")
 		}
 		return nil
 	}
 	cycle(true)
-	store.fail = nil
+	store.Fail = nil
 	cycle(false) // after a failure
 	cycle(false)
-	if _, err := lease.tryAcquire(t.Context(), nil); err != nil {
+	if _, err := lease.TryAcquire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	cycle(false) // under a new lease

@@ -3,11 +3,13 @@ package collectors
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
-	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/rs/zerolog"
+
+	"ops_worker/internal/faultlog"
+	"ops_worker/internal/probe"
 )
 
 // stopGrace is how long a cycle in flight may go on after its loop is told to
@@ -25,30 +27,25 @@ type Loop struct {
 	Deadline time.Duration
 	// FirstAfter delays the first cycle; 0 runs it at once.
 	FirstAfter time.Duration
+	// Trigger, where set, starts a cycle at each of its values, and Interval
+	// counts for nothing; it needs a Deadline.
+	Trigger <-chan struct{}
 	// Cycle does the work. Its context carries the deadline, a trace id and a
 	// logger (zerolog.Ctx). An error or a panic ends this cycle alone.
 	Cycle func(context.Context) error
 	// Turned, where set, is called before and after every cycle.
 	Turned func()
 	Log    zerolog.Logger
-
-	cycles, failures, panics, skipped atomic.Uint64
-}
-
-// LoopStats counts what a loop has done since it was made.
-type LoopStats struct {
-	Cycles, Failures, Panics, SkippedTicks uint64
-}
-
-// Stats may be called at any time.
-func (l *Loop) Stats() LoopStats {
-	return LoopStats{l.cycles.Load(), l.failures.Load(), l.panics.Load(), l.skipped.Load()}
 }
 
 // Run turns until ctx is done, and returns when the cycle in flight has ended.
 func (l *Loop) Run(ctx context.Context) {
 	log := l.Log.With().Str("loop", l.Name).Logger()
-	var failing, overrunning streak
+	if l.Trigger != nil {
+		l.runTriggered(ctx, log)
+		return
+	}
+	var failing, overrunning faultlog.Log
 
 	timer := time.NewTimer(l.FirstAfter)
 	defer timer.Stop()
@@ -66,19 +63,38 @@ func (l *Loop) Run(ctx context.Context) {
 		elapsed := time.Since(start)
 		next := elapsed/l.Interval + 1
 		if ctx.Err() == nil {
-			failing.observe(log, err, "cycle failed", "cycles succeed again")
+			failing.Observe(log, err, cycleFails, cycleSucceeds)
 			// The grid moves up to the tick that is due next; those between
 			// were covered by this cycle.
 			if skipped := next - 1; skipped > 0 {
-				l.skipped.Add(uint64(skipped))
-				overrunning.observe(log, fmt.Errorf("skipped %d ticks of %s: the cycle took %s", skipped, l.Interval, elapsed.Round(time.Millisecond)),
+				overrunning.Observe(log, fmt.Errorf("skipped %d ticks of %s: the cycle took %s", skipped, l.Interval, elapsed.Round(time.Millisecond)),
 					"cycle overran its interval", "cycles are on time again")
 			} else {
-				overrunning.observe(log, nil, "", "cycles are on time again")
+				overrunning.Observe(log, nil, "", "cycles are on time again")
 			}
 		}
 		start = start.Add(next * l.Interval)
 		timer.Reset(time.Until(start))
+	}
+}
+
+const (
+	cycleFails    = "cycle failed"
+	cycleSucceeds = "cycles succeed again"
+)
+
+func (l *Loop) runTriggered(ctx context.Context, log zerolog.Logger) {
+	var failing faultlog.Log
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.Trigger:
+		}
+		log, err := l.runOnce(ctx, log)
+		if ctx.Err() == nil {
+			failing.Observe(log, err, cycleFails, cycleSucceeds)
+		}
 	}
 }
 
@@ -91,7 +107,6 @@ func (l *Loop) turned() {
 // runOnce runs one cycle under its deadline and turns a panic into an error. It
 // returns the logger that carries the cycle's trace id.
 func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (traced zerolog.Logger, err error) {
-	l.cycles.Add(1)
 	deadline := l.Deadline
 	if deadline == 0 {
 		deadline = l.Interval
@@ -111,24 +126,13 @@ func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (traced zerol
 	defer stop()
 
 	ctx, traced := withTrace(limited, log)
-	defer func() {
-		if err != nil {
-			l.failures.Add(1)
-		}
-	}()
-	defer recovered(ctx, func(panicked error) {
-		l.panics.Add(1)
-		err = panicked
-	})
+	defer faultlog.Recovered(ctx, func(panicked error) { err = panicked })
 	return traced, l.Cycle(ctx)
 }
 
-// recovered, deferred, logs a panic with its stack and hands it to fail as an
-// error. Every goroutine of a cycle defers it: one that does not would end the
-// process, and the other loop with it.
-func recovered(ctx context.Context, fail func(error)) {
-	if r := recover(); r != nil {
-		zerolog.Ctx(ctx).Error().Str("stack", string(debug.Stack())).Msgf("panic: %v", r)
-		fail(fmt.Errorf("panic: %s", plainText(fmt.Sprint(r))))
-	}
+// withTrace gives a cycle its trace id, and its logger that id.
+func withTrace(ctx context.Context, log zerolog.Logger) (context.Context, zerolog.Logger) {
+	id := uuid.NewString()
+	log = log.With().Str("trace_id", id).Logger()
+	return probe.WithTraceID(log.WithContext(ctx), id), log
 }

@@ -6,13 +6,21 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/rs/zerolog"
+
+	"ops_worker/db"
+	"ops_worker/internal/config"
+	"ops_worker/internal/faultlog"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/probe"
+	"ops_worker/internal/spool"
 )
 
 // A store statement takes at most this many samples: some tens of milliseconds.
+// Where the database is slower, it takes fewer.
 const storeBatch = 1000
 
 const (
@@ -23,89 +31,152 @@ const (
 // longestStoreBackOff bounds how long after its return a database is noticed.
 const longestStoreBackOff = 15 * time.Second
 
-// MetricsCollector appends the samples of every cycle to system_metrics.
+// MetricsCollector appends the samples of every cycle to system_metrics. It
+// gathers and stores in two loops: a store that is slow overlaps the next
+// gathering, and never another store.
 type MetricsCollector struct {
-	services []Service
-	store    Store
-	lease    *Lease
-	buffer   Buffer
-	clock    sampleClock
-	// timeout bounds the gathering half of a cycle.
+	targets []probe.Target
+	store   Store
+	lease   *lease.Lease
+	clock   sampleClock
+	// timeout bounds the gathering of a cycle.
 	timeout time.Duration
+	storing *backoffGate
+	// gathered is told of every cycle that waits to be stored.
+	gathered chan struct{}
 
-	// While nothing can be stored (because of sick), that is not tried again
-	// before retryAt.
-	sick    error
-	retry   *backoff.ExponentialBackOff
-	retryAt time.Time
+	mu     sync.Mutex // of the two that both loops use
+	buffer spool.Buffer
+	disk   faultlog.Log
 
-	spooling, overflowing streak
-	aggregating           map[string]*change
-	leftOut               map[string]int
-	last                  Cycle
+	// Of the gathering loop.
+	overflowing faultlog.Log
+	clockFaults faultlog.Log
+	aggregating map[string]*faultlog.Log
+	leftOut     map[string]int
+	last        spool.Cycle
+
+	// Of the storing loop: how many samples a statement takes now, and whether
+	// what waits may stand already, as an earlier process or an attempt whose
+	// outcome is unknown has stored it.
+	batch   int
+	recheck bool
 }
 
 // NewMetricsCollector makes a collector that turns every interval and keeps in
 // buffer what it cannot store.
-func NewMetricsCollector(services []Service, store Store, lease *Lease, buffer Buffer, interval time.Duration) *MetricsCollector {
+func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration) *MetricsCollector {
 	return &MetricsCollector{
-		services:    slices.DeleteFunc(slices.Clone(services), func(s Service) bool { return !s.Sampled }),
+		targets:     slices.DeleteFunc(slices.Clone(targets), func(t probe.Target) bool { return t.Kind != config.ProbeCounters }),
 		store:       store,
 		lease:       lease,
 		buffer:      buffer,
 		clock:       sampleClock{current: lease.Now},
-		timeout:     min(probeTimeout, interval*6/10),
-		retry:       newBackOff(longestStoreBackOff),
-		aggregating: map[string]*change{},
+		timeout:     min(probe.Timeout, interval*8/10),
+		storing:     newBackoffGate(longestStoreBackOff),
+		gathered:    make(chan struct{}, 1),
+		aggregating: map[string]*faultlog.Log{},
 		leftOut:     map[string]int{},
+		batch:       storeBatch,
+		recheck:     buffer.Len() > 0,
 	}
 }
 
-// Cycle measures once and stores that, after whatever is still buffered.
+// Cycle gathers once and stores.
 func (c *MetricsCollector) Cycle(ctx context.Context) error {
-	c.clock.raise(c.lease.LastCycleAt())
-	c.clock.raise(c.buffer.Newest())
-	cycle := Cycle{At: c.clock.stamp()}
-	cycle.Samples = c.collect(ctx)
-	c.last = cycle
-
-	log := zerolog.Ctx(ctx)
-	dropped, err := c.buffer.Push(cycle)
-	c.spooling.observe(*log, err, spoolBroken, spoolMended)
-	if dropped > 0 {
-		c.overflowing.observe(*log, fmt.Errorf("%d cycles are waiting", c.buffer.Len()), "buffer is full, the oldest cycles are dropped", "")
+	if err := c.Gather(ctx); err != nil {
+		return err
 	}
-	return c.flush(ctx)
+	return c.Store(ctx)
 }
 
-// Last returns the newest cycle; not while one runs.
-func (c *MetricsCollector) Last() Cycle { return c.last }
+// Gather measures once and leaves the cycle to Store.
+func (c *MetricsCollector) Gather(ctx context.Context) error {
+	log := zerolog.Ctx(ctx)
+	begin := time.Now()
+	cycle := spool.Cycle{At: c.stamp(*log)}
+	cycle.Samples = c.storable(ctx, c.collect(ctx))
+	c.last = cycle
+	log.Debug().Time("cycle", cycle.At).Int("samples", len(cycle.Samples)).Dur("duration_ms", time.Since(begin)).Msg("cycle gathered")
+
+	c.mu.Lock()
+	dropped, err := c.buffer.Push(cycle)
+	waiting := c.buffer.Len()
+	c.disk.Observe(*log, err, spoolBroken, spoolMended)
+	c.mu.Unlock()
+	var overflow error
+	if dropped > 0 {
+		overflow = fmt.Errorf("%d cycles are waiting", waiting)
+	}
+	c.overflowing.Observe(*log, overflow, "buffer is full, the oldest cycles are dropped", "buffer has room again")
+	select {
+	case c.gathered <- struct{}{}:
+	default: // the store that is due takes this cycle too
+	}
+	return nil
+}
+
+// Last returns the newest cycle; not while one is gathered.
+func (c *MetricsCollector) Last() spool.Cycle { return c.last }
+
+// stamp is the time of the cycle that begins now.
+func (c *MetricsCollector) stamp(log zerolog.Logger) time.Time {
+	c.clock.notBefore(c.lease.LastCycleAt())
+	c.mu.Lock()
+	c.clock.notBefore(c.buffer.Newest())
+	c.mu.Unlock()
+	at, wasAhead := c.clock.stamp()
+	var fault error
+	if wasAhead > 0 {
+		fault = fmt.Errorf("samples were stamped %s ahead", wasAhead.Round(time.Second))
+	}
+	c.clockFaults.Observe(log, fault, "the database's clock was wrong, samples go back to the true time", "the database's clock is steady")
+	return at
+}
+
+// storable leaves out the samples that no table takes.
+func (c *MetricsCollector) storable(ctx context.Context, samples []spool.Sample) []spool.Sample {
+	leftOut := 0
+	samples = slices.DeleteFunc(samples, func(s spool.Sample) bool {
+		err := s.Storable()
+		if err != nil {
+			if leftOut++; leftOut > c.leftOut[""] {
+				zerolog.Ctx(ctx).Warn().Str("metric", faultlog.PlainText(s.Metric)).Err(err).Msg("sample left out")
+			}
+		}
+		return err != nil
+	})
+	c.leftOut[""] = max(c.leftOut[""], leftOut)
+	return samples
+}
 
 // collect asks the services and the database at the same time.
-func (c *MetricsCollector) collect(ctx context.Context) []Sample {
+func (c *MetricsCollector) collect(ctx context.Context) []spool.Sample {
 	gathering, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	aggregates := make(chan Aggregates, 1)
 	go func() { aggregates <- c.readAggregates(gathering) }()
-	observations := Observe(gathering, c.services, c.timeout)
+	observations := probe.Observe(gathering, c.targets, c.timeout)
 
-	samples := make([]Sample, 0, 32)
-	for _, o := range observations {
-		samples = c.appendServiceSamples(ctx, samples, o)
+	samples := make([]spool.Sample, 0, 32)
+	for i, o := range observations {
+		samples = c.appendServiceSamples(ctx, samples, c.targets[i], o)
 	}
 	a := <-aggregates
-	if a.Answered && !isServerError(c.sick) {
-		c.retryAt = time.Time{} // it is back: no need to wait for the back-off
+	if a.Answered {
+		// The database is back: a store need not wait for its back-off, unless the
+		// database itself has refused it.
+		c.storing.openAfter(func(err error) bool { return !db.IsServerError(err) })
 	}
 	c.logAggregates(ctx, a)
 	samples = append(samples, a.Samples...)
-	return append(samples, sampleOf(databaseService, "healthy", truth(a.Answered)))
+	return append(samples, sampleOf(config.DatabaseService, config.HealthSample, boolValue(a.Answered)))
 }
 
 // readAggregates asks the database in every cycle, also one that refuses to
 // store: what it knows can be measured, and that it answers.
 func (c *MetricsCollector) readAggregates(ctx context.Context) (result Aggregates) {
-	defer recovered(ctx, func(err error) {
+	defer faultlog.Recovered(ctx, func(err error) {
 		result = Aggregates{Failed: map[string]error{"all": err}}
 	})
 	return c.store.Aggregates(ctx)
@@ -118,42 +189,40 @@ func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 	}
 	for name := range a.Failed {
 		if c.aggregating[name] == nil {
-			c.aggregating[name] = &change{}
+			c.aggregating[name] = &faultlog.Log{}
 		}
 	}
-	for name, s := range c.aggregating {
+	for name, faults := range c.aggregating {
 		log := zerolog.Ctx(ctx).With().Str("aggregate", name).Logger()
-		s.observe(log, a.Failed[name], "aggregate failed, its samples are missing", "aggregate works again")
+		faults.Observe(log, a.Failed[name], "aggregate failed, its samples are missing", "aggregate works again")
 	}
 }
 
 // appendServiceSamples adds what one service reported. One that did not answer
 // is healthy 0, without counters.
-func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []Sample, o Observation) []Sample {
-	i := slices.IndexFunc(c.services, func(s Service) bool { return s.Name == o.Service })
-	service := c.services[i]
-	healthy := o.Status == Healthy
+func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation) []spool.Sample {
+	healthy := o.Status == probe.Healthy
 	if healthy {
-		for _, name := range service.Counters {
-			samples = append(samples, sampleOf(service.Name, name, o.Counters[name]))
+		for _, counter := range target.Counters {
+			samples = append(samples, sampleOf(target.Name, counter.Name, o.Counters[counter.Name]))
 		}
-		if service.AllCounters {
+		if target.AllCounters {
 			samples = c.appendAllCounters(ctx, samples, o)
 		}
 	}
-	return append(samples, sampleOf(service.Name, "healthy", truth(healthy)))
+	return append(samples, sampleOf(target.Name, config.HealthSample, boolValue(healthy)))
 }
 
-// appendAllCounters adds every counter of a further service, in the order of
+// appendAllCounters adds every counter of an extra service, in the order of
 // their names. What is left out is logged when its number changes.
-func (c *MetricsCollector) appendAllCounters(ctx context.Context, samples []Sample, o Observation) []Sample {
+func (c *MetricsCollector) appendAllCounters(ctx context.Context, samples []spool.Sample, o probe.Observation) []spool.Sample {
 	leftOut := o.LeftOut
 	for _, name := range slices.Sorted(maps.Keys(o.Counters)) {
 		stored := sampleName(o.Service, name)
 		_, taken := o.Counters[stored]
-		// Twice the same name would be twice the same point; and "healthy" is
-		// the collector's own word on the service.
-		if name == "healthy" || (stored != name && taken) {
+		// Twice the same name would be twice the same point; and that of its health
+		// is the collector's own word on the service.
+		if name == config.HealthSample || (stored != name && taken) {
 			leftOut++
 			continue
 		}
@@ -167,65 +236,92 @@ func (c *MetricsCollector) appendAllCounters(ctx context.Context, samples []Samp
 	return samples
 }
 
-// flush stores the buffered cycles, oldest first, until none is left or the
-// cycle's deadline is near. One store is in flight at any time.
-func (c *MetricsCollector) flush(ctx context.Context) error {
-	if !c.mayStore() {
-		return c.sick
+// Store stores the buffered cycles, oldest first, until none is left. One store
+// is in flight at any time.
+func (c *MetricsCollector) Store(ctx context.Context) error {
+	if err := c.storing.shut(); err != nil {
+		return err
 	}
-	log := zerolog.Ctx(ctx)
-	limit := storeBatch
-	behind, samples := c.buffer.Len()-1, 0
-	for c.buffer.Len() > 0 {
-		if deadline, ok := ctx.Deadline(); ok && behind > 0 && time.Until(deadline) < c.timeout/4 {
-			return nil // the rest is the next cycle's
+	behind, samples := c.waiting()-1, 0
+	for {
+		c.mu.Lock()
+		batch, through := c.buffer.Oldest(c.batch)
+		c.mu.Unlock()
+		if len(batch) == 0 {
+			break
 		}
-		batch := c.buffer.Oldest(limit)
-		sent := time.Now()
-		stored, now, err := c.store.AppendCycles(ctx, c.lease.Token(), batch)
-		switch {
-		case errors.Is(err, ErrLeaseLost):
-			c.lease.Check()
-			return fmt.Errorf("store samples, %d cycles are buffered: %w", c.buffer.Len(), err)
-		case isRefusedData(err) && len(batch) > 1:
-			limit = 1 // one cycle at a time, to find the one at fault
+		stored, err := c.storeBatch(ctx, batch)
+		if db.IsTimeout(err) && len(batch) > 1 && ctx.Err() == nil {
+			c.batch = max(countSamples(batch)/2, 1)
 			continue
-		case isRefusedData(err):
-			log.Error().Err(err).Time("cycle", batch[0].At).Msg("the database refuses this cycle, it is dropped")
-		case err != nil:
-			if ctx.Err() != nil {
-				err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
-			}
-			c.sick = fmt.Errorf("store samples, cycles are buffered: %w", err)
-			c.retryAt = time.Now().Add(c.retry.NextBackOff())
-			return c.sick
 		}
-		if err == nil {
-			c.lease.Renewed(now, sent)
+		if err != nil {
+			return c.refused(ctx, err)
 		}
+		c.batch = min(c.batch*2, storeBatch)
 		samples += stored
-		err = c.buffer.Remove(len(batch))
-		c.spooling.observe(*log, err, spoolBroken, spoolMended)
+		c.mu.Lock()
+		c.disk.Observe(*zerolog.Ctx(ctx), c.buffer.Remove(through), spoolBroken, spoolMended)
+		c.mu.Unlock()
 	}
 	if behind > 0 {
 		// Fewer samples than the cycles have: an earlier attempt, or another
 		// replica, has stored that time already.
-		log.Info().Int("cycles", behind).Int("samples_stored", samples).Msg("buffered cycles caught up")
+		zerolog.Ctx(ctx).Info().Int("cycles", behind).Int("samples_stored", samples).Msg("buffered cycles caught up")
 	}
-	c.sick, c.retryAt = nil, time.Time{}
-	c.retry.Reset()
-	c.overflowing.observe(*log, nil, "", "buffer has room again")
+	c.recheck = false
+	c.storing.succeeded()
 	return nil
 }
 
-// mayStore reports whether all is well or the back-off is over.
-func (c *MetricsCollector) mayStore() bool { return !time.Now().Before(c.retryAt) }
-
-func sampleOf(service, metric string, value float64) Sample {
-	return Sample{Metric: metric, Service: service, Tags: "{}", Value: value}
+// waiting is how many cycles wait to be stored.
+func (c *MetricsCollector) waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.buffer.Len()
 }
 
-func truth(b bool) float64 {
+// storeBatch sends one store.
+func (c *MetricsCollector) storeBatch(ctx context.Context, batch []spool.Cycle) (stored int, err error) {
+	sent := time.Now()
+	stored, now, err := c.store.AppendCycles(ctx, c.lease.Token(), batch, c.recheck)
+	if err == nil {
+		c.lease.Renewed(now, sent)
+	} else {
+		c.recheck = true
+	}
+	zerolog.Ctx(ctx).Debug().Int("cycles", len(batch)).Int("samples", stored).Dur("duration_ms", time.Since(sent)).Err(err).Msg("cycles stored")
+	return stored, err
+}
+
+// refused says what becomes of cycles that could not be stored. They wait,
+// whatever the reason: what the table refuses, an operator can mend.
+func (c *MetricsCollector) refused(ctx context.Context, err error) error {
+	if errors.Is(err, lease.ErrLost) {
+		c.lease.RenewNow()
+		return fmt.Errorf("store samples, %d cycles are buffered: %w", c.waiting(), err)
+	}
+	if ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	}
+	err = fmt.Errorf("store samples, cycles are buffered: %w", err)
+	c.storing.failed(err)
+	return err
+}
+
+func countSamples(cycles []spool.Cycle) int {
+	n := 0
+	for _, c := range cycles {
+		n += len(c.Samples)
+	}
+	return n
+}
+
+func sampleOf(service, metric string, value float64) spool.Sample {
+	return spool.Sample{Metric: metric, Service: service, Tags: "{}", Value: value}
+}
+
+func boolValue(b bool) float64 {
 	if b {
 		return 1
 	}

@@ -15,22 +15,27 @@ import (
 	"github.com/rs/zerolog"
 
 	"ops_worker/internal/config"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/lease/leasetest"
+	"ops_worker/internal/logtest"
+	"ops_worker/internal/probe"
+	"ops_worker/internal/spool"
 )
 
-// platform lists all four services of the platform that are sampled, with
-// probes that answer from readings.
-func platform(readings map[string]Reading) []Service {
-	client := NewHTTPClient()
-	services := Services(config.Services{IngestURL: "x", EvaluatorURL: "x", DispatcherURL: "x", DeliveryURL: "x", KeycloakURL: "x", MQTTAddress: "x:1"},
-		client, answering(Reading{Status: Healthy}))
-	for i := range services {
-		services[i].Probe = answering(readings[services[i].Name])
+// platform lists those services of the platform that readings has, with probes
+// that answer from it.
+func platform(readings map[string]probe.Reading) []probe.Target {
+	var targets []probe.Target
+	for _, s := range config.PlatformServices() {
+		if reading, ok := readings[s.Name]; ok {
+			targets = append(targets, probe.Target{Service: s, Probe: answering(reading)})
+		}
 	}
-	return services
+	return targets
 }
 
 // table writes samples as "service metric value" lines, in order.
-func table(samples []Sample) []string {
+func table(samples []spool.Sample) []string {
 	lines := make([]string, len(samples))
 	for i, s := range samples {
 		lines[i] = fmt.Sprintf("%s %s %g", s.Service, s.Metric, s.Value)
@@ -39,7 +44,7 @@ func table(samples []Sample) []string {
 	return lines
 }
 
-func wantSamples(t *testing.T, got []Sample, want ...string) {
+func wantSamples(t *testing.T, got []spool.Sample, want ...string) {
 	t.Helper()
 	slices.Sort(want)
 	if diff := cmp.Diff(want, table(got)); diff != "" {
@@ -49,7 +54,7 @@ func wantSamples(t *testing.T, got []Sample, want ...string) {
 
 func TestTheCollectorRunsTheAggregates(t *testing.T) {
 	store := newFakeStore()
-	collector := NewMetricsCollector(nil, store, heldLease(t, store), NewMemoryBuffer(10), 5*time.Second)
+	collector := NewMetricsCollector(nil, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
 	if err := collector.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -59,13 +64,13 @@ func TestTheCollectorRunsTheAggregates(t *testing.T) {
 
 func TestItWritesTheSamplesOfACycleInTheirShape(t *testing.T) {
 	store := newFakeStore()
-	services := platform(map[string]Reading{
-		"ingest":     {Status: Healthy, Counters: map[string]float64{"messages_received": 10, "messages_written": 9, "queue_depth": 1, "unheard_of": 5}},
-		"evaluator":  {Status: Healthy, Counters: map[string]float64{"rules_evaluated": 4, "alerts_created": 2}},
-		"dispatcher": {Status: Down},
-		"delivery":   {Status: Degraded, HTTPStatus: 500, Counters: map[string]float64{"jobs_pending": 3}},
+	services := platform(map[string]probe.Reading{
+		"ingest":     {Status: probe.Healthy, Counters: map[string]float64{"messages_received": 10, "messages_written": 9, "queue_depth": 1, "unheard_of": 5}},
+		"evaluator":  {Status: probe.Healthy, Counters: map[string]float64{"rules_evaluated": 4, "alerts_created": 2}},
+		"dispatcher": {Status: probe.Down},
+		"delivery":   {Status: probe.Degraded, HTTPStatus: 500, Counters: map[string]float64{"jobs_pending": 3}},
 	})
-	collector := NewMetricsCollector(services, store, heldLease(t, store), NewMemoryBuffer(10), 5*time.Second)
+	collector := NewMetricsCollector(services, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
 	if err := collector.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -91,68 +96,73 @@ func TestADatabaseThatDoesNotAnswerIsHealthyZeroOnce(t *testing.T) {
 	store := newFakeStore()
 	lease := heldLease(t, store)
 	store.aggregate = func() Aggregates { return Aggregates{Failed: map[string]error{"database": errors.New("away")}} }
-	collector := NewMetricsCollector(nil, store, lease, NewMemoryBuffer(10), 5*time.Second)
+	collector := NewMetricsCollector(nil, store, lease, spool.NewMemory(10), 5*time.Second)
 	if err := collector.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	wantSamples(t, store.cycles[0].Samples, "postgres healthy 0")
 }
 
-func TestAnAggregateThatFailsCostsItsOwnSamplesAndIsLoggedAtItsChanges(t *testing.T) {
+func TestAnAggregateThatFailsCostsItsOwnSamples(t *testing.T) {
+	synctest.Test(t, testAnAggregateThatFails)
+}
+
+func testAnAggregateThatFails(t *testing.T) {
 	store := newFakeStore()
 	lease := heldLease(t, store)
 	failing := true
 	store.aggregate = func() Aggregates {
-		a := Aggregates{Answered: true, Samples: []Sample{sampleOf("postgres", "connections", 7)}, Failed: map[string]error{}}
+		a := Aggregates{Answered: true, Samples: []spool.Sample{sampleOf("postgres", "connections", 7)}, Failed: map[string]error{}}
 		if failing {
 			a.Failed["devices"] = errors.New(`relation "device_state" does not exist`)
 		}
 		return a
 	}
-	collector := NewMetricsCollector(nil, store, lease, NewMemoryBuffer(10), 5*time.Second)
-	var log capturedLog
-	ctx := log.logger().WithContext(t.Context())
+	collector := NewMetricsCollector(nil, store, lease, spool.NewMemory(10), 5*time.Second)
+	var log logtest.Log
+	ctx := log.Logger().WithContext(t.Context())
 	for i := range 40 {
 		failing = i < 20
 		if err := collector.Cycle(ctx); err != nil {
 			t.Fatal(err)
 		}
+		pass(5 * time.Second)
 	}
 	wantSamples(t, store.cycles[0].Samples, "postgres connections 7", "postgres healthy 1")
-	bad := log.lines(t, "aggregate failed, its samples are missing")
-	if len(bad) != 1 || bad[0]["aggregate"] != "devices" || !strings.Contains(bad[0]["error"].(string), "device_state") {
-		t.Errorf("one line should name the aggregate and the table: %v", bad)
+	bad := log.Lines(t, "aggregate failed, its samples are missing")
+	if len(bad) != 2 || bad[0]["aggregate"] != "devices" || !strings.Contains(bad[0]["error"].(string), "device_state") {
+		t.Errorf("a line a minute should name the aggregate and the table: %v", bad)
 	}
-	if n := len(log.lines(t, "aggregate works again")); n != 1 {
+	if n := len(log.Lines(t, "aggregate works again")); n != 1 {
 		t.Errorf("%d lines say that it is over, want 1", n)
 	}
 }
 
-func TestAFurtherServicesCountersAreStoredUnderNamesThatMixNoSeries(t *testing.T) {
+func TestAnExtraServicesCountersAreStoredUnderNamesThatMixNoSeries(t *testing.T) {
 	store := newFakeStore()
-	services := []Service{{Name: "billing", Sampled: true, AllCounters: true, Probe: answering(Reading{Status: Healthy, LeftOut: 1, Counters: map[string]float64{
+	targets := []probe.Target{{Service: config.Service{Name: "billing", AllCounters: true}, Probe: answering(probe.Reading{Status: probe.Healthy, LeftOut: 1, Counters: map[string]float64{
 		"invoices":            3,
 		"queue_depth":         4, // the dashboard's, of ingest alone
 		"connections":         5, // the dashboard's, and …
 		"billing_connections": 6, // … its other name is taken
 		"healthy":             7, // the collector's own word
 	}})}}
-	collector := NewMetricsCollector(services, store, heldLease(t, store), NewMemoryBuffer(10), 5*time.Second)
-	var log capturedLog
-	ctx := log.logger().WithContext(t.Context())
+	collector := NewMetricsCollector(targets, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
+	var log logtest.Log
+	ctx := log.Logger().WithContext(t.Context())
 	for range 3 {
 		if err := collector.Cycle(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
-	var billing []Sample
+	var billing []spool.Sample
 	for _, s := range store.cycles[0].Samples {
 		if s.Service == "billing" {
 			billing = append(billing, s)
 		}
 	}
 	wantSamples(t, billing, "billing invoices 3", "billing billing_queue_depth 4", "billing billing_connections 6", "billing healthy 1")
-	left := log.lines(t, "counters left out: not a finite number, not a proper name, or one too many")
+	left := log.Lines(t, "counters left out: not a finite number, not a proper name, or one too many")
 	if len(left) != 1 || left[0]["left_out"] != 3.0 {
 		t.Errorf("what is left out should be counted and logged once: %v", left)
 	}
@@ -161,11 +171,11 @@ func TestAFurtherServicesCountersAreStoredUnderNamesThatMixNoSeries(t *testing.T
 func TestTheMetricsLoopKeepsItsInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
-		hanging := Service{Name: "ingest", Sampled: true, Probe: func(ctx context.Context) Reading {
+		hanging := func(ctx context.Context) probe.Reading {
 			<-ctx.Done()
-			return Reading{Status: Unknown}
-		}}
-		collector := NewMetricsCollector([]Service{hanging}, store, heldLease(t, store), NewMemoryBuffer(10), 5*time.Second)
+			return probe.Reading{Status: probe.Unknown}
+		}
+		collector := NewMetricsCollector(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": hanging}), store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
 		begin := time.Now()
 		ticksOf(t, &Loop{Name: metricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Cycle}, time.Minute-time.Second)
 		var got []time.Duration
@@ -181,13 +191,10 @@ func TestTheMetricsLoopKeepsItsInterval(t *testing.T) {
 func TestCyclesAreBufferedWhileTheDatabaseIsAwayAndStoredInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
-		lease := NewLease(store, "test", 24*time.Hour, zerolog.Nop(), nil)
-		if _, err := lease.tryAcquire(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
+		lease := leasetest.Held(t, store, 24*time.Hour)
 		down := false
 		attempts := 0
-		store.fail = func(operation string) error {
+		store.Fail = func(operation string) error {
 			if !down {
 				return nil
 			}
@@ -196,8 +203,8 @@ func TestCyclesAreBufferedWhileTheDatabaseIsAwayAndStoredInOrder(t *testing.T) {
 			}
 			return errors.New("connection refused")
 		}
-		services := []Service{{Name: "ingest", Sampled: true, Probe: answering(Reading{Status: Healthy}), Counters: []string{"queue_depth"}}}
-		collector := NewMetricsCollector(services, store, lease, NewMemoryBuffer(1000), 5*time.Second)
+		services := []probe.Target{{Service: config.Service{Name: "ingest", Counters: []config.Counter{{Name: "queue_depth"}}}, Probe: answering(probe.Reading{Status: probe.Healthy})}}
+		collector := NewMetricsCollector(services, store, lease, spool.NewMemory(1000), 5*time.Second)
 		begin := time.Now()
 		ticksOf(t, &Loop{Name: metricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: func(ctx context.Context) error {
 			down = time.Since(begin) >= 10*time.Second && time.Since(begin) < 10*time.Minute
@@ -221,11 +228,11 @@ func TestCyclesAreBufferedWhileTheDatabaseIsAwayAndStoredInOrder(t *testing.T) {
 func TestAFullBufferDropsTheOldestAndSaysSoOnce(t *testing.T) {
 	store := newFakeStore()
 	lease := heldLease(t, store)
-	store.fail = func(string) error { return errors.New("away") }
-	buffer := NewMemoryBuffer(3)
+	store.Fail = func(string) error { return errors.New("away") }
+	buffer := spool.NewMemory(3)
 	collector := NewMetricsCollector(nil, store, lease, buffer, 5*time.Second)
-	var log capturedLog
-	ctx := log.logger().WithContext(t.Context())
+	var log logtest.Log
+	ctx := log.Logger().WithContext(t.Context())
 	var newest []time.Time
 	for range 6 {
 		if err := collector.Cycle(ctx); err == nil {
@@ -234,56 +241,158 @@ func TestAFullBufferDropsTheOldestAndSaysSoOnce(t *testing.T) {
 		newest = append(newest, collector.Last().At)
 	}
 	var kept []time.Time
-	for _, c := range buffer.Oldest(1000) {
+	for _, c := range oldest(buffer) {
 		kept = append(kept, c.At)
 	}
 	if diff := cmp.Diff(newest[3:], kept); diff != "" {
 		t.Error(diff)
 	}
-	if n := len(log.lines(t, "buffer is full, the oldest cycles are dropped")); n != 1 {
+	if n := len(log.Lines(t, "buffer is full, the oldest cycles are dropped")); n != 1 {
 		t.Errorf("%d lines, want 1", n)
 	}
 }
 
-func TestACycleThatTheDatabaseRefusesDoesNotBlockTheOthers(t *testing.T) {
+// oldest are the cycles of a buffer.
+func oldest(b spool.Buffer) []spool.Cycle {
+	cycles, _ := b.Oldest(1_000_000)
+	return cycles
+}
+
+// What the table refuses an operator mends: a column that was added, a partition
+// that is missing. The cycles wait for that.
+func TestWhatTheTableRefusesWaits(t *testing.T) {
+	for _, code := range []string{"23502", "23514", "22001", "42703"} {
+		t.Run(code, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newFakeStore()
+				lease := leasetest.Held(t, store, time.Hour)
+				collector := NewMetricsCollector(nil, store, lease, spool.NewMemory(100), 5*time.Second)
+				store.Fail = func(operation string) error {
+					if operation == "append" {
+						return &pgconn.PgError{Code: code}
+					}
+					return nil
+				}
+				for range 20 {
+					if err := collector.Cycle(t.Context()); err == nil {
+						t.Fatal("the cycle should fail")
+					}
+					pass(5 * time.Second)
+				}
+				store.Fail = nil
+				pass(longestStoreBackOff)
+				if err := collector.Cycle(t.Context()); err != nil || len(store.cycles) != 21 {
+					t.Errorf("%d cycles are stored, %v; want 21", len(store.cycles), err)
+				}
+			})
+		})
+	}
+}
+
+// slowStore gives up statements of more samples than it can store in time.
+type slowStore struct {
+	*fakeStore
+	most    int
+	batches []int
+}
+
+func (s *slowStore) AppendCycles(ctx context.Context, token lease.Token, cycles []spool.Cycle, recheck bool) (int, time.Time, error) {
+	n := countSamples(cycles)
+	s.batches = append(s.batches, n)
+	if n > s.most {
+		return 0, time.Time{}, &pgconn.PgError{Code: "57014", Message: "canceling statement due to statement timeout"}
+	}
+	return s.fakeStore.AppendCycles(ctx, token, cycles, recheck)
+}
+
+func TestABatchThatTakesTooLongShrinksAndGrowsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store := &refusingStore{fakeStore: newFakeStore()}
-		lease := NewLease(store, "test", time.Hour, zerolog.Nop(), nil)
-		if _, err := lease.tryAcquire(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
-		store.fail = func(string) error { return errors.New("away") }
-		collector := NewMetricsCollector(nil, store, lease, NewMemoryBuffer(10), 5*time.Second)
-		for range 3 {
-			if err := collector.Cycle(t.Context()); err == nil {
-				t.Fatal("the cycle should fail")
+		store := &slowStore{fakeStore: newFakeStore(), most: 1 << 20}
+		collector := NewMetricsCollector(nil, store, leasetest.Held(t, store, 24*time.Hour), spool.NewMemory(5000), 5*time.Second)
+		away := func(n int) {
+			t.Helper()
+			store.Fail = func(string) error { return errors.New("away") }
+			for range n {
+				_ = collector.Cycle(t.Context())
+				pass(5 * time.Second)
 			}
-			store.refused = collector.Last().At // the third
-			pass(5 * time.Second)
+			store.Fail = nil
+			pass(longestStoreBackOff)
 		}
-		store.fail = nil
-		if err := collector.Cycle(t.Context()); err != nil {
-			t.Fatal(err)
+		away(1000)
+		store.most = 100
+		store.batches = nil
+		if err := collector.Cycle(t.Context()); err != nil || collector.waiting() != 0 {
+			t.Fatalf("%d cycles wait, %v: a batch of the same size is sent again for ever", collector.waiting(), err)
 		}
-		if n := len(store.cycles); n != 3 || collector.buffer.Len() != 0 {
-			t.Errorf("%d cycles are stored and %d wait, want 3 and 0", n, collector.buffer.Len())
+		if first := store.batches[0]; first < 900 {
+			t.Errorf("the first batch has %d samples", first)
+		}
+		away(4000)
+		store.most = 1 << 20
+		store.batches = nil
+		if err := collector.Cycle(t.Context()); err != nil || slices.Max(store.batches) < 900 {
+			t.Errorf("batches %v, %v: they do not grow again", store.batches, err)
 		}
 	})
 }
 
-// refusingStore refuses the cycle of one instant as a constraint would.
-type refusingStore struct {
-	*fakeStore
-	refused time.Time
+// One cycle that is too slow for the database waits behind the back-off.
+func TestACycleThatAlwaysTakesTooLongBacksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowStore{fakeStore: newFakeStore()}
+		collector := NewMetricsCollector(nil, store, leasetest.Held(t, store, 24*time.Hour), spool.NewMemory(5000), 5*time.Second)
+		for range 120 { // ten minutes
+			if err := collector.Cycle(t.Context()); err == nil {
+				t.Fatal("the cycle should fail")
+			}
+			pass(5 * time.Second)
+		}
+		if n := len(store.batches); n > 80 {
+			t.Errorf("%d attempts in ten minutes", n)
+		}
+	})
 }
 
-func (s *refusingStore) AppendCycles(ctx context.Context, token Token, cycles []Cycle) (int, time.Time, error) {
-	for _, c := range cycles {
-		if s.fail == nil && c.At.Equal(s.refused) {
-			return 0, time.Time{}, fmt.Errorf("append samples: %w", &pgconn.PgError{Code: "23514", Message: "violates a check constraint"})
+// A service that accepts and never answers takes the whole time of gathering.
+// The store has its own, and a slow one overlaps the next gathering.
+func TestAHungServiceDoesNotStarveASlowStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &sleepyStore{fakeStore: newFakeStore(), takes: 4500 * time.Millisecond}
+		hanging := func(ctx context.Context) probe.Reading {
+			<-ctx.Done()
+			return probe.Reading{Status: probe.Unknown}
 		}
-	}
-	return s.fakeStore.AppendCycles(ctx, token, cycles)
+		targets := watching(config.ProbeCounters, map[string]probe.Probe{"ingest": hanging})
+		collector := NewMetricsCollector(targets, store, leasetest.Held(t, store, 24*time.Hour), spool.NewMemory(100), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute-time.Second)
+		defer cancel()
+		runLoops(ctx, []*Loop{
+			{Name: metricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Gather},
+			{Name: storeLoop, Trigger: collector.gathered, Deadline: storeDeadline, Log: zerolog.Nop(), Cycle: collector.Store},
+		})
+		if n := len(store.cycles); n < 118 {
+			t.Errorf("%d of 120 cycles are stored", n)
+		}
+		if store.most > 1 {
+			t.Errorf("%d stores in flight at once", store.most)
+		}
+	})
+}
+
+// sleepyStore takes its time for every store.
+type sleepyStore struct {
+	*fakeStore
+	takes          time.Duration
+	inFlight, most int
+}
+
+func (s *sleepyStore) AppendCycles(ctx context.Context, token lease.Token, cycles []spool.Cycle, recheck bool) (int, time.Time, error) {
+	s.inFlight++
+	s.most = max(s.most, s.inFlight)
+	pass(s.takes)
+	s.inFlight--
+	return s.fakeStore.AppendCycles(ctx, token, cycles, recheck)
 }
 
 func TestRetentionRemovesBatchAfterBatch(t *testing.T) {
@@ -292,7 +401,7 @@ func TestRetentionRemovesBatchAfterBatch(t *testing.T) {
 		lease := heldLease(t, store)
 		now := time.Now()
 		for _, age := range []time.Duration{9 * 24 * time.Hour, 8 * 24 * time.Hour, time.Hour} {
-			store.cycles = append(store.cycles, Cycle{At: now.Add(-age)})
+			store.cycles = append(store.cycles, spool.Cycle{At: now.Add(-age)})
 		}
 		if err := NewRetention(store, lease, 7*24*time.Hour).Cycle(t.Context()); err != nil {
 			t.Fatal(err)
@@ -308,13 +417,13 @@ func TestRetentionRemovesBatchAfterBatch(t *testing.T) {
 func TestTheFirstCycleComesAfterWhatStandsAndWhatIsSpooled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
-		store.lastCycle = time.Now().Add(3 * time.Second)
-		buffer := NewMemoryBuffer(10)
+		store.LastCycleAt = time.Now().Add(3 * time.Second)
+		buffer := spool.NewMemory(10)
 		collector := NewMetricsCollector(nil, store, heldLease(t, store), buffer, 5*time.Second)
 		if err := collector.Cycle(t.Context()); err != nil || len(store.cycles) != 1 {
 			t.Errorf("%d cycles are stored, %v: the first was taken for an old one", len(store.cycles), err)
 		}
-		if _, err := buffer.Push(Cycle{At: store.lastCycle.Add(7 * time.Second)}); err != nil {
+		if _, err := buffer.Push(spool.Cycle{At: store.LastCycleAt.Add(7 * time.Second)}); err != nil {
 			t.Fatal(err)
 		}
 		if err := collector.Cycle(t.Context()); err != nil || len(store.cycles) != 3 {
@@ -329,13 +438,13 @@ func TestADatabaseThatRefusesToStoreIsStillMeasured(t *testing.T) {
 		lease := heldLease(t, store)
 		readOnly := &pgconn.PgError{Code: "25006", Message: "cannot execute INSERT in a read-only transaction"}
 		refuse := true
-		store.fail = func(operation string) error {
+		store.Fail = func(operation string) error {
 			if refuse && operation == "append" {
 				return readOnly
 			}
 			return nil
 		}
-		collector := NewMetricsCollector(nil, store, lease, NewMemoryBuffer(100), time.Second)
+		collector := NewMetricsCollector(nil, store, lease, spool.NewMemory(100), time.Second)
 		for range 40 {
 			if err := collector.Cycle(t.Context()); err == nil {
 				t.Fatal("the cycle should fail")
@@ -354,7 +463,7 @@ func TestADatabaseThatRefusesToStoreIsStillMeasured(t *testing.T) {
 			t.Errorf("%d cycles, want 41", len(store.cycles))
 		}
 		attempts := 0
-		for _, call := range store.calls {
+		for _, call := range store.Calls {
 			if call == "append" {
 				attempts++
 			}
@@ -368,46 +477,80 @@ func TestADatabaseThatRefusesToStoreIsStillMeasured(t *testing.T) {
 func TestADatabaseThatIsBackIsStoredToAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
-		lease := NewLease(store, "test", 24*time.Hour, zerolog.Nop(), nil)
-		if _, err := lease.tryAcquire(t.Context(), nil); err != nil {
-			t.Fatal(err)
-		}
-		store.fail = func(string) error { return errors.New("connection refused") }
-		collector := NewMetricsCollector(nil, store, lease, NewMemoryBuffer(1000), 5*time.Second)
+		lease := leasetest.Held(t, store, 24*time.Hour)
+		store.Fail = func(string) error { return errors.New("connection refused") }
+		collector := NewMetricsCollector(nil, store, lease, spool.NewMemory(1000), 5*time.Second)
 		for range 100 {
 			if err := collector.Cycle(t.Context()); err == nil {
 				t.Fatal("the cycle should fail")
 			}
 			pass(5 * time.Second)
 		}
-		store.fail = nil
+		store.Fail = nil
 		if err := collector.Cycle(t.Context()); err != nil || len(store.cycles) != 101 {
 			t.Errorf("%d cycles are stored in the first cycle that finds the database, %v", len(store.cycles), err)
 		}
 	})
 }
 
-func TestABatchThatTakesTooLongIsHalved(t *testing.T) {
-	store := &slowStore{fakeStore: newFakeStore()}
-	retention := NewRetention(store, heldLease(t, store.fakeStore), time.Hour)
-	if err := retention.Cycle(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]int{5000, 2500, 1250, 625}, store.batches); diff != "" {
-		t.Error(diff)
-	}
+func TestRetentionsBatchIsHalvedAndRecovers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowExpiry{fakeStore: newFakeStore(), most: 1000}
+		retention := NewRetention(store, heldLease(t, store.fakeStore), time.Hour)
+		if err := retention.Cycle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		store.most = 1 << 20
+		for range 4 {
+			if err := retention.Cycle(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if diff := cmp.Diff([]int{5000, 2500, 1250, 625, 1250, 2500, 5000, 5000}, store.batches); diff != "" {
+			t.Error(diff)
+		}
+	})
 }
 
-// slowStore expires no batch over 1,000 in time.
-type slowStore struct {
+// slowExpiry expires no batch over a size in time.
+type slowExpiry struct {
 	*fakeStore
+	most    int
 	batches []int
 }
 
-func (s *slowStore) ExpireSamples(_ context.Context, _ Token, _ time.Time, batch int) (removed int64, more bool, err error) {
+func (s *slowExpiry) ExpireSamples(_ context.Context, _ lease.Token, _ time.Time, batch int) (removed int64, more bool, err error) {
 	s.batches = append(s.batches, batch)
-	if batch > 1000 {
+	if batch > s.most {
 		return 0, false, &pgconn.PgError{Code: "57014", Message: "canceling statement due to statement timeout"}
 	}
 	return 10, false, nil
+}
+
+// While retention is at work, at least half of the time is the others'.
+func TestRetentionYields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &busyExpiry{fakeStore: newFakeStore(), takes: 1500 * time.Millisecond, left: 20}
+		begin := time.Now()
+		if err := NewRetention(store, heldLease(t, store.fakeStore), time.Hour).Cycle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		busy := 21 * store.takes
+		if took := time.Since(begin); took < 2*busy-store.takes {
+			t.Errorf("busy for %s of %s", busy, took)
+		}
+	})
+}
+
+// busyExpiry takes its time for every batch.
+type busyExpiry struct {
+	*fakeStore
+	takes time.Duration
+	left  int
+}
+
+func (s *busyExpiry) ExpireSamples(context.Context, lease.Token, time.Time, int) (removed int64, more bool, err error) {
+	pass(s.takes)
+	s.left--
+	return 1, s.left >= 0, nil
 }

@@ -1,22 +1,29 @@
 package collectors
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/db"
+	"ops_worker/internal/config"
+	"ops_worker/internal/contracttest"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/lease/leasetest"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/probe"
+	"ops_worker/internal/spool"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -26,156 +33,96 @@ func onDatabase(t *testing.T) (*pgtest.Database, *pgxpool.Pool, *Postgres) {
 	t.Helper()
 	database := pgtest.New(t)
 	pool := database.Pool(t)
-	return database, pool, NewPostgres(pool, 5*time.Second, time.Minute)
+	return database, pool, storeOn(pool, 5*time.Second)
 }
 
-func acquire(t *testing.T, store *Postgres, holder string) Token {
+// storeOn is a store whose statements the server gives up after limit.
+func storeOn(pool *pgxpool.Pool, limit time.Duration) *Postgres {
+	return NewPostgres(db.NewClient(pool, limit), time.Minute)
+}
+
+func acquire(t *testing.T, store *Postgres, holder string) lease.Token {
 	t.Helper()
-	grant, err := store.Acquire(t.Context(), holder, time.Minute)
+	grant, err := lease.NewPostgres(store.client).Acquire(t.Context(), holder, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Token{holder, grant.Epoch}
+	return lease.Token{Holder: holder, Epoch: grant.Epoch}
 }
 
-// rowsOf returns the rows of a query as text.
-func rowsOf(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) []string {
+// yieldWithout are the metrics of all aggregates but these, sorted, on a
+// database where all is well.
+func yieldWithout(t *testing.T, pool *pgxpool.Pool, names ...string) []string {
 	t.Helper()
-	rows, err := pool.Query(t.Context(), sql, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
-		values, err := row.Values()
-		for i, v := range values {
-			values[i] = strings.ReplaceAll(fmt.Sprint(v), "<nil>", "-")
+	var metrics []string
+	for _, a := range db.Aggregates {
+		if slices.Contains(names, a.Name) {
+			continue
 		}
-		return strings.TrimSpace(fmt.Sprintln(values...)), err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return lines
-}
-
-func wantRows(t *testing.T, pool *pgxpool.Pool, sql string, want ...string) {
-	t.Helper()
-	if diff := cmp.Diff(want, rowsOf(t, pool, sql), cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("%s: %s", sql, diff)
-	}
-}
-
-// eventually waits until condition holds, up to a deadline.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 30 s: %s", what)
+		rows, err := a.Read(t.Context(), db.New(pool))
+		if err != nil {
+			t.Fatal(err)
 		}
-		wait(t.Context(), 20*time.Millisecond)
+		for _, row := range rows {
+			metrics = append(metrics, row.MetricName)
+		}
 	}
+	slices.Sort(metrics)
+	return metrics
 }
 
-const seedPlatform = `
-	INSERT INTO device_state (tenant_id, device_id, site_id, status)
-	SELECT 't', i::text, 's', CASE WHEN i <= 5 THEN 'ONLINE' WHEN i <= 8 THEN 'STALE' ELSE 'OFFLINE' END FROM generate_series(1, 12) i;
-	INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
-	SELECT 't', 's', 'd', 'X', i::text, CASE WHEN i <= 2 THEN 'OPEN' WHEN i = 3 THEN 'ACKNOWLEDGED' ELSE 'CLOSED' END, 'x' FROM generate_series(1, 6) i;
-	INSERT INTO delivery_jobs (tenant_id, alert_id, integration_id, route_id, deliver_on_event, status, payload_json)
-	SELECT 't', 1, gen_random_uuid(), gen_random_uuid(), 'OPEN', CASE WHEN i <= 4 THEN 'PENDING' ELSE 'COMPLETED' END, '{}' FROM generate_series(1, 9) i`
+// metricsOf are the metrics of samples, sorted.
+func metricsOf(samples []spool.Sample) []string {
+	var metrics []string
+	for _, s := range samples {
+		metrics = append(metrics, s.Metric)
+	}
+	slices.Sort(metrics)
+	return metrics
+}
 
-func TestAggregatesCountThePlatform(t *testing.T) {
+// The number of connections is /capacity's own.
+func TestConnectionsAreCountedAsTheCapacityRouteDoes(t *testing.T) {
 	t.Parallel()
-	database, pool, store := onDatabase(t)
-	database.Exec(t, seedPlatform)
-	a := store.Aggregates(t.Context())
-	if !a.Answered || len(a.Failed) != 0 {
-		t.Fatalf("%+v", a)
-	}
-	values := map[string]float64{}
-	for _, s := range a.Samples {
-		values[s.Service+" "+s.Metric] = s.Value
-		if s.Tags != "{}" {
-			t.Errorf("tags of %s: %q", s.Metric, s.Tags)
-		}
-	}
-	for name, want := range map[string]float64{
-		"platform devices_online": 5, "platform devices_stale": 3, "platform alerts_open": 2, "platform deliveries_pending": 4,
-	} {
-		if values[name] != want {
-			t.Errorf("%s is %g, want %g", name, values[name], want)
-		}
-	}
-	if len(a.Samples) != 6 || values["postgres connections"] < 1 || values["postgres db_size_bytes"] < 1e6 {
-		t.Errorf("samples: %v", a.Samples)
-	}
-	// The number is /capacity's own.
-	wantRows(t, pool, `SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) - numbackends
+	_, pool, _ := onDatabase(t)
+	pgtest.WantRows(t, pool, `SELECT (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()) - numbackends
 		FROM pg_stat_database WHERE datname = current_database()`, "0")
 }
 
 func TestAMissingTableOrColumnCostsItsOwnSamplesUntilItIsThere(t *testing.T) {
 	t.Parallel()
 	database, _, store := onDatabase(t)
-	names := func() []string {
+	well := pgtest.New(t).Pool(t)
+	check := func(failed ...string) {
+		t.Helper()
 		a := store.Aggregates(t.Context())
-		if !a.Answered {
-			t.Fatalf("%+v", a)
+		if diff := gocmp.Diff(yieldWithout(t, well, failed...), metricsOf(a.Samples)); diff != "" || !a.Answered {
+			t.Errorf("answered %v, %s", a.Answered, diff)
 		}
-		var list []string
-		for _, s := range a.Samples {
-			list = append(list, s.Metric)
-		}
-		for name, err := range a.Failed {
-			list = append(list, "failed "+name)
-			if text := err.Error(); !strings.Contains(text, "device_state") && !strings.Contains(text, "status") {
-				t.Errorf("the error names neither table nor column: %v", err)
+		for _, name := range failed {
+			if err := a.Failed[name]; err == nil || !strings.Contains(err.Error(), "does not exist") {
+				t.Errorf("%s: the error names neither table nor column: %v", name, err)
 			}
 		}
-		slices.Sort(list)
-		return list
-	}
-	all := []string{"alerts_open", "connections", "db_size_bytes", "deliveries_pending", "devices_online", "devices_stale"}
-	without := func(failed string, metrics ...string) []string {
-		list := slices.DeleteFunc(slices.Clone(all), func(m string) bool { return slices.Contains(metrics, m) })
-		list = append(list, "failed "+failed)
-		slices.Sort(list)
-		return list
-	}
-	check := func(want []string) {
-		t.Helper()
-		if diff := cmp.Diff(want, names()); diff != "" {
-			t.Error(diff)
+		if len(a.Failed) != len(failed) {
+			t.Errorf("failed: %v, want %v", a.Failed, failed)
 		}
 	}
-	check(all)
+	check()
 	database.Exec(t, "ALTER TABLE device_state RENAME TO gone")
-	check(without("devices", "devices_online", "devices_stale"))
+	check("devices")
 	database.Exec(t, "ALTER TABLE gone RENAME TO device_state")
-	check(all)
+	check()
 	database.Exec(t, "ALTER TABLE fleet_alert RENAME COLUMN status TO state")
-	check(without("alerts", "alerts_open"))
+	check("alerts")
 	database.Exec(t, "ALTER TABLE fleet_alert RENAME COLUMN state TO status; ALTER TABLE device_state RENAME TO gone; ALTER TABLE delivery_jobs RENAME TO gone_too")
-	if diff := cmp.Diff([]string{"alerts_open", "connections", "db_size_bytes", "failed deliveries", "failed devices"}, func() []string {
-		a := store.Aggregates(t.Context())
-		var list []string
-		for _, s := range a.Samples {
-			list = append(list, s.Metric)
-		}
-		for name := range a.Failed {
-			list = append(list, "failed "+name)
-		}
-		slices.Sort(list)
-		return list
-	}()); diff != "" {
-		t.Error(diff)
-	}
+	check("devices", "deliveries")
 }
 
 func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
 	t.Parallel()
 	_, pool, store := onDatabase(t)
+	others := yieldWithout(t, pool, "alerts", "deliveries")
 	migration, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -187,8 +134,8 @@ func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	a := store.Aggregates(ctx)
-	if len(a.Failed) != 2 || a.Failed["alerts"] == nil || a.Failed["deliveries"] == nil || len(a.Samples) != 4 {
-		t.Errorf("%+v", a)
+	if diff := gocmp.Diff(others, metricsOf(a.Samples)); len(a.Failed) != 2 || a.Failed["alerts"] == nil || a.Failed["deliveries"] == nil || diff != "" {
+		t.Errorf("failed: %v, %s", a.Failed, diff)
 	}
 }
 
@@ -208,30 +155,30 @@ func loginRole(t *testing.T, database *pgtest.Database, options string) (*Postgr
 	database.Exec(t, "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO "+name)
 	database.Exec(t, "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO "+name)
 	pool := database.PoolAs(t, address)
-	return NewPostgres(pool, 5*time.Second, time.Minute), pool
+	return storeOn(pool, 5*time.Second), pool
 }
 
 func TestForcedRowSecurityIsReadPastInTheOperatorsRole(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
-	database.Exec(t, seedPlatform)
+	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, pool := loginRole(t, database, "IN ROLE pulse_operator")
 	a := store.Aggregates(t.Context())
 	if len(a.Failed) != 0 {
 		t.Fatalf("%+v", a.Failed)
 	}
-	if i := slices.IndexFunc(a.Samples, func(s Sample) bool { return s.Metric == "devices_online" }); i < 0 || a.Samples[i].Value != 5 {
+	if i := slices.IndexFunc(a.Samples, func(s spool.Sample) bool { return s.Metric == "devices_online" }); i < 0 || a.Samples[i].Value != 5 {
 		t.Errorf("samples: %v", a.Samples)
 	}
 	// The role does not stay with the connection.
-	wantRows(t, pool, "SELECT current_user = session_user, current_setting('row_security')", "true on")
+	pgtest.WantRows(t, pool, "SELECT current_user = session_user, current_setting('row_security')", "true on")
 }
 
 func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
-	database.Exec(t, seedPlatform)
+	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, _ := loginRole(t, database, "")
 	a := store.Aggregates(t.Context())
@@ -251,13 +198,8 @@ func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 			}
 		}
 	}
-	wantMetrics := []string{"connections", "db_size_bytes", "deliveries_pending"} // not under a policy
-	var got []string
-	for _, s := range a.Samples {
-		got = append(got, s.Metric)
-	}
-	slices.Sort(got)
-	if diff := cmp.Diff(wantMetrics, got); diff != "" {
+	// The others are under no policy.
+	if diff := gocmp.Diff(yieldWithout(t, database.Pool(t), "alerts", "devices"), metricsOf(a.Samples)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -274,77 +216,97 @@ func TestTheReadersRoleIsTakenWhereTheOperatorsIsNot(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	database.Exec(t, seedPlatform)
+	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, _ := loginRole(t, database, "IN ROLE pulse_operator_read")
-	if a := store.Aggregates(t.Context()); len(a.Failed) != 0 || len(a.Samples) != 6 {
+	if a := store.Aggregates(t.Context()); len(a.Failed) != 0 {
 		t.Errorf("%+v", a)
 	}
 }
 
-// The log line at the start and doctor name the role by one query; the cycles
-// take it on by another. They must agree.
-func TestTheRoleThatIsNamedIsTheOneThatIsTaken(t *testing.T) {
+// What the role is that the platform's tables are read and written in.
+func TestThePlatformRole(t *testing.T) {
 	t.Parallel()
-	agree := func(pool *pgxpool.Pool, want string) {
+	roleOf := func(t *testing.T, pool *pgxpool.Pool) (role string) {
 		t.Helper()
-		err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-			q := db.New(tx)
-			session, err := q.DescribeSession(t.Context())
+		err := db.InTx(t.Context(), pool, pgx.TxOptions{}, 5*time.Second, func(q *db.Queries) error {
+			scope, err := q.EnterPlatformScope(t.Context())
 			if err != nil {
 				return err
 			}
-			if want == "" {
-				want = session.LoginRole
-			}
-			scope, err := q.EnterPlatformScope(t.Context())
-			if session.ScopeRole != want || scope.Role != want {
-				t.Errorf("%q is named and %q taken, want %q", session.ScopeRole, scope.Role, want)
+			session, err := q.DescribeSession(t.Context())
+			role = scope.Role
+			if session.LoginRole != role {
+				t.Errorf("%q is returned, and %q taken on", role, session.LoginRole)
 			}
 			return err
 		})
 		if err != nil {
 			t.Error(err)
 		}
+		return role
 	}
-	database := pgtest.New(t)
-	_, member := loginRole(t, database, "IN ROLE pulse_operator")
-	agree(member, "pulse_operator")
-	_, stranger := loginRole(t, database, "")
-	agree(stranger, "")
-	agree(database.Pool(t), "pulse_operator")
-	database.Exec(t, "REVOKE SELECT ON device_state FROM pulse_operator")
-	agree(database.Pool(t), "") // a superuser does without
-	agree(member, "pulse_operator")
+	for name, test := range map[string]struct {
+		options string
+		bound   bool   // by forced policies
+		prepare string // %s is the login role
+		want    string // empty is the login role itself
+	}{
+		"a superuser":                    {options: "SUPERUSER IN ROLE pulse_operator", bound: true},
+		"one that bypasses the policies": {options: "BYPASSRLS IN ROLE pulse_operator", bound: true},
+		"one that no policy binds":       {options: "IN ROLE pulse_operator"},
+		"one that a policy binds":        {options: "IN ROLE pulse_operator", bound: true, want: "pulse_operator"},
+		"one that may take on nothing":   {bound: true},
+		"one whose role is set": {bound: true, want: "pulse_operator",
+			prepare: "GRANT pulse_operator TO pgtest_owner; GRANT pgtest_owner TO %[1]s; ALTER ROLE %[1]s SET role = pgtest_owner"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.New(t)
+			if test.bound {
+				forceRowSecurity(t, database)
+			}
+			role, address := database.Role(t, test.options)
+			if test.prepare != "" {
+				database.Exec(t, `DO $$ BEGIN CREATE ROLE pgtest_owner NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$`)
+				database.Exec(t, fmt.Sprintf(test.prepare, role))
+			}
+			if want := cmp.Or(test.want, role); roleOf(t, database.PoolAs(t, address)) != want {
+				t.Errorf("role %q, want %q", roleOf(t, database.PoolAs(t, address)), want)
+			}
+		})
+	}
 }
 
-func observation(service string, r Reading) Observation { return Observation{service, r} }
+func observation(service string, r probe.Reading) probe.Observation {
+	return probe.Observation{Service: service, Reading: r}
+}
 
 func TestHealthRowsAreTheContracts(t *testing.T) {
 	t.Parallel()
 	_, pool, store := onDatabase(t)
 	token := acquire(t, store, "a")
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC)
-	save := func(observations ...Observation) {
+	save := func(observations ...probe.Observation) {
 		t.Helper()
 		if err := store.SaveHealth(t.Context(), token, at, observations); err != nil {
 			t.Fatal(err)
 		}
 	}
 	save(
-		observation("ingest", Reading{Status: Healthy, Latency: 12 * time.Millisecond, HTTPStatus: 200, Counters: map[string]float64{"queue_depth": 3}}),
-		observation("evaluator", Reading{Status: Degraded, Latency: 3 * time.Millisecond, HTTPStatus: 503}),
-		observation("mqtt", Reading{Status: Down, Err: "connection refused"}),
-		observation("billing", Reading{Status: Unknown, Err: "no answer within 5s"}),
+		observation("ingest", probe.Reading{Status: probe.Healthy, Latency: 12 * time.Millisecond, HTTPStatus: 200, Counters: map[string]float64{"queue_depth": 3}}),
+		observation("evaluator", probe.Reading{Status: probe.Degraded, Latency: 3 * time.Millisecond, HTTPStatus: 503}),
+		observation("mqtt", probe.Reading{Status: probe.Down, Err: "connection refused"}),
+		observation("billing", probe.Reading{Status: probe.Unknown, Err: "no answer within 5s"}),
 	)
 	const all = "SELECT service, status, latency_ms, details::text, checked_at = '2026-01-02 03:04:05.678901Z' FROM service_health ORDER BY service"
-	wantRows(t, pool, all,
+	pgtest.WantRows(t, pool, all,
 		`billing unhealthy - {"error": "no answer within 5s", "status": "unknown"} true`,
 		`evaluator unhealthy 3 {"status": "degraded", "latency_ms": 3, "http_status": 503} true`,
 		`ingest healthy 12 {"status": "healthy", "counters": {"queue_depth": 3}, "latency_ms": 12, "http_status": 200} true`,
 		`mqtt unhealthy - {"error": "connection refused", "status": "down"} true`)
-	save(observation("mqtt", Reading{Status: Healthy, Latency: time.Microsecond}))
-	wantRows(t, pool, "SELECT status, latency_ms, details::text FROM service_health WHERE service = 'mqtt'", `healthy 0 {"status": "healthy", "latency_ms": 0}`)
+	save(observation("mqtt", probe.Reading{Status: probe.Healthy, Latency: time.Microsecond}))
+	pgtest.WantRows(t, pool, "SELECT status, latency_ms, details::text FROM service_health WHERE service = 'mqtt'", `healthy 0 {"status": "healthy", "latency_ms": 0}`)
 }
 
 func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
@@ -363,31 +325,31 @@ func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
 			}
 			database.Exec(t, "ALTER TABLE fleet_alert ADD FOREIGN KEY (tenant_id) REFERENCES tenants")
 			token := acquire(t, store, "a")
-			sync := func(status Status, wantOpened, wantClosed int) {
+			sync := func(status probe.Status, wantOpened, wantClosed int) {
 				t.Helper()
-				opened, closed, err := store.SyncAlerts(t.Context(), token, []Observation{
-					observation("ingest", Reading{Status: status, Err: "reason"}), observation("mqtt", Reading{Status: Healthy})}, true)
+				opened, closed, err := store.SyncAlerts(t.Context(), token, []probe.Observation{
+					observation("ingest", probe.Reading{Status: status, Err: "reason"}), observation("mqtt", probe.Reading{Status: probe.Healthy})}, true)
 				if err != nil || len(opened) != wantOpened || len(closed) != wantClosed {
 					t.Errorf("%s: opened %v, closed %v, %v", status, opened, closed, err)
 				}
 			}
 			const alerts = "SELECT status, closed_at IS NOT NULL, details ? 'resolved_at' FROM fleet_alert ORDER BY id"
-			sync(Healthy, 0, 0)
-			wantRows(t, pool, "SELECT tenant_id FROM tenants")
-			sync(Unknown, 1, 0)
-			wantRows(t, pool, `SELECT tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details::text FROM fleet_alert`,
+			sync(probe.Healthy, 0, 0)
+			pgtest.WantRows(t, pool, "SELECT tenant_id FROM tenants")
+			sync(probe.Unknown, 1, 0)
+			pgtest.WantRows(t, pool, `SELECT tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details::text FROM fleet_alert`,
 				`__system__ __system__ __system__ SYSTEM_HEALTH system-health:ingest OPEN 5 1 Service unhealthy: ingest (reason) {"kind": "system_health", "service": "ingest"}`)
-			wantRows(t, pool, "SELECT tenant_id, name, metadata::text FROM tenants", `__system__ System Alerts {"kind": "system"}`)
-			sync(Unknown, 0, 0)
+			pgtest.WantRows(t, pool, "SELECT tenant_id, name, metadata::text FROM tenants", `__system__ System Alerts {"kind": "system"}`)
+			sync(probe.Unknown, 0, 0)
 			database.Exec(t, "UPDATE fleet_alert SET status = 'ACKNOWLEDGED'")
-			sync(Down, 0, 0)
-			wantRows(t, pool, alerts, "ACKNOWLEDGED false false")
-			sync(Healthy, 0, 1)
-			wantRows(t, pool, alerts, "CLOSED true true")
-			sync(Healthy, 0, 0)
-			sync(Down, 1, 0)
-			sync(Healthy, 0, 1)
-			wantRows(t, pool, alerts, "CLOSED true true", "CLOSED true true")
+			sync(probe.Down, 0, 0)
+			pgtest.WantRows(t, pool, alerts, "ACKNOWLEDGED false false")
+			sync(probe.Healthy, 0, 1)
+			pgtest.WantRows(t, pool, alerts, "CLOSED true true")
+			sync(probe.Healthy, 0, 0)
+			sync(probe.Down, 1, 0)
+			sync(probe.Healthy, 0, 1)
+			pgtest.WantRows(t, pool, alerts, "CLOSED true true", "CLOSED true true")
 		})
 	}
 }
@@ -397,7 +359,7 @@ func TestSystemAlertsAreFoundByTheirIndex(t *testing.T) {
 	database, pool, _ := onDatabase(t)
 	database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
 		SELECT 't' || i % 50, 's', 'd', 'X', i::text, 'CLOSED', 'x' FROM generate_series(1, 20000) i; ANALYZE fleet_alert`)
-	plan := strings.Join(rowsOf(t, pool, "EXPLAIN "+db.SyncSystemAlerts, []string{"ingest"}, []bool{true}, []string{""}, false), "\n")
+	plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+db.SyncSystemAlerts, []string{"ingest"}, []bool{true}, []string{""}, false), "\n")
 	if strings.Count(plan, "Seq Scan on fleet_alert") > 1 || !strings.Contains(plan, "idx_fleet_alert_open_uq") {
 		t.Errorf("more than the acknowledged alerts of unhealthy services is scanned for: %s", plan)
 	}
@@ -407,7 +369,7 @@ func TestSystemAlertsUnderForcedRowSecurity(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
 	forceRowSecurity(t, database)
-	down := []Observation{observation("ingest", Reading{Status: Down})}
+	down := []probe.Observation{observation("ingest", probe.Reading{Status: probe.Down})}
 
 	store, _ := loginRole(t, database, "")
 	if _, _, err := store.SyncAlerts(t.Context(), acquire(t, store, "a"), down, true); err == nil || !strings.Contains(err.Error(), "row-level security") {
@@ -415,10 +377,10 @@ func TestSystemAlertsUnderForcedRowSecurity(t *testing.T) {
 	}
 	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = now()")
 
-	// Half of the rights would not do, and are not taken for all of them.
+	// Half of the rights will not do.
 	database.Exec(t, "GRANT INSERT, UPDATE ON fleet_alert, tenants TO pulse_operator")
 	half, _ := loginRole(t, database, "IN ROLE pulse_operator")
-	if _, _, err := half.SyncAlerts(t.Context(), acquire(t, half, "half"), down, true); err == nil || !strings.Contains(err.Error(), "row-level security") {
+	if _, _, err := half.SyncAlerts(t.Context(), acquire(t, half, "half"), down, true); err == nil || !strings.Contains(err.Error(), "42501") {
 		t.Errorf("a role that may take on half an operator's: %v", err)
 	}
 	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = now()")
@@ -429,8 +391,8 @@ func TestSystemAlertsUnderForcedRowSecurity(t *testing.T) {
 	}
 }
 
-func cycleAt(at time.Time, values ...float64) Cycle {
-	c := Cycle{At: at}
+func cycleAt(at time.Time, values ...float64) spool.Cycle {
+	c := spool.Cycle{At: at}
 	for i, v := range values {
 		c.Samples = append(c.Samples, sampleOf("ingest", fmt.Sprintf("metric_%d", i), v))
 	}
@@ -442,15 +404,15 @@ func TestAppendingTwiceStoresOnce(t *testing.T) {
 	_, pool, store := onDatabase(t)
 	token := acquire(t, store, "a")
 	begin := time.Now().UTC().Truncate(time.Microsecond)
-	cycles := []Cycle{cycleAt(begin, 1, 2), cycleAt(begin.Add(time.Second), 3, 4), cycleAt(begin.Add(2*time.Second), 5, 6)}
+	cycles := []spool.Cycle{cycleAt(begin, 1, 2), cycleAt(begin.Add(time.Second), 3, 4), cycleAt(begin.Add(2*time.Second), 5, 6)}
 	for i, want := range []int{4, 2, 0} { // of 1–2, of 1–3, of 1–3 again
-		if stored, _, err := store.AppendCycles(t.Context(), token, cycles[:min(2+i, 3)]); err != nil || stored != want {
+		if stored, _, err := store.AppendCycles(t.Context(), token, cycles[:min(2+i, 3)], false); err != nil || stored != want {
 			t.Errorf("append %d stored %d samples, want %d: %v", i, stored, want, err)
 		}
 	}
-	wantRows(t, pool, "SELECT metric_name, service, tags::text, value FROM system_metrics ORDER BY value",
+	pgtest.WantRows(t, pool, "SELECT metric_name, service, tags::text, value FROM system_metrics ORDER BY value",
 		"metric_0 ingest {} 1", "metric_1 ingest {} 2", "metric_0 ingest {} 3", "metric_1 ingest {} 4", "metric_0 ingest {} 5", "metric_1 ingest {} 6")
-	wantRows(t, pool, "SELECT max(time) = (SELECT last_cycle_at FROM ops_worker_lease) FROM system_metrics", "true")
+	pgtest.WantRows(t, pool, "SELECT max(time) = (SELECT last_cycle_at FROM ops_worker_lease) FROM system_metrics", "true")
 }
 
 func TestAppendingAtTheSameTimeStoresOnce(t *testing.T) {
@@ -465,7 +427,7 @@ func TestAppendingAtTheSameTimeStoresOnce(t *testing.T) {
 		var storing sync.WaitGroup
 		for range 4 {
 			storing.Go(func() {
-				n, _, err := store.AppendCycles(t.Context(), token, []Cycle{cycle})
+				n, _, err := store.AppendCycles(t.Context(), token, []spool.Cycle{cycle}, false)
 				if err != nil {
 					t.Error(err)
 				}
@@ -479,7 +441,7 @@ func TestAppendingAtTheSameTimeStoresOnce(t *testing.T) {
 			t.Fatalf("round %d stored %d samples, want 3", round, total)
 		}
 	}
-	wantRows(t, pool, "SELECT count(*), count(DISTINCT (time, metric_name)) FROM system_metrics", "60 60")
+	pgtest.WantRows(t, pool, "SELECT count(*), count(DISTINCT (time, metric_name)) FROM system_metrics", "60 60")
 }
 
 func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
@@ -487,31 +449,31 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 	database, pool, store := onDatabase(t)
 	old := acquire(t, store, "a")
 	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = clock_timestamp()")
-	writes := map[string]func(Token) error{
-		"append": func(token Token) error {
-			_, _, err := store.AppendCycles(t.Context(), token, []Cycle{cycleAt(time.Now(), 1)})
+	writes := map[string]func(lease.Token) error{
+		"append": func(token lease.Token) error {
+			_, _, err := store.AppendCycles(t.Context(), token, []spool.Cycle{cycleAt(time.Now(), 1)}, false)
 			return err
 		},
-		"health": func(token Token) error {
-			return store.SaveHealth(t.Context(), token, time.Now(), []Observation{observation("x", Reading{Status: Down})})
+		"health": func(token lease.Token) error {
+			return store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
 		},
-		"alerts": func(token Token) error {
-			_, _, err := store.SyncAlerts(t.Context(), token, []Observation{observation("x", Reading{Status: Down})}, true)
+		"alerts": func(token lease.Token) error {
+			_, _, err := store.SyncAlerts(t.Context(), token, []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}, true)
 			return err
 		},
-		"expire": func(token Token) error {
+		"expire": func(token lease.Token) error {
 			_, _, err := store.ExpireSamples(t.Context(), token, time.Now().Add(time.Hour), 10)
 			return err
 		},
-		"renew": func(token Token) error {
-			_, err := store.Renew(t.Context(), token, time.Minute)
+		"renew": func(token lease.Token) error {
+			_, err := lease.NewPostgres(store.client).Renew(t.Context(), token, time.Minute)
 			return err
 		},
 	}
-	refused := func(who string, token Token) {
+	refused := func(who string, token lease.Token) {
 		t.Helper()
 		for name, write := range writes {
-			if err := write(token); !errors.Is(err, ErrLeaseLost) {
+			if err := write(token); !errors.Is(err, lease.ErrLost) {
 				t.Errorf("%s, %s: %v", who, name, err)
 			}
 		}
@@ -519,77 +481,14 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 	refused("expired", old)
 	acquire(t, store, "b")
 	refused("taken over", old)
-	refused("wrong epoch", Token{"b", 99})
-	wantRows(t, pool, "SELECT (SELECT count(*) FROM system_metrics) + (SELECT count(*) FROM service_health) + (SELECT count(*) FROM fleet_alert)", "0")
-}
-
-func TestTheLeaseHasOneHolder(t *testing.T) {
-	t.Parallel()
-	_, _, store := onDatabase(t)
-	var won []string
-	var mu sync.Mutex
-	var asking sync.WaitGroup
-	for i := range 8 {
-		asking.Go(func() {
-			holder := fmt.Sprint("replica-", i)
-			_, err := store.Acquire(t.Context(), holder, time.Minute)
-			if err != nil && !errors.Is(err, ErrLeaseLost) {
-				t.Error(err)
-			}
-			if err == nil {
-				mu.Lock()
-				defer mu.Unlock()
-				won = append(won, holder)
-			}
-		})
-	}
-	asking.Wait()
-	holder, held, err := store.HeldBy(t.Context())
-	if err != nil || len(won) != 1 || !held || holder != won[0] {
-		t.Errorf("won by %v, held by %q, %v", won, holder, err)
-	}
-}
-
-func TestATakeoverWaitsForTheStoreInFlight(t *testing.T) {
-	t.Parallel()
-	_, pool, store := onDatabase(t)
-	token := acquire(t, store, "a")
-	inStore, finish := make(chan struct{}), make(chan struct{})
-	var storing sync.WaitGroup
-	storing.Go(func() {
-		err := store.fenced(t.Context(), token, func(*db.Queries) error {
-			close(inStore)
-			<-finish
-			return nil
-		})
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	<-inStore
-	// The lease runs out while the store is in flight.
-	if _, err := pool.Exec(t.Context(), "UPDATE ops_worker_lease SET expires_at = clock_timestamp()"); err != nil {
-		t.Fatal(err)
-	}
-	taken := make(chan error, 1)
-	go func() {
-		_, err := store.Acquire(t.Context(), "b", time.Minute)
-		taken <- err
-	}()
-	eventually(t, "the take-over waits for a lock", func() bool {
-		return slices.Equal(rowsOf(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"), []string{"1"})
-	})
-	close(finish)
-	storing.Wait()
-	if err := <-taken; err != nil {
-		t.Error(err)
-	}
+	refused("wrong epoch", lease.Token{Holder: "b", Epoch: 99})
+	pgtest.WantRows(t, pool, "SELECT (SELECT count(*) FROM system_metrics) + (SELECT count(*) FROM service_health) + (SELECT count(*) FROM fleet_alert)", "0")
 }
 
 func TestTheServerItselfEndsAStatementThatTakesTooLong(t *testing.T) {
 	t.Parallel()
 	_, pool, _ := onDatabase(t)
-	store := NewPostgres(pool, 200*time.Millisecond, time.Minute)
+	store := storeOn(pool, 200*time.Millisecond)
 	token := acquire(t, store, "a")
 	blocker, err := pool.Begin(t.Context())
 	if err != nil {
@@ -599,8 +498,8 @@ func TestTheServerItselfEndsAStatementThatTakesTooLong(t *testing.T) {
 	if _, err := blocker.Exec(t.Context(), "LOCK TABLE service_health IN ACCESS EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
-	err = store.SaveHealth(t.Context(), token, time.Now(), []Observation{observation("x", Reading{Status: Down})})
-	if !isTimeout(err) {
+	err = store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
+	if !db.IsTimeout(err) {
 		t.Errorf("%v, want the server's own time-out", err)
 	}
 }
@@ -620,19 +519,19 @@ func TestAlertsThatWaitDoNotKeepSamplesOrTheLease(t *testing.T) {
 	}
 	alerts := make(chan error, 1)
 	go func() {
-		_, _, err := store.SyncAlerts(t.Context(), token, []Observation{observation("x", Reading{Status: Down})}, true)
+		_, _, err := store.SyncAlerts(t.Context(), token, []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}, true)
 		alerts <- err
 	}()
-	eventually(t, "the alerts wait for their table", func() bool {
-		return slices.Equal(rowsOf(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"), []string{"1"})
+	pgtest.Eventually(t, "the alerts wait for their table", func() bool {
+		return slices.Equal(pgtest.Rows(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"), []string{"1"})
 	})
-	if stored, _, err := store.AppendCycles(t.Context(), token, []Cycle{cycleAt(time.Now(), 1)}); err != nil || stored != 1 {
+	if stored, _, err := store.AppendCycles(t.Context(), token, []spool.Cycle{cycleAt(time.Now(), 1)}, false); err != nil || stored != 1 {
 		t.Errorf("append meanwhile: %d, %v", stored, err)
 	}
-	if err := store.SaveHealth(t.Context(), token, time.Now(), []Observation{observation("x", Reading{Status: Down})}); err != nil {
+	if err := store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}); err != nil {
 		t.Errorf("health meanwhile: %v", err)
 	}
-	if _, err := store.Renew(t.Context(), token, time.Minute); err != nil {
+	if _, err := lease.NewPostgres(store.client).Renew(t.Context(), token, time.Minute); err != nil {
 		t.Errorf("renewal meanwhile: %v", err)
 	}
 	if err := migration.Rollback(t.Context()); err != nil {
@@ -640,24 +539,6 @@ func TestAlertsThatWaitDoNotKeepSamplesOrTheLease(t *testing.T) {
 	}
 	if err := <-alerts; err != nil {
 		t.Errorf("alerts: %v", err)
-	}
-}
-
-func TestAStoppedStoreDoesNotHoldTheLeaseForEver(t *testing.T) {
-	t.Parallel()
-	_, pool, _ := onDatabase(t)
-	store := NewPostgres(pool, 300*time.Millisecond, time.Minute)
-	token := acquire(t, store, "a")
-	err := store.fenced(t.Context(), token, func(q *db.Queries) error {
-		// As a process that is stopped here: the transaction idles.
-		eventually(t, "the server ends the idle transaction", func() bool {
-			return slices.Equal(rowsOf(t, pool, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"), []string{"0"})
-		})
-		_, err := q.Now(t.Context())
-		return err
-	})
-	if err == nil {
-		t.Error("the store should fail when it wakes")
 	}
 }
 
@@ -680,10 +561,10 @@ func TestExpiredSamplesAreRemovedFromAPlainTable(t *testing.T) {
 	if want := int64(73 * 36); removed != want {
 		t.Errorf("removed %d, want %d", removed, want)
 	}
-	wantRows(t, pool, "SELECT count(*), max(value) FROM system_metrics", "6048 167")
+	pgtest.WantRows(t, pool, "SELECT count(*), max(value) FROM system_metrics", "6048 167")
 	// By its index, however large the table is.
 	database.Exec(t, "ANALYZE system_metrics; SET enable_seqscan = off")
-	plan := strings.Join(rowsOf(t, pool, "EXPLAIN "+strings.NewReplacer("$1", "now()", "$2", "5000").Replace(db.DeleteExpiredSamples)), "\n")
+	plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+strings.NewReplacer("$1", "now()", "$2", "5000").Replace(db.DeleteExpiredSamples)), "\n")
 	if !strings.Contains(plan, "idx_system_metrics_name_") {
 		t.Errorf("plan: %s", plan)
 	}
@@ -699,9 +580,123 @@ func TestOpenAlertsAreCountedByTheirIndex(t *testing.T) {
 		database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
 			SELECT 't', 's', 'd', 'X', i::text, CASE WHEN i % 200 = 0 THEN 'OPEN' ELSE 'CLOSED' END, 'x' FROM generate_series(1, 20000) i`)
 		database.Exec(t, "VACUUM ANALYZE fleet_alert")
-		plan := strings.Join(rowsOf(t, pool, "EXPLAIN "+db.AlertSamples), "\n")
+		plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+db.AlertSamples), "\n")
 		if !strings.Contains(plan, "idx_fleet_alert_open_uq") || strings.Contains(plan, "Seq Scan") {
 			t.Errorf("%s index: %s", name, plan)
 		}
 	}
+}
+
+// A last_cycle_at that a clock far ahead has left counts for nothing, and is
+// right again with the next store.
+func TestAFutureCycleDoesNotKeepOthersOut(t *testing.T) {
+	t.Parallel()
+	database, pool, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	database.Exec(t, "UPDATE ops_worker_lease SET last_cycle_at = now() + interval '400 days'")
+	begin := time.Now().UTC().Truncate(time.Microsecond)
+	for i := range 2 {
+		at := begin.Add(time.Duration(i) * time.Second)
+		if stored, _, err := store.AppendCycles(t.Context(), token, []spool.Cycle{cycleAt(at, 1)}, false); err != nil || stored != 1 {
+			t.Errorf("stored %d, %v", stored, err)
+		}
+		pgtest.WantRows(t, pool, fmt.Sprintf("SELECT last_cycle_at = to_timestamp(%d / 1e6) FROM ops_worker_lease", at.UnixMicro()), "true")
+	}
+	if stored, _, err := store.AppendCycles(t.Context(), token, []spool.Cycle{cycleAt(begin, 1)}, false); err != nil || stored != 0 {
+		t.Errorf("stored %d again, %v", stored, err)
+	}
+}
+
+// Whatever text a sample is made of: what is storable, the table takes.
+func TestWhatIsStorableIsStored(t *testing.T) {
+	t.Parallel()
+	_, _, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	texts := []string{"plain", "", "quote ' \" \\", "é €  ", "nul \x00", "bad \xff", strings.Repeat("long ", 5000), "new\nline", "\ufffe", "\U0010ffff"}
+	tags := []string{"{}", `{"a":1}`, `{"a":1e400}`, `{"a":"\u0000"}`, `{"a":"\ud800"}`, "[]", "null", "", "{", `{"a":1}x`, `{"é":{"b":[1.5,true,null]}}`, `{"a":1,"a":2}`, "{\"a\":\"\x00\"}"}
+	values := []float64{0, -1, 1e308, 5e-324, math.NaN(), math.Inf(1)}
+	at := time.Now().UTC().Truncate(time.Microsecond)
+	storable := 0
+	for _, text := range texts {
+		for _, tag := range tags {
+			for _, value := range values {
+				s := spool.Sample{Metric: text, Service: text, Tags: tag, Value: value}
+				if s.Storable() != nil {
+					continue
+				}
+				storable++
+				at = at.Add(time.Microsecond)
+				if stored, _, err := store.AppendCycles(t.Context(), token, []spool.Cycle{{At: at, Samples: []spool.Sample{s}}}, false); err != nil || stored != 1 {
+					t.Errorf("%+v: stored %d, %v", s, stored, err)
+				}
+			}
+		}
+	}
+	if storable < 50 {
+		t.Errorf("only %d are storable", storable)
+	}
+}
+
+func TestOneAlertThatCannotBeOpenedCostsNoOther(t *testing.T) {
+	t.Parallel()
+	database, pool, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	sync := func(observations ...probe.Observation) error {
+		_, _, err := store.SyncAlerts(t.Context(), token, observations, true)
+		return err
+	}
+	up, down := probe.Reading{Status: probe.Healthy}, probe.Reading{Status: probe.Down}
+	if err := sync(observation("ingest", down)); err != nil {
+		t.Fatal(err)
+	}
+	database.Exec(t, "ALTER TABLE fleet_alert ADD CHECK (fingerprint <> 'system-health:mqtt')")
+	err := sync(observation("ingest", up), observation("mqtt", down), observation("evaluator", down))
+	if err == nil || !strings.Contains(err.Error(), "mqtt") || strings.Contains(err.Error(), "evaluator:") {
+		t.Errorf("the error should name mqtt alone: %v", err)
+	}
+	pgtest.WantRows(t, pool, "SELECT fingerprint, status FROM fleet_alert ORDER BY 1", "system-health:evaluator OPEN", "system-health:ingest CLOSED")
+	// Nor does closing depend on opening.
+	database.Exec(t, `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+		CREATE TRIGGER refuse BEFORE INSERT ON fleet_alert FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	if err := sync(observation("evaluator", up), observation("ingest", down)); err == nil {
+		t.Error("no error")
+	}
+	pgtest.WantRows(t, pool, "SELECT DISTINCT status FROM fleet_alert", "CLOSED")
+}
+
+func TestHealthRowsAndAlertsDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	database, pool, store := onDatabase(t)
+	held := leasetest.Held(t, lease.NewPostgres(store.client), time.Minute)
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": answering(probe.Reading{Status: probe.Down})}), store, held, time.Minute, true)
+	database.Exec(t, "ALTER TABLE service_health ADD CHECK (status <> 'unhealthy')")
+	if err := monitor.Cycle(t.Context()); err == nil || !strings.Contains(err.Error(), "health rows are not saved") {
+		t.Errorf("%v", err)
+	}
+	pgtest.WantRows(t, pool, "SELECT fingerprint, status FROM fleet_alert", "system-health:ingest OPEN")
+	database.Exec(t, "ALTER TABLE service_health DROP CONSTRAINT service_health_status_check; DROP TABLE fleet_alert")
+	if err := monitor.Cycle(t.Context()); err == nil || !strings.Contains(err.Error(), "system alerts are not saved") {
+		t.Errorf("%v", err)
+	}
+	pgtest.WantRows(t, pool, "SELECT service, status FROM service_health", "ingest unhealthy")
+}
+
+// Cycles that stand already are not stored again by a worker whose lease's row
+// was lost, as a spool keeps them for a while.
+func TestALostLeaseRowDoublesNothing(t *testing.T) {
+	t.Parallel()
+	database, pool, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	begin := time.Now().UTC().Truncate(time.Microsecond)
+	cycles := []spool.Cycle{cycleAt(begin, 1, 2), cycleAt(begin.Add(time.Second), 3, 4)}
+	if _, _, err := store.AppendCycles(t.Context(), token, cycles, false); err != nil {
+		t.Fatal(err)
+	}
+	database.Exec(t, "DELETE FROM ops_worker_lease")
+	token = acquire(t, store, "a")
+	cycles = append(cycles, cycleAt(begin.Add(2*time.Second), 5, 6))
+	if stored, _, err := store.AppendCycles(t.Context(), token, cycles, false); err != nil || stored != 2 {
+		t.Errorf("stored %d samples, %v; want the 2 that are new", stored, err)
+	}
+	pgtest.WantRows(t, pool, "SELECT count(*), count(DISTINCT (time, metric_name)) FROM system_metrics", "6 6")
 }

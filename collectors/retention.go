@@ -5,6 +5,10 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"ops_worker/db"
+	"ops_worker/internal/backoff"
+	"ops_worker/internal/lease"
 )
 
 const (
@@ -20,38 +24,41 @@ const (
 // Retention removes the samples that are older than they are kept.
 type Retention struct {
 	store Store
-	lease *Lease
+	lease *lease.Lease
 	keep  time.Duration
 	batch int
 }
 
-// A batch is small enough for some tens of milliseconds, and halved where a
-// database takes far longer.
+// A batch is small enough for some tens of milliseconds, halved where a database
+// takes far longer, and doubled where it does not.
 const (
 	largestBatch  = 5000
 	smallestBatch = 50
 )
 
 // NewRetention keeps samples for keep.
-func NewRetention(store Store, lease *Lease, keep time.Duration) *Retention {
+func NewRetention(store Store, lease *lease.Lease, keep time.Duration) *Retention {
 	return &Retention{store: store, lease: lease, keep: keep, batch: largestBatch}
 }
 
-// Cycle removes everything that has expired by now, in small batches.
+// Cycle removes everything that has expired by now, in small batches. It leaves
+// the database to the others for at least as long as it has used it.
 func (r *Retention) Cycle(ctx context.Context) error {
 	cutoff := r.lease.Now().Add(-r.keep)
 	var total int64
 	for more := true; more && ctx.Err() == nil; {
-		var removed int64
-		var err error
-		removed, more, err = r.store.ExpireSamples(ctx, r.lease.Token(), cutoff, r.batch)
-		if isTimeout(err) && r.batch > smallestBatch {
+		begin := time.Now()
+		removed, again, err := r.store.ExpireSamples(ctx, r.lease.Token(), cutoff, r.batch)
+		switch {
+		case db.IsTimeout(err) && r.batch > smallestBatch && ctx.Err() == nil:
 			r.batch, more = max(r.batch/2, smallestBatch), true
-		} else if err != nil {
+		case err != nil:
 			return err
+		default:
+			r.batch, more = min(r.batch*2, largestBatch), again
 		}
 		if total += removed; more {
-			wait(ctx, retentionPause)
+			backoff.Wait(ctx, max(retentionPause, time.Since(begin)))
 		}
 	}
 	if total > 0 {

@@ -12,7 +12,12 @@ import (
 	"github.com/rs/zerolog"
 
 	"ops_worker/db"
+	"ops_worker/internal/backoff"
 	"ops_worker/internal/config"
+	"ops_worker/internal/faultlog"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/probe"
+	"ops_worker/internal/spool"
 )
 
 // The names of the loops, in logs and in the heartbeat.
@@ -21,6 +26,8 @@ const (
 	metricsLoop   = "metrics"
 	retentionLoop = "retention"
 	leaseLoop     = "lease"
+	schemaLoop    = "schema"
+	storeLoop     = "store"
 	startLoop     = "start"
 )
 
@@ -36,30 +43,34 @@ type Worker struct {
 	pool   *pgxpool.Pool
 	log    zerolog.Logger
 	heart  Heart
-	client *HTTPClient
+	http   *probe.Client
+	client *db.Client
+	schema *schemaKeeper
 
 	heartFailed sync.Once
 
-	Store    *Postgres
-	Lease    *Lease
-	Services []Service
-	Health   *HealthMonitor
-	Metrics  *MetricsCollector
+	Store   *Postgres
+	Lease   *lease.Lease
+	Targets []probe.Target
+	Health  *HealthMonitor
+	Metrics *MetricsCollector
 }
 
 // NewWorker wires the parts; nothing runs yet, and the database is not asked.
-func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer Buffer, heart Heart, log zerolog.Logger) *Worker {
-	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, client: NewHTTPClient()}
-	w.Store = NewPostgres(pool, min(probeTimeout, max(cfg.MetricsInterval, time.Second)), cfg.LeaseTTL)
-	w.Lease = NewLease(w.Store, holderName(), cfg.LeaseTTL, log, func(next time.Duration) { w.beat(leaseLoop, next) })
-	w.Services = Services(cfg.Services, w.client, Query(w.Store.Ping))
-	w.Health = NewHealthMonitor(w.Services, w.Store, w.Lease, cfg.HealthInterval, cfg.SystemAlerts)
-	w.Metrics = NewMetricsCollector(w.Services, w.Store, w.Lease, buffer, cfg.MetricsInterval)
+func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
+	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.NewClient()}
+	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
+	w.schema = newSchemaKeeper(w.client)
+	w.Store = NewPostgres(w.client, cfg.LeaseTTL)
+	w.Lease = lease.New(lease.NewPostgres(w.client), holderName(), cfg.LeaseTTL, log, func(next time.Duration) { w.beat(leaseLoop, next) })
+	w.Targets = probe.Targets(cfg.Services, w.http, w.Store.Ping)
+	w.Health = NewHealthMonitor(w.Targets, w.Store, w.Lease, cfg.HealthInterval, cfg.SystemAlerts)
+	w.Metrics = NewMetricsCollector(w.Targets, w.Store, w.Lease, buffer, cfg.MetricsInterval)
 	return w
 }
 
 // Close frees what NewWorker made.
-func (w *Worker) Close() { w.client.Close() }
+func (w *Worker) Close() { w.http.Close() }
 
 // holderName is a name for the lease that no other process has, and that says
 // to an operator where to look.
@@ -90,7 +101,13 @@ func (w *Worker) Run(ctx context.Context) {
 		return
 	}
 	w.noteBeat(w.heart.Forget(startLoop))
+	var running sync.WaitGroup
+	running.Go(func() {
+		// Beside the lease: without its table nobody leads.
+		(&Loop{Name: schemaLoop, Interval: schemaInterval, Deadline: startDeadline, FirstAfter: schemaInterval, Cycle: w.schema.cycle, Log: w.log}).Run(ctx)
+	})
 	w.Lease.Run(ctx, w.collect)
+	running.Wait()
 }
 
 const (
@@ -103,7 +120,7 @@ const (
 // awaitDatabase prepares the database, with back-off. It is false when ctx
 // ended first.
 func (w *Worker) awaitDatabase(ctx context.Context) bool {
-	retry := newBackOff(startBackOff)
+	retry := backoff.New(startBackOff)
 	var logged time.Time
 	for {
 		w.beat(startLoop, startDeadline)
@@ -119,7 +136,7 @@ func (w *Worker) awaitDatabase(ctx context.Context) bool {
 			logged = now
 			w.log.Error().Err(err).Dur("retry_in_ms", delay).Msg("database is not ready, waiting for it")
 		}
-		if wait(ctx, delay); ctx.Err() != nil {
+		if backoff.Wait(ctx, delay); ctx.Err() != nil {
 			return false
 		}
 	}
@@ -128,34 +145,45 @@ func (w *Worker) awaitDatabase(ctx context.Context) bool {
 func (w *Worker) attemptStart(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, startDeadline)
 	defer cancel()
-	defer recovered(w.log.WithContext(ctx), func(panicked error) { err = panicked })
+	defer faultlog.Recovered(w.log.WithContext(ctx), func(panicked error) { err = panicked })
 	return w.Prepare(ctx)
 }
 
 // Prepare brings the schema up to date and logs what the worker found.
 func (w *Worker) Prepare(ctx context.Context) error {
 	changes, err := db.MigrateUp(ctx, w.pool)
-	for _, c := range changes {
-		event := w.log.Info()
-		if c.Failed() {
-			event = w.log.Warn()
-		}
-		event.Str("object", c.Object).Str("action", c.Action).Str("detail", c.Detail).Msg("schema")
-	}
+	w.schema.log(w.log, changes)
 	if err != nil {
 		return err
 	}
-	s, err := db.New(w.pool).DescribeSession(ctx)
+	var session db.DescribeSessionRow
+	var role string
+	var timescale *db.Timescale
+	err = w.client.InTx(ctx, func(q *db.Queries) (err error) {
+		if session, err = q.DescribeSession(ctx); err != nil {
+			return err
+		}
+		if timescale, err = db.FindTimescale(ctx, q); err != nil {
+			return err
+		}
+		scope, err := q.EnterPlatformScope(ctx)
+		role = scope.Role
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("describe session: %w", err)
 	}
+	target := w.pool.Config().ConnConfig
 	w.log.Info().
-		Str("server_version", s.ServerVersion).
-		Str("login_role", s.LoginRole).
-		Bool("superuser", s.Superuser).
-		Bool("bypass_rls", s.BypassRls).
-		Str("platform_role", s.ScopeRole).
-		Bool("timescaledb", s.Timescaledb).
+		Str("database", target.Database).
+		Str("host", target.Host).
+		Uint16("port", target.Port).
+		Str("server_version", session.ServerVersion).
+		Str("login_role", session.LoginRole).
+		Bool("superuser", session.Superuser).
+		Bool("bypass_rls", session.BypassRls).
+		Str("platform_role", role).
+		Bool("timescaledb", timescale != nil).
 		Msg("database is ready")
 	return nil
 }
@@ -164,7 +192,8 @@ func (w *Worker) Prepare(ctx context.Context) error {
 func (w *Worker) collect(ctx context.Context) {
 	loops := []*Loop{
 		{Name: healthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10, Cycle: w.Health.Cycle},
-		{Name: metricsLoop, Interval: w.cfg.MetricsInterval, Deadline: w.cfg.MetricsInterval * 9 / 10, Cycle: w.Metrics.Cycle},
+		{Name: metricsLoop, Interval: w.cfg.MetricsInterval, Deadline: w.cfg.MetricsInterval * 9 / 10, Cycle: w.Metrics.Gather},
+		{Name: storeLoop, Trigger: w.Metrics.gathered, Deadline: storeDeadline, Cycle: w.Metrics.Store},
 	}
 	if w.cfg.MetricsRetention > 0 {
 		retention := NewRetention(w.Store, w.Lease, w.cfg.MetricsRetention)
@@ -173,12 +202,34 @@ func (w *Worker) collect(ctx context.Context) {
 	}
 	for _, loop := range loops {
 		loop.Log = w.log
-		if loop.Name != retentionLoop {
+		if loop.Name == healthLoop || loop.Name == metricsLoop {
 			loop.Turned = func() { w.beat(loop.Name, loop.Interval) }
 		}
 	}
+	stopped := make(chan time.Time, 1)
+	context.AfterFunc(ctx, func() { stopped <- time.Now() })
 	runLoops(ctx, loops)
+	w.storeLast(ctx, <-stopped)
 	w.noteBeat(w.heart.Forget(healthLoop, metricsLoop))
+}
+
+// storeDeadline bounds one turn of the storing loop; each store in it has a
+// deadline of its own.
+const storeDeadline = time.Minute
+
+// storeLast stores the cycle that was gathered while the loops stopped, in what
+// is left of stopGrace.
+func (w *Worker) storeLast(ctx context.Context, stopped time.Time) {
+	if w.Metrics.waiting() == 0 {
+		return
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), stopped.Add(stopGrace))
+	defer cancel()
+	ctx, log := withTrace(ctx, w.log.With().Str("loop", storeLoop).Logger())
+	defer faultlog.Recovered(ctx, func(error) {})
+	if err := w.Metrics.Store(ctx); err != nil {
+		log.Debug().Err(err).Msg("the last cycles are not stored")
+	}
 }
 
 // runLoops runs loops side by side until ctx is done. A loop survives whatever
@@ -199,17 +250,17 @@ type noHeart struct{}
 func (noHeart) Beat(string, time.Duration) error { return nil }
 func (noHeart) Forget(...string) error           { return nil }
 
-// Once runs cycle under the lease. With dryRun, or while another replica holds
-// the lease, whom it then names, the cycle stores nothing.
+// Once runs cycle under the lease. With dryRun the cycle stores nothing; nor
+// does it while another replica, which is then returned, holds the lease.
 func (w *Worker) Once(ctx context.Context, dryRun bool, cycle func(context.Context) error) (leader string, err error) {
 	ctx, _ = withTrace(ctx, w.log)
 	if !dryRun {
-		holder, err := w.Lease.tryAcquire(ctx, nil)
+		holder, err := w.Lease.TryAcquire(ctx)
 		if err != nil {
 			return "", err
 		}
-		if holder == w.Lease.holder {
-			defer w.Lease.release()
+		if holder == w.Lease.Holder() {
+			defer w.Lease.Release()
 			return "", cycle(ctx)
 		}
 		leader = holder
@@ -222,12 +273,14 @@ func (w *Worker) Once(ctx context.Context, dryRun bool, cycle func(context.Conte
 // dryStore reads and writes nothing.
 type dryStore struct{ Store }
 
-func (dryStore) AppendCycles(context.Context, Token, []Cycle) (int, time.Time, error) {
+func (dryStore) AppendCycles(context.Context, lease.Token, []spool.Cycle, bool) (int, time.Time, error) {
 	return 0, time.Now(), nil
 }
 
-func (dryStore) SaveHealth(context.Context, Token, time.Time, []Observation) error { return nil }
+func (dryStore) SaveHealth(context.Context, lease.Token, time.Time, []probe.Observation) error {
+	return nil
+}
 
-func (dryStore) SyncAlerts(context.Context, Token, []Observation, bool) (opened, closed []string, err error) {
+func (dryStore) SyncAlerts(context.Context, lease.Token, []probe.Observation, bool) (opened, closed []string, err error) {
 	return nil, nil, nil
 }

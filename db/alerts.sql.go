@@ -70,12 +70,13 @@ type SyncSystemAlertsRow struct {
 
 // Opens an alert for each unhealthy service that has none and closes those of
 // the healthy ones, in one statement; repeating it changes nothing. An
-// acknowledged alert is still its service's open alert. ON CONFLICT names no
-// index, since the unique one covers OPEN alone on older schemas, OPEN and
-// ACKNOWLEDGED on newer ones, and arbitrates either way. By that index, but that
-// on an older schema acknowledged alerts can only be found by a scan: so they
-// are looked for when a service is unhealthy without an open alert, and closed
-// when acknowledged is true, which is when a service has changed.
+// acknowledged alert is still its service's open alert.
+// The platform's unique index covers OPEN on older schemas, and OPEN and
+// ACKNOWLEDGED on newer ones. ON CONFLICT names no index, so that either decides.
+// Open alerts are found by that index. On an older schema acknowledged ones are
+// found by a scan, so the statement looks for them in two cases alone: when a
+// service is unhealthy without an open alert, and when acknowledged says that a
+// service has changed.
 // Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 func (q *Queries) SyncSystemAlerts(ctx context.Context, arg SyncSystemAlertsParams) (SyncSystemAlertsRow, error) {
 	row := q.db.QueryRow(ctx, SyncSystemAlerts,

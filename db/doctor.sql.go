@@ -18,11 +18,6 @@ SELECT pg_backend_pid()::integer AS pid
 // What `ops-worker doctor` asks. Every query runs in a read-only transaction
 // with a statement time-out, on a database that may be in any state: so the
 // catalogues are asked first, and a query on a table only where that stands.
-//
-// Two queries hand a statement to query_to_xml as text, since one that reads a
-// table cannot even be prepared where there is no such table: goose's before
-// the first migration, TimescaleDB's views on plain PostgreSQL. The one row in
-// their answer holds JSON.
 // Which server process answers. Two of them within one client's connection, or
 // one for two clients, tell a pooler in transaction mode.
 func (q *Queries) DoctorBackend(ctx context.Context) (int32, error) {
@@ -30,6 +25,25 @@ func (q *Queries) DoctorBackend(ctx context.Context) (int32, error) {
 	var pid int32
 	err := row.Scan(&pid)
 	return pid, err
+}
+
+const DoctorEnterRole = `-- name: DoctorEnterRole :one
+SELECT set_config('row_security', 'off', true)::text AS row_security,
+       set_config('role', coalesce(nullif($1::text, ''), current_user)::text, true)::text AS role
+`
+
+type DoctorEnterRoleRow struct {
+	RowSecurity string
+	Role        string
+}
+
+// From here to the end of the transaction: a role, or the login role where none
+// is given; and an error where row-level security would hide rows.
+func (q *Queries) DoctorEnterRole(ctx context.Context, role string) (DoctorEnterRoleRow, error) {
+	row := q.db.QueryRow(ctx, DoctorEnterRole, role)
+	var i DoctorEnterRoleRow
+	err := row.Scan(&i.RowSecurity, &i.Role)
+	return i, err
 }
 
 const DoctorHealthRows = `-- name: DoctorHealthRows :many
@@ -69,26 +83,6 @@ func (q *Queries) DoctorHealthRows(ctx context.Context) ([]DoctorHealthRowsRow, 
 		return nil, err
 	}
 	return items, nil
-}
-
-const DoctorMigrations = `-- name: DoctorMigrations :one
-SELECT query_to_xml('
-    SELECT coalesce(json_agg(v.version_id ORDER BY v.version_id), ''[]'')::text AS json
-    FROM (SELECT DISTINCT ON (version_id) version_id, is_applied
-          FROM ops_worker_schema_version
-          ORDER BY version_id, id DESC) v
-    WHERE v.is_applied AND v.version_id > 0', false, true, '')::text AS answer
-FROM pg_catalog.pg_class c
-WHERE c.oid = to_regclass('ops_worker_schema_version')
-`
-
-// The state of goose's version table, or no row where there is none. The newest
-// entry of a version counts, as goose reads it.
-func (q *Queries) DoctorMigrations(ctx context.Context) (string, error) {
-	row := q.db.QueryRow(ctx, DoctorMigrations)
-	var answer string
-	err := row.Scan(&answer)
-	return answer, err
 }
 
 const DoctorNewestSamples = `-- name: DoctorNewestSamples :many
@@ -238,51 +232,6 @@ func (q *Queries) DoctorOpenAlerts(ctx context.Context) ([]DoctorOpenAlertsRow, 
 	return items, nil
 }
 
-const DoctorPolicies = `-- name: DoctorPolicies :many
-SELECT n.name::text AS name,
-       c.relrowsecurity::boolean AS enabled,
-       c.relforcerowsecurity::boolean AS forced,
-       row_security_active(c.oid)::boolean AS binding
-FROM (SELECT unnest($1::text[]) AS name) n
-JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name)
-WHERE c.relkind IN ('r', 'p')
-ORDER BY n.name
-`
-
-type DoctorPoliciesRow struct {
-	Name    string
-	Enabled bool
-	Forced  bool
-	Binding bool
-}
-
-// Row-level security of the given tables, and whether it binds the role that
-// the transaction has taken on: then rows are hidden from it.
-func (q *Queries) DoctorPolicies(ctx context.Context, names []string) ([]DoctorPoliciesRow, error) {
-	rows, err := q.db.Query(ctx, DoctorPolicies, names)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []DoctorPoliciesRow{}
-	for rows.Next() {
-		var i DoctorPoliciesRow
-		if err := rows.Scan(
-			&i.Name,
-			&i.Enabled,
-			&i.Forced,
-			&i.Binding,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const DoctorPrivileges = `-- name: DoctorPrivileges :many
 SELECT w.role::text AS role, w.relation::text AS relation, w.privilege::text AS privilege
 FROM (
@@ -330,67 +279,16 @@ func (q *Queries) DoctorPrivileges(ctx context.Context, arg DoctorPrivilegesPara
 	return items, nil
 }
 
-const DoctorRelations = `-- name: DoctorRelations :many
-SELECT n.name::text AS name,
-       c.relkind::text AS kind,
-       (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
-       coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
-       ARRAY(
-           SELECT a.attname::text
-           FROM pg_catalog.pg_attribute a
-           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-           ORDER BY a.attnum
-       )::text[] AS columns
-FROM (SELECT unnest($1::text[]) AS name) n
-JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name)
-`
-
-type DoctorRelationsRow struct {
-	Name            string
-	Kind            string
-	SecurityInvoker bool
-	Comment         string
-	Columns         []string
-}
-
-// Which of the given tables and views stand, and their columns.
-func (q *Queries) DoctorRelations(ctx context.Context, names []string) ([]DoctorRelationsRow, error) {
-	rows, err := q.db.Query(ctx, DoctorRelations, names)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []DoctorRelationsRow{}
-	for rows.Next() {
-		var i DoctorRelationsRow
-		if err := rows.Scan(
-			&i.Name,
-			&i.Kind,
-			&i.SecurityInvoker,
-			&i.Comment,
-			&i.Columns,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const DoctorRole = `-- name: DoctorRole :one
-SELECT session_user::text AS login_role,
+SELECT current_user::text AS login_role,
        (p.oid IS NOT NULL)::boolean AS operator_exists,
        coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
-       coalesce(pg_has_role(session_user, p.oid, 'MEMBER'), false)::boolean AS operator_granted,
+       coalesce(pg_has_role(current_user, p.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)::boolean AS operator_granted,
        coalesce(current_schema(), '')::text AS schema,
-       coalesce(has_schema_privilege(session_user, current_schema(), 'CREATE'), false)::boolean AS creates_tables,
+       coalesce(has_schema_privilege(current_user, current_schema(), 'CREATE'), false)::boolean AS creates_tables,
        coalesce(has_schema_privilege(p.oid, to_regnamespace(quote_ident(current_schema())), 'USAGE'), false)::boolean AS operator_uses_schema
-FROM pg_catalog.pg_roles me
+FROM (SELECT) me
 LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator'
-WHERE me.rolname = session_user
 `
 
 type DoctorRoleRow struct {
@@ -419,28 +317,41 @@ func (q *Queries) DoctorRole(ctx context.Context) (DoctorRoleRow, error) {
 	return i, err
 }
 
-const DoctorSequence = `-- name: DoctorSequence :one
-SELECT s.name::text AS name, has_sequence_privilege($1::text, s.name, 'USAGE')::boolean AS usable
-FROM pg_catalog.pg_attribute a
-CROSS JOIN LATERAL (SELECT pg_get_serial_sequence('fleet_alert', a.attname::text) AS name) s
-WHERE a.attrelid = to_regclass('fleet_alert')
-  AND a.attname = 'id'
-  AND a.attidentity = ''
-  AND s.name IS NOT NULL
+const DoctorSequences = `-- name: DoctorSequences :many
+SELECT s.name::text AS name
+FROM (SELECT unnest($1::text[]) AS name) n
+JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(n.name) AND a.attnum > 0 AND a.attidentity = '' AND NOT a.attisdropped
+CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(n.name, a.attname::text) AS name) s
+WHERE s.name IS NOT NULL
+  AND NOT has_sequence_privilege($2::text, s.name, 'USAGE')
+ORDER BY s.name
 `
 
-type DoctorSequenceRow struct {
-	Name   string
-	Usable bool
+type DoctorSequencesParams struct {
+	Names []string
+	Role  string
 }
 
-// The sequence behind fleet_alert.id, and whether role may draw from it; no row
-// where an insert needs no right to one.
-func (q *Queries) DoctorSequence(ctx context.Context, role string) (DoctorSequenceRow, error) {
-	row := q.db.QueryRow(ctx, DoctorSequence, role)
-	var i DoctorSequenceRow
-	err := row.Scan(&i.Name, &i.Usable)
-	return i, err
+// The sequences behind the given tables that a role may not draw from: an insert
+// needs that, and planning one does not show it.
+func (q *Queries) DoctorSequences(ctx context.Context, arg DoctorSequencesParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, DoctorSequences, arg.Names, arg.Role)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		items = append(items, name)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const DoctorSeries = `-- name: DoctorSeries :many
@@ -617,59 +528,5 @@ func (q *Queries) DoctorSize(ctx context.Context) (DoctorSizeRow, error) {
 	row := q.db.QueryRow(ctx, DoctorSize)
 	var i DoctorSizeRow
 	err := row.Scan(&i.EstimatedRows, &i.Bytes)
-	return i, err
-}
-
-const DoctorTimescale = `-- name: DoctorTimescale :one
-SELECT e.extversion::text AS version,
-       query_to_xml(format('
-           SELECT json_build_object(
-               ''hypertable'', h.relation IS NOT NULL,
-               ''bytes'', CASE WHEN h.relation IS NOT NULL THEN %1$I.hypertable_size(h.relation) END,
-               ''rows'', CASE WHEN h.relation IS NOT NULL THEN %1$I.approximate_row_count(h.relation) END,
-               ''chunk_seconds'', (
-                   SELECT extract(epoch FROM d.time_interval)
-                   FROM timescaledb_information.dimensions d
-                   WHERE d.dimension_number = 1
-                     AND to_regclass(quote_ident(d.hypertable_schema) || ''.'' || quote_ident(d.hypertable_name)) = h.relation),
-               ''oldest'', (
-                   SELECT min(c.range_start)
-                   FROM timescaledb_information.chunks c
-                   WHERE to_regclass(quote_ident(c.hypertable_schema) || ''.'' || quote_ident(c.hypertable_name)) = h.relation),
-               ''jobs'', (
-                   SELECT json_agg(json_build_object(
-                       ''id'', j.job_id,
-                       ''name'', j.proc_name,
-                       ''scheduled'', j.scheduled,
-                       ''drop_seconds'', extract(epoch FROM (j.config->>''drop_after'')::interval),
-                       ''compress_after'', j.config->>''compress_after'') ORDER BY j.job_id)
-                   FROM timescaledb_information.jobs j
-                   WHERE to_regclass(quote_ident(j.hypertable_schema) || ''.'' || quote_ident(j.hypertable_name)) = h.relation),
-               ''aggregates'', (
-                   SELECT json_agg(a.view_name ORDER BY a.view_name)
-                   FROM timescaledb_information.continuous_aggregates a
-                   WHERE to_regclass(quote_ident(a.hypertable_schema) || ''.'' || quote_ident(a.hypertable_name)) = h.relation)
-           )::text AS json
-           FROM (SELECT (
-               SELECT to_regclass(quote_ident(t.hypertable_schema) || ''.'' || quote_ident(t.hypertable_name))
-               FROM timescaledb_information.hypertables t
-               WHERE to_regclass(quote_ident(t.hypertable_schema) || ''.'' || quote_ident(t.hypertable_name)) = to_regclass(''system_metrics'')
-           ) AS relation) h', n.nspname), false, true, '')::text AS answer
-FROM pg_catalog.pg_extension e
-JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
-WHERE e.extname = 'timescaledb'
-`
-
-type DoctorTimescaleRow struct {
-	Version string
-	Answer  string
-}
-
-// TimescaleDB's version and what it does with system_metrics; no row without
-// the extension. Some of its jobs have no hypertable: quote_ident takes that.
-func (q *Queries) DoctorTimescale(ctx context.Context) (DoctorTimescaleRow, error) {
-	row := q.db.QueryRow(ctx, DoctorTimescale)
-	var i DoctorTimescaleRow
-	err := row.Scan(&i.Version, &i.Answer)
 	return i, err
 }

@@ -12,21 +12,21 @@ import (
 
 const AcquireLease = `-- name: AcquireLease :one
 
-INSERT INTO ops_worker_lease AS l (name, holder, epoch, acquired_at, expires_at)
-VALUES ($1, $2, 1, clock_timestamp(), clock_timestamp() + make_interval(secs => $3::float8))
-ON CONFLICT (name) DO UPDATE
-SET holder = EXCLUDED.holder,
+UPDATE ops_worker_lease l
+SET holder = $1,
     epoch = l.epoch + 1,
     acquired_at = clock_timestamp(),
-    expires_at = clock_timestamp() + make_interval(secs => $3::float8)
-WHERE l.expires_at <= clock_timestamp() OR l.holder = EXCLUDED.holder
-RETURNING epoch, last_cycle_at, clock_timestamp()::timestamptz AS now
+    expires_at = clock_timestamp() + make_interval(secs => $2::float8),
+    ttl = make_interval(secs => $2::float8)
+WHERE l.name = $3
+  AND (l.holder IN ('', $1) OR NOT (l.expires_at > clock_timestamp() AND l.expires_at <= clock_timestamp() + l.ttl))
+RETURNING l.epoch, l.last_cycle_at, clock_timestamp()::timestamptz AS now
 `
 
 type AcquireLeaseParams struct {
-	Name       string
 	Holder     string
 	TtlSeconds float64
+	Name       string
 }
 
 type AcquireLeaseRow struct {
@@ -38,14 +38,69 @@ type AcquireLeaseRow struct {
 // The lease: which replica collects. Time is the database's alone, and
 // clock_timestamp() rather than now(), since a statement may have waited for a
 // lock longer than the lease lasts. Holder and epoch are the fencing token.
-// Takes the lease where it is free, expired or left over from this very holder;
-// no row means that another replica holds it. Waits for a store in flight.
-// Caller: a standby, every few seconds.
+// Takes the lease where nobody holds it, or this very holder has left it; no row
+// means that another replica holds it. It waits for a store in flight.
+// Caller: a standby that finds the lease free; it looks once a second.
 func (q *Queries) AcquireLease(ctx context.Context, arg AcquireLeaseParams) (AcquireLeaseRow, error) {
-	row := q.db.QueryRow(ctx, AcquireLease, arg.Name, arg.Holder, arg.TtlSeconds)
+	row := q.db.QueryRow(ctx, AcquireLease, arg.Holder, arg.TtlSeconds, arg.Name)
 	var i AcquireLeaseRow
 	err := row.Scan(&i.Epoch, &i.LastCycleAt, &i.Now)
 	return i, err
+}
+
+const CorrectNewestCycle = `-- name: CorrectNewestCycle :execrows
+WITH RECURSIVE names AS (
+    (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
+    UNION ALL
+    SELECT (SELECT m.metric_name FROM system_metrics m WHERE m.metric_name > n.metric_name ORDER BY m.metric_name LIMIT 1)
+    FROM names n
+    WHERE n.metric_name IS NOT NULL
+), newest AS (
+    SELECT coalesce(max(s.time), 'epoch') AS time
+    FROM names n
+    CROSS JOIN LATERAL (
+        SELECT m.time
+        FROM system_metrics m
+        WHERE m.metric_name = n.metric_name
+          AND m.time <= clock_timestamp() + make_interval(secs => $2::float8)
+        ORDER BY m.time DESC
+        LIMIT 1
+    ) s
+)
+UPDATE ops_worker_lease l
+SET last_cycle_at = (SELECT newest.time FROM newest)
+WHERE l.name = $1 AND l.last_cycle_at > clock_timestamp() + make_interval(secs => $2::float8)
+`
+
+type CorrectNewestCycleParams struct {
+	Name          string
+	FutureSeconds float64
+}
+
+// Puts last_cycle_at back to the newest stored sample where it lies so far ahead
+// that the database's clock must have been wrong, or where the row was just made.
+// Samples that lie so far ahead do not count. The newest sample is found by one
+// step a name through (metric_name, time).
+// Caller: a take-over, and a store that finds last_cycle_at far ahead.
+func (q *Queries) CorrectNewestCycle(ctx context.Context, arg CorrectNewestCycleParams) (int64, error) {
+	result, err := q.db.Exec(ctx, CorrectNewestCycle, arg.Name, arg.FutureSeconds)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const CreateLease = `-- name: CreateLease :exec
+INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl, last_cycle_at)
+VALUES ($1, '', 0, clock_timestamp(), clock_timestamp(), interval '0', 'infinity')
+ON CONFLICT DO NOTHING
+`
+
+// Makes the row where it is missing, held by nobody; CorrectNewestCycle says what
+// is stored already. Caller: a take-over that finds no row.
+func (q *Queries) CreateLease(ctx context.Context, name string) error {
+	_, err := q.db.Exec(ctx, CreateLease, name)
+	return err
 }
 
 const HoldLease = `-- name: HoldLease :one
@@ -87,23 +142,29 @@ func (q *Queries) LockLease(ctx context.Context, name string) (int64, error) {
 
 const ReadLease = `-- name: ReadLease :one
 SELECT holder, epoch, acquired_at, expires_at, last_cycle_at,
-       (expires_at > clock_timestamp())::boolean AS held,
+       (holder <> '' AND expires_at > clock_timestamp() AND expires_at <= clock_timestamp() + ttl)::boolean AS held,
+       (expires_at > clock_timestamp() + ttl)::boolean AS from_the_future,
+       pg_is_in_recovery()::boolean AS read_only,
        clock_timestamp()::timestamptz AS now
 FROM ops_worker_lease
 WHERE name = $1
 `
 
 type ReadLeaseRow struct {
-	Holder      string
-	Epoch       int64
-	AcquiredAt  time.Time
-	ExpiresAt   time.Time
-	LastCycleAt time.Time
-	Held        bool
-	Now         time.Time
+	Holder        string
+	Epoch         int64
+	AcquiredAt    time.Time
+	ExpiresAt     time.Time
+	LastCycleAt   time.Time
+	Held          bool
+	FromTheFuture bool
+	ReadOnly      bool
+	Now           time.Time
 }
 
-// Who collects, for `doctor` and for a standby's log.
+// Who collects. A lease that was handed back has no holder, and one that lies
+// further ahead than it is taken for is not held, whoever wrote it.
+// Caller: a standby, once a second; retention, before each batch; and doctor.
 func (q *Queries) ReadLease(ctx context.Context, name string) (ReadLeaseRow, error) {
 	row := q.db.QueryRow(ctx, ReadLease, name)
 	var i ReadLeaseRow
@@ -114,6 +175,8 @@ func (q *Queries) ReadLease(ctx context.Context, name string) (ReadLeaseRow, err
 		&i.ExpiresAt,
 		&i.LastCycleAt,
 		&i.Held,
+		&i.FromTheFuture,
+		&i.ReadOnly,
 		&i.Now,
 	)
 	return i, err
@@ -143,7 +206,8 @@ func (q *Queries) ReleaseLease(ctx context.Context, arg ReleaseLeaseParams) (int
 
 const RenewLease = `-- name: RenewLease :one
 UPDATE ops_worker_lease
-SET expires_at = clock_timestamp() + make_interval(secs => $1::float8)
+SET expires_at = clock_timestamp() + make_interval(secs => $1::float8),
+    ttl = make_interval(secs => $1::float8)
 WHERE name = $2 AND holder = $3 AND epoch = $4 AND expires_at > clock_timestamp()
 RETURNING clock_timestamp()::timestamptz AS now
 `

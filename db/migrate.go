@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -18,7 +20,7 @@ import (
 
 // The worker's own goose tables: the platform's migrator keeps another pair.
 const (
-	versionTable = "ops_worker_schema_version"
+	VersionTable = "ops_worker_schema_version"
 	lockTable    = "ops_worker_schema_lock"
 )
 
@@ -31,15 +33,22 @@ const (
 	lockRetries   = 120
 )
 
+// What a Change did.
+const (
+	created  = "created"
+	failed   = "failed"
+	reverted = "reverted"
+)
+
 // Change is one thing that bringing the schema up to date did, or could not do.
 type Change struct {
-	Object string // the table, view or role
-	Action string // created, granted, migrated or failed
+	Object string // the table, view, role or migration
+	Action string // created, granted, migrated, reverted or failed
 	Detail string
 }
 
 // Failed reports whether the change was wanted and could not be made.
-func (c Change) Failed() bool { return c.Action == "failed" }
+func (c Change) Failed() bool { return c.Action == failed }
 
 // MigrationState is one migration and when it was applied; zero if it was not.
 type MigrationState struct {
@@ -53,6 +62,8 @@ type MigrationState struct {
 type Migrator struct {
 	pool     *pgxpool.Pool
 	provider *goose.Provider
+	// again runs every migration, whatever the version table says.
+	again *goose.Provider
 }
 
 // NewMigrator prepares the embedded migrations for pool's database.
@@ -67,24 +78,49 @@ func NewMigrator(pool *pgxpool.Pool) (*Migrator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare migration lock: %w", err)
 	}
-	provider, err := goose.NewProvider(goose.DialectPostgres, stdlib.OpenDB(*pool.Config().ConnConfig), migrations.FS,
-		goose.WithTableName(versionTable),
-		goose.WithLocker(locker),
-		goose.WithDisableGlobalRegistry(true),
-		goose.WithLogger(goose.NopLogger()),
-	)
-	if err != nil {
-		return nil, fmt.Errorf("prepare migrations: %w", err)
+	m := &Migrator{pool: pool}
+	connections := stdlib.OpenDB(migrationConfig(pool), stdlib.OptionAfterConnect(writeByDefault))
+	newProvider := func(versioning goose.ProviderOption) (*goose.Provider, error) {
+		return goose.NewProvider(goose.DialectPostgres, connections, migrations.FS, versioning,
+			goose.WithLocker(locker),
+			goose.WithDisableGlobalRegistry(true),
+			goose.WithLogger(goose.NopLogger()),
+		)
 	}
-	return &Migrator{pool: pool, provider: provider}, nil
+	if m.provider, err = newProvider(goose.WithTableName(VersionTable)); err == nil {
+		m.again, err = newProvider(goose.WithDisableVersioning(true))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare migrations: %w", err), connections.Close())
+	}
+	return m, nil
 }
 
-// Close frees the migrator's connections.
+// migrationConfig is the pool's, for goose: values in binary, so that it does not
+// matter which formats the database, the role or the pooler sets.
+func migrationConfig(pool *pgxpool.Pool) pgx.ConnConfig {
+	config := pool.Config().ConnConfig.Copy()
+	config.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
+	return *config
+}
+
+// writeByDefault lets goose, which begins its transactions by the defaults,
+// write where a database or a role has others.
+func writeByDefault(ctx context.Context, conn *pgx.Conn) error {
+	ordinary, err := New(conn).TransactionDefaultsAreOrdinary(ctx)
+	if err != nil || ordinary {
+		return err
+	}
+	_, err = conn.Exec(ctx, "SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'")
+	return err
+}
+
+// Close frees the migrator's connections, which both providers share.
 func (m *Migrator) Close() error { return m.provider.Close() }
 
-// Up applies what is pending, then makes sure of the platform's tables and
-// role, which it does at every start: the platform may have changed since. It
-// takes no lock where nothing is pending.
+// Up applies what is pending, then makes sure of every table of ours and of the
+// platform's, and of its role, which it does at every start: they may have
+// changed since. It takes no lock on the migrations where nothing is pending.
 func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
 	var changes []Change
 	pending, err := m.provider.HasPending(ctx)
@@ -93,50 +129,69 @@ func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
 	}
 	if pending {
 		results, err := m.provider.Up(ctx)
-		for _, r := range results {
-			changes = append(changes, Change{Object: r.Source.Path, Action: "migrated", Detail: r.Duration.Round(time.Millisecond).String()})
-		}
+		changes = append(changes, changesOf(results, "migrated")...)
 		if err != nil {
 			return changes, fmt.Errorf("apply migrations: %w", err)
 		}
 	}
-	q := New(m.pool)
-	// The role before the tables, since views on older servers belong to it, and
-	// again behind them, for its rights on what was made.
-	for _, ensure := range []func() error{
-		func() error { return m.ensureRole(ctx, q, &changes) },
-		func() error {
-			rows, err := q.EnsurePlatform(ctx)
-			for _, row := range rows {
-				changes = append(changes, Change(row))
-			}
-			return err
-		},
-		func() error { return m.ensureRole(ctx, q, &changes) },
-	} {
-		if err := ensure(); err != nil {
-			return changes, fmt.Errorf("make sure of the platform's tables and role: %w", err)
-		}
+	again, err := m.makeAgain(ctx)
+	changes = append(changes, again...)
+	if err != nil {
+		return changes, err
+	}
+	made, err := ensurePlatform(ctx, m.pool, atStart)
+	return append(changes, made...), err
+}
+
+// changesOf lists migrations that were run.
+func changesOf(results []*goose.MigrationResult, action string) []Change {
+	changes := make([]Change, len(results))
+	for i, r := range results {
+		changes[i] = Change{r.Source.Path, action, r.Duration.Round(time.Millisecond).String()}
+	}
+	return changes
+}
+
+// makeAgain makes anew what was dropped of the worker's own since its migration.
+func (m *Migrator) makeAgain(ctx context.Context) ([]Change, error) {
+	missing, err := missingOwn(ctx, m.pool)
+	if err != nil || len(missing) == 0 {
+		return nil, err
+	}
+	if _, err := m.again.Up(ctx); err != nil {
+		return nil, fmt.Errorf("make %s again: %w", strings.Join(missing, ", "), err)
+	}
+	changes := make([]Change, len(missing))
+	for i, name := range missing {
+		changes[i] = Change{name, created, "again: it was dropped"}
 	}
 	return changes, nil
 }
 
-// ensureRole adds what it did to changes, but no failure twice.
-func (m *Migrator) ensureRole(ctx context.Context, q *Queries, changes *[]Change) error {
-	rows, err := q.EnsureOperatorRole(ctx)
-	for _, row := range rows {
-		if c := Change(row); !slices.Contains(*changes, c) {
-			*changes = append(*changes, c)
-		}
+// missingOwn are those of the worker's own relations that do not stand.
+func missingOwn(ctx context.Context, pool *pgxpool.Pool) ([]string, error) {
+	var stands map[string]DescribeRelationsRow
+	err := InTx(ctx, pool, ReadOnly, whileRunning.limits.Statement, func(q *Queries) (err error) {
+		stands, err = StandingRelations(ctx, q)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for the worker's tables: %w", err)
 	}
-	return err
+	return slices.DeleteFunc(OwnRelations(), func(name string) bool {
+		_, exists := stands[name]
+		return exists
+	}), nil
 }
 
-// Down takes back the newest migration, or all of them.
-func (m *Migrator) Down(ctx context.Context, all bool) ([]Change, error) {
+// Down takes back the newest migration, or all of them, and with them the views
+// that stand in for dropped tables.
+func (m *Migrator) Down(ctx context.Context, all bool) (changes []Change, err error) {
 	var results []*goose.MigrationResult
-	var err error
 	if all {
+		if changes, err = dropStandIns(ctx, m.pool); err != nil {
+			return nil, err
+		}
 		results, err = m.provider.DownTo(ctx, 0)
 	} else {
 		var result *goose.MigrationResult
@@ -144,14 +199,8 @@ func (m *Migrator) Down(ctx context.Context, all bool) ([]Change, error) {
 			results = append(results, result)
 		}
 	}
-	if errors.Is(err, goose.ErrNoNextVersion) {
-		return nil, nil
-	}
-	var changes []Change
-	for _, r := range results {
-		changes = append(changes, Change{Object: r.Source.Path, Action: "reverted", Detail: r.Duration.Round(time.Millisecond).String()})
-	}
-	if err != nil {
+	changes = append(changes, changesOf(results, reverted)...)
+	if err != nil && !errors.Is(err, goose.ErrNoNextVersion) {
 		return changes, fmt.Errorf("take back migrations: %w", err)
 	}
 	return changes, nil
@@ -170,13 +219,21 @@ func (m *Migrator) Status(ctx context.Context) ([]MigrationState, error) {
 	return states, nil
 }
 
-// Migrate brings the schema of pool's database up to date.
-func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	_, err := MigrateUp(ctx, pool)
-	return err
+// Ensure makes sure of the schema beside running loops: what was dropped is made
+// again, what the platform has replaced gets its view.
+func Ensure(ctx context.Context, pool *pgxpool.Pool) ([]Change, error) {
+	missing, err := missingOwn(ctx, pool)
+	if err != nil {
+		return nil, err
+	}
+	if len(missing) > 0 {
+		return MigrateUp(ctx, pool)
+	}
+	return ensurePlatform(ctx, pool, whileRunning)
 }
 
-// MigrateUp is Migrate, and tells what it did.
+// MigrateUp brings the schema of pool's database up to date and tells what it
+// did.
 func MigrateUp(ctx context.Context, pool *pgxpool.Pool) (changes []Change, err error) {
 	m, err := NewMigrator(pool)
 	if err != nil {

@@ -19,43 +19,19 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-//go:embed testdata/routes.sql
-var routesSQL string
-
 //go:embed testdata/platform_new.sql
 var platformNewSQL string
 
-// route is one statement of the platform's system routes.
-type route struct {
-	name     string
-	operator bool
-	sql      string
-}
-
-func routes(t *testing.T) []route {
-	t.Helper()
-	var list []route
-	for _, part := range strings.Split(routesSQL, "-- route: ")[1:] {
-		name, sql, _ := strings.Cut(part, "\n")
-		name, operator := strings.CutSuffix(name, " operator")
-		list = append(list, route{name, operator, sql})
-	}
-	if len(list) < 15 {
-		t.Fatalf("testdata holds %d routes", len(list))
-	}
-	return list
-}
-
 // readRoute runs a route's statement as the platform's API does and returns its
 // rows as text.
-func readRoute(ctx context.Context, pool *pgxpool.Pool, r route) (rows []string, err error) {
+func readRoute(ctx context.Context, pool *pgxpool.Pool, r db.Route) (rows []string, err error) {
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if r.operator {
-			if _, err := tx.Exec(ctx, "SET LOCAL ROLE pulse_operator"); err != nil {
+		if r.Operator {
+			if _, err := tx.Exec(ctx, "SET LOCAL ROLE "+db.OperatorRole); err != nil {
 				return err
 			}
 		}
-		result, err := tx.Query(ctx, r.sql)
+		result, err := tx.Query(ctx, r.SQL)
 		if err != nil {
 			return err
 		}
@@ -70,9 +46,13 @@ func readRoute(ctx context.Context, pool *pgxpool.Pool, r route) (rows []string,
 
 func wantRoutes(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	for _, r := range routes(t) {
-		if _, err := readRoute(t.Context(), pool, r); err != nil {
-			t.Errorf("route %s: %v", r.name, err)
+	for _, r := range db.Routes {
+		var stands bool
+		if err := pool.QueryRow(t.Context(), "SELECT $1 = '' OR to_regclass($1) IS NOT NULL", r.If).Scan(&stands); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readRoute(t.Context(), pool, r); err != nil && stands {
+			t.Errorf("route %s: %v", r.Name, err)
 		}
 	}
 }
@@ -170,7 +150,7 @@ func TestMigrationsOfReplicasThatStartTogether(t *testing.T) {
 	for range 4 {
 		pool := database.Pool(t)
 		starting.Go(func() {
-			if err := db.Migrate(t.Context(), pool); err != nil {
+			if _, err := db.MigrateUp(t.Context(), pool); err != nil {
 				t.Error(err)
 			}
 		})
@@ -184,8 +164,10 @@ func TestMigrationsLeaveThePlatformsTablesAsTheyAre(t *testing.T) {
 	database := pgtest.NewEmpty(t)
 	database.Exec(t, platformNewSQL)
 	pool := database.Pool(t)
-	platform := []string{"tenants", "device_registry", "device_state", "fleet_alert", "alert_rules", "notification_channels", "notification_jobs",
-		"quarantine_events", "operator_audit_log", "telemetry"}
+	var platform []string
+	if err := pool.QueryRow(t.Context(), "SELECT array_agg(tablename::text) FROM pg_tables WHERE schemaname = 'public'").Scan(&platform); err != nil {
+		t.Fatal(err)
+	}
 	before := linesOf(schema(t, pool), platform...)
 	migrate(t, pool)
 	if diff := cmp.Diff(before, linesOf(schema(t, pool), platform...)); diff != "" {
@@ -270,18 +252,42 @@ func TestWithOnePoolConnectionMigrationsStillRun(t *testing.T) {
 	migrate(t, pool)
 }
 
-// sql/platform is what sqlc believes the platform's tables to be; the function
-// is what makes them.
-func TestPlatformSchemaForSqlcIsWhatIsMade(t *testing.T) {
+// What sqlc believes of goose's table is what goose makes.
+func TestGoosesTableForSqlcIsWhatGooseMakes(t *testing.T) {
 	t.Parallel()
-	made := pgtest.New(t).Pool(t)
 	believed := pgtest.NewEmpty(t)
-	believed.Exec(t, readFile(t, "../sql/platform/tables.sql"))
-	relations := []string{"tenants", "device_state", "fleet_alert", "delivery_jobs"}
-	columns := func(pool *pgxpool.Pool) []string {
-		return slices.DeleteFunc(linesOf(schema(t, pool), relations...), func(l string) bool { return strings.HasPrefix(l, "CREATE") })
-	}
-	if diff := cmp.Diff(columns(believed.Pool(t)), columns(made)); diff != "" {
+	believed.Exec(t, readFile(t, "../sql/goose.sql"))
+	columns := func(pool *pgxpool.Pool) []string { return linesOf(schema(t, pool), "ops_worker_schema_version") }
+	if diff := cmp.Diff(columns(believed.Pool(t)), columns(pgtest.New(t).Pool(t))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Each file under sql/platform makes what it is named for, and nothing else.
+func TestEveryFileOfThePlatformMakesWhatItIsNamedFor(t *testing.T) {
+	t.Parallel()
+	made := pgtest.NewEmpty(t)
+	for _, name := range db.PlatformTables {
+		made.Exec(t, readFile(t, "../sql/platform/tables/"+name+".sql"))
+	}
+	stands, err := db.StandingRelations(t.Context(), db.New(made.Pool(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(stands) != len(db.PlatformTables) {
+		t.Errorf("%d files made %v", len(db.PlatformTables), stands)
+	}
+	if len(db.StandIns) != 2 || len(db.Routes) < 15 {
+		t.Errorf("%d stand-ins and %d routes: are the files read?", len(db.StandIns), len(db.Routes))
+	}
+	for _, s := range db.StandIns {
+		if !slices.Contains(db.PlatformTables, s.Name) {
+			t.Errorf("%s stands in for a table that has no first form", s.Name)
+		}
+	}
+	for _, r := range db.Routes {
+		if strings.Contains(r.Name, " as ") || strings.Contains(r.Name, " if ") || !strings.HasSuffix(r.SQL, ";") {
+			t.Errorf("the head of a route is not understood: %+v", r)
+		}
 	}
 }

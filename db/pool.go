@@ -32,6 +32,10 @@ const (
 	pingTimeout = 2 * time.Second
 )
 
+// ErrURL is an address that is none. It quotes nothing: pieces of a password may
+// stand anywhere in it.
+var ErrURL = errors.New("not a valid postgres:// URL (characters like @ : / # ? % in a user name or password must be percent-encoded)")
+
 // PoolConfig is the pool's configuration for o, or an error that does not hold
 // the URL.
 func PoolConfig(o Options) (*pgxpool.Config, error) {
@@ -39,7 +43,7 @@ func PoolConfig(o Options) (*pgxpool.Config, error) {
 	if err != nil {
 		// pgx's own message quotes parts of the URL, and where a password holds
 		// an unescaped character those parts are pieces of it.
-		return nil, errors.New("not a valid postgres:// URL (characters like @ : / # ? % in a user name or password must be percent-encoded)")
+		return nil, ErrURL
 	}
 	cfg.MinConns = o.MinConns
 	cfg.MaxConns = o.MaxConns

@@ -9,28 +9,83 @@ import (
 	"context"
 )
 
-const EnsureOperatorRole = `-- name: EnsureOperatorRole :many
-SELECT e.object::text AS object, e.action::text AS action, e.detail::text AS detail
-FROM ops_worker_ensure_operator_role() AS e (object, action, detail)
+const AppliedMigrations = `-- name: AppliedMigrations :many
+
+SELECT v.version_id
+FROM (
+    SELECT DISTINCT ON (version_id) version_id, is_applied
+    FROM ops_worker_schema_version
+    ORDER BY version_id, id DESC
+) v
+WHERE v.is_applied AND v.version_id > 0
+ORDER BY v.version_id
 `
 
-type EnsureOperatorRoleRow struct {
-	Object string
-	Action string
-	Detail string
-}
-
-// Makes sure of the role pulse_operator and of its SELECT on those tables.
-func (q *Queries) EnsureOperatorRole(ctx context.Context) ([]EnsureOperatorRoleRow, error) {
-	rows, err := q.db.Query(ctx, EnsureOperatorRole)
+// What stands in the database: db makes sure of it, and doctor judges it.
+// Caller, unless a query says otherwise: every start, and hourly.
+// The migrations that goose has applied; the newest entry of a version counts,
+// as goose reads it. Only where goose's table stands.
+func (q *Queries) AppliedMigrations(ctx context.Context) ([]int64, error) {
+	rows, err := q.db.Query(ctx, AppliedMigrations)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []EnsureOperatorRoleRow{}
+	items := []int64{}
 	for rows.Next() {
-		var i EnsureOperatorRoleRow
-		if err := rows.Scan(&i.Object, &i.Action, &i.Detail); err != nil {
+		var version_id int64
+		if err := rows.Scan(&version_id); err != nil {
+			return nil, err
+		}
+		items = append(items, version_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const DescribeRelations = `-- name: DescribeRelations :many
+SELECT n.name::text AS name,
+       c.relkind::text AS kind,
+       c.relrowsecurity::boolean AS row_security,
+       (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
+       coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
+       coalesce(has_table_privilege(r.oid, c.oid, 'SELECT'), false)::boolean AS operator_reads
+FROM (SELECT unnest($1::text[]) AS name) n
+JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name)
+LEFT JOIN pg_catalog.pg_roles r ON r.rolname = 'pulse_operator'
+ORDER BY n.name
+`
+
+type DescribeRelationsRow struct {
+	Name            string
+	Kind            string
+	RowSecurity     bool
+	SecurityInvoker bool
+	Comment         string
+	OperatorReads   bool
+}
+
+// Those of the given tables, views and indexes that stand, and whether the role
+// that the platform's system routes take on may read them.
+func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]DescribeRelationsRow, error) {
+	rows, err := q.db.Query(ctx, DescribeRelations, names)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []DescribeRelationsRow{}
+	for rows.Next() {
+		var i DescribeRelationsRow
+		if err := rows.Scan(
+			&i.Name,
+			&i.Kind,
+			&i.RowSecurity,
+			&i.SecurityInvoker,
+			&i.Comment,
+			&i.OperatorReads,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -41,35 +96,54 @@ func (q *Queries) EnsureOperatorRole(ctx context.Context) ([]EnsureOperatorRoleR
 	return items, nil
 }
 
-const EnsurePlatform = `-- name: EnsurePlatform :many
-SELECT e.object::text AS object, e.action::text AS action, e.detail::text AS detail
-FROM ops_worker_ensure_platform() AS e (object, action, detail)
+const DescribeServer = `-- name: DescribeServer :one
+SELECT current_setting('server_version_num')::integer AS version_num,
+       EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_operator')::boolean AS operator_exists,
+       EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_app')::boolean AS app_exists
 `
 
-type EnsurePlatformRow struct {
-	Object string
-	Action string
-	Detail string
+type DescribeServerRow struct {
+	VersionNum     int32
+	OperatorExists bool
+	AppExists      bool
 }
 
-// Makes sure of every table that the platform's system routes read; a row for
-// what it made or could not make. Caller: every start, after the migrations.
-func (q *Queries) EnsurePlatform(ctx context.Context) ([]EnsurePlatformRow, error) {
-	rows, err := q.db.Query(ctx, EnsurePlatform)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []EnsurePlatformRow{}
-	for rows.Next() {
-		var i EnsurePlatformRow
-		if err := rows.Scan(&i.Object, &i.Action, &i.Detail); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
+// What decides which statements make what is missing.
+func (q *Queries) DescribeServer(ctx context.Context) (DescribeServerRow, error) {
+	row := q.db.QueryRow(ctx, DescribeServer)
+	var i DescribeServerRow
+	err := row.Scan(&i.VersionNum, &i.OperatorExists, &i.AppExists)
+	return i, err
+}
+
+const LockSchema = `-- name: LockSchema :exec
+SELECT pg_advisory_xact_lock(hashtext('ops_worker_ensure_platform'))
+`
+
+// Replicas that start together take turns. Held by the transaction, so a pooler
+// is no obstacle.
+func (q *Queries) LockSchema(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, LockSchema)
+	return err
+}
+
+const TimescaleExtension = `-- name: TimescaleExtension :one
+SELECT e.extversion::text AS version, n.nspname::text AS schema
+FROM pg_catalog.pg_extension e
+JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+WHERE e.extname = 'timescaledb'
+`
+
+type TimescaleExtensionRow struct {
+	Version string
+	Schema  string
+}
+
+// TimescaleDB's version and the schema of its functions; no row on plain
+// PostgreSQL.
+func (q *Queries) TimescaleExtension(ctx context.Context) (TimescaleExtensionRow, error) {
+	row := q.db.QueryRow(ctx, TimescaleExtension)
+	var i TimescaleExtensionRow
+	err := row.Scan(&i.Version, &i.Schema)
+	return i, err
 }

@@ -35,7 +35,7 @@ type UpsertServiceHealthParams struct {
 }
 
 // All services of a health cycle in one statement, by primary key. A latency of
-// -1 is none. Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
+// -1 stands for NULL. Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 func (q *Queries) UpsertServiceHealth(ctx context.Context, arg UpsertServiceHealthParams) (int64, error) {
 	result, err := q.db.Exec(ctx, UpsertServiceHealth,
 		arg.CheckedAt,

@@ -12,49 +12,57 @@ import (
 
 const AppendSamples = `-- name: AppendSamples :one
 WITH held AS (
-    SELECT l.last_cycle_at
+    SELECT l.last_cycle_at,
+           l.last_cycle_at <= clock_timestamp() + make_interval(secs => $1::float8) AS trusted
     FROM ops_worker_lease l
-    WHERE l.name = $1 AND l.holder = $2 AND l.epoch = $3 AND l.expires_at > clock_timestamp()
+    WHERE l.name = $2 AND l.holder = $3 AND l.epoch = $4 AND l.expires_at > clock_timestamp()
     FOR NO KEY UPDATE
 ), stored AS (
     INSERT INTO system_metrics (time, metric_name, service, tags, value)
     SELECT x.time, x.metric_name, nullif(x.service, ''), x.tags::jsonb, x.value
     FROM (
-        SELECT unnest($4::timestamptz[]) AS time,
-               unnest($5::text[]) AS metric_name,
-               unnest($6::text[]) AS service,
-               unnest($7::text[]) AS tags,
-               unnest($8::float8[]) AS value
+        SELECT unnest($5::timestamptz[]) AS time,
+               unnest($6::text[]) AS metric_name,
+               unnest($7::text[]) AS service,
+               unnest($8::text[]) AS tags,
+               unnest($9::float8[]) AS value
     ) x
     CROSS JOIN held
-    WHERE x.time > held.last_cycle_at
+    WHERE held.trusted
+      AND x.time > held.last_cycle_at
+      AND (NOT $10::boolean OR NOT EXISTS (
+          SELECT FROM system_metrics m
+          WHERE m.metric_name = x.metric_name AND m.time = x.time AND coalesce(m.service, '') = x.service))
     RETURNING 1
 ), moved AS (
     UPDATE ops_worker_lease l
-    SET last_cycle_at = greatest(l.last_cycle_at, $9::timestamptz),
-        expires_at = clock_timestamp() + make_interval(secs => $10::float8)
+    SET last_cycle_at = greatest(l.last_cycle_at, $11::timestamptz),
+        expires_at = clock_timestamp() + make_interval(secs => $12::float8)
     FROM held
-    WHERE l.name = $1
+    WHERE l.name = $2 AND held.trusted
 )
-SELECT (SELECT count(*) FROM stored)::bigint AS samples, clock_timestamp()::timestamptz AS now
+SELECT (SELECT count(*) FROM stored)::bigint AS samples, held.trusted::boolean AS trusted, clock_timestamp()::timestamptz AS now
 FROM held
 `
 
 type AppendSamplesParams struct {
-	LeaseName   string
-	Holder      string
-	Epoch       int64
-	Times       []time.Time
-	MetricNames []string
-	Services    []string
-	Tags        []string
-	Values      []float64
-	CycleAt     time.Time
-	TtlSeconds  float64
+	FutureSeconds float64
+	LeaseName     string
+	Holder        string
+	Epoch         int64
+	Times         []time.Time
+	MetricNames   []string
+	Services      []string
+	Tags          []string
+	Values        []float64
+	Recheck       bool
+	CycleAt       time.Time
+	TtlSeconds    float64
 }
 
 type AppendSamplesRow struct {
 	Samples int64
+	Trusted bool
 	Now     time.Time
 }
 
@@ -63,10 +71,14 @@ type AppendSamplesRow struct {
 // HoldLease: no row means that the lease is lost and nothing was written.
 // Cycles up to last_cycle_at stand already and are passed over, so a store whose
 // outcome is unknown may be repeated; one that is still in flight is waited for.
+// With recheck each sample is looked for as well, by (metric_name, time): so a
+// repetition adds nothing even where a clock that jumped has spoilt last_cycle_at.
+// Where that lies far ahead, nothing is stored and trusted is false.
 // Returns how many samples were new, and the database's clock.
 // Caller: the metrics collector, every METRICS_COLLECTION_INTERVAL.
 func (q *Queries) AppendSamples(ctx context.Context, arg AppendSamplesParams) (AppendSamplesRow, error) {
 	row := q.db.QueryRow(ctx, AppendSamples,
+		arg.FutureSeconds,
 		arg.LeaseName,
 		arg.Holder,
 		arg.Epoch,
@@ -75,11 +87,12 @@ func (q *Queries) AppendSamples(ctx context.Context, arg AppendSamplesParams) (A
 		arg.Services,
 		arg.Tags,
 		arg.Values,
+		arg.Recheck,
 		arg.CycleAt,
 		arg.TtlSeconds,
 	)
 	var i AppendSamplesRow
-	err := row.Scan(&i.Samples, &i.Now)
+	err := row.Scan(&i.Samples, &i.Trusted, &i.Now)
 	return i, err
 }
 
@@ -123,28 +136,4 @@ func (q *Queries) DeleteExpiredSamples(ctx context.Context, arg DeleteExpiredSam
 		return 0, err
 	}
 	return result.RowsAffected(), nil
-}
-
-const DropExpiredChunks = `-- name: DropExpiredChunks :one
-SELECT ops_worker_drop_chunks($1::timestamptz)::bigint AS chunks
-`
-
-// The same on a hypertable without a retention policy: whole chunks.
-func (q *Queries) DropExpiredChunks(ctx context.Context, cutoff time.Time) (int64, error) {
-	row := q.db.QueryRow(ctx, DropExpiredChunks, cutoff)
-	var chunks int64
-	err := row.Scan(&chunks)
-	return chunks, err
-}
-
-const RetentionMode = `-- name: RetentionMode :one
-SELECT ops_worker_retention_mode()::text AS mode
-`
-
-// 'plain', 'hypertable', or 'policy' where TimescaleDB does it itself.
-func (q *Queries) RetentionMode(ctx context.Context) (string, error) {
-	row := q.db.QueryRow(ctx, RetentionMode)
-	var mode string
-	err := row.Scan(&mode)
-	return mode, err
 }

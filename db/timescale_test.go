@@ -117,28 +117,28 @@ func TestOnTimescaleAConversionThatFailsIsToldAndHarmless(t *testing.T) {
 
 func TestRetentionIsLeftToWhoeverDoesIt(t *testing.T) {
 	t.Parallel()
-	mode := func(t *testing.T, prepare ...string) string {
+	mode := func(t *testing.T, prepare ...string) db.Expirer {
 		t.Helper()
 		database := pgtest.New(t)
 		for _, sql := range prepare {
 			database.Exec(t, sql)
 		}
-		got, err := db.New(database.Pool(t)).RetentionMode(t.Context())
+		expirer, _, err := db.FindExpirer(t.Context(), db.New(database.Pool(t)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return got
+		return expirer
 	}
 	const hypertable = "INSERT INTO timescaledb_information.hypertables VALUES ('public', 'system_metrics')"
 	const policy = "INSERT INTO timescaledb_information.jobs VALUES ('policy_retention', 'public', 'system_metrics')"
 	const another = "INSERT INTO timescaledb_information.jobs VALUES ('policy_retention', 'public', 'telemetry'), ('policy_compression', 'public', 'system_metrics')"
-	for want, prepare := range map[string][]string{
-		"plain":      nil,
-		"hypertable": {fakeTimescale, hypertable, another},
-		"policy":     {fakeTimescale, hypertable, policy},
+	for want, prepare := range map[db.Expirer][]string{
+		db.ExpiresByDelete: nil,
+		db.ExpiresByChunk:  {fakeTimescale, hypertable, another},
+		db.ExpiresByPolicy: {fakeTimescale, hypertable, policy},
 	} {
 		if got := mode(t, prepare...); got != want {
-			t.Errorf("retention mode %q, want %q", got, want)
+			t.Errorf("samples expire in the way %d, want %d", got, want)
 		}
 	}
 }

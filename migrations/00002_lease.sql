@@ -3,7 +3,7 @@
 -- the replicas' clocks differ.
 
 -- +goose Up
-CREATE TABLE ops_worker_lease (
+CREATE TABLE IF NOT EXISTS ops_worker_lease (
     name          text PRIMARY KEY,
     -- Which process, and how many times the lease has changed hands: together
     -- they are the fencing token that every write carries.
@@ -11,6 +11,9 @@ CREATE TABLE ops_worker_lease (
     epoch         bigint NOT NULL,
     acquired_at   timestamptz NOT NULL,
     expires_at    timestamptz NOT NULL,
+    -- How long the holder takes it for. What lies further ahead than that was
+    -- written by a clock that was wrong, and is not held.
+    ttl           interval NOT NULL,
     -- The time of the newest stored cycle, moved in the transaction that stores
     -- it: a cycle is appended once however often it is sent, and never behind
     -- one that stands already.
@@ -18,4 +21,4 @@ CREATE TABLE ops_worker_lease (
 );
 
 -- +goose Down
-DROP TABLE ops_worker_lease;
+DROP TABLE IF EXISTS ops_worker_lease;

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Sees to it that the tests find a PostgreSQL: a server named by PGTEST_DATABASE_URL, a Docker engine that has or gets the
-# image, or Debian's packages, which are installed here if this is root on a machine with apt. PgBouncer and a C compiler
-# are installed by the same rule. No server is left running: the tests start their own.
+# Sees to it that there is a PostgreSQL to start: a server named by PGTEST_DATABASE_URL, a Docker engine that has or gets
+# the image, or Debian's packages, which are installed here if this is root on a machine with apt. No server is left
+# running: whoever needs one starts it.
 #
-#   scripts/setup-postgres.sh [--race]     with --race also what `go test -race` needs, cgo and a C compiler
+#   scripts/setup-postgres.sh [--tests]    with --tests also what the tests need: PgBouncer, cgo and a C compiler
 set -euo pipefail
 
-image=postgres:15-bookworm
+image=${PGTEST_IMAGE:-postgres:15-bookworm}
 packages=()
 
 say() { echo "setup: $*" >&2; }
@@ -41,15 +41,18 @@ install() {
 
 if [ -z "${PGTEST_DATABASE_URL:-}" ] && ! has_binaries && ! has_docker; then
   can_install || {
-    say "the tests need a Docker engine, or PostgreSQL's programs (Debian: apt-get install postgresql),"
+    say "needed is a Docker engine, or PostgreSQL's programs (Debian: apt-get install postgresql),"
     say "or a server's superuser URL in PGTEST_DATABASE_URL"
     exit 1
   }
   packages+=(postgresql)
 fi
 
+tests=
+if [ "${1:-}" = --tests ]; then tests=yes; fi
+
 # Debian has it in /usr/sbin, which is not in everybody's PATH.
-if ! PATH=$PATH:/usr/sbin command -v pgbouncer >/dev/null; then
+if [ -n "$tests" ] && ! PATH=$PATH:/usr/sbin command -v pgbouncer >/dev/null; then
   if can_install; then
     packages+=(pgbouncer)
   else
@@ -57,14 +60,14 @@ if ! PATH=$PATH:/usr/sbin command -v pgbouncer >/dev/null; then
   fi
 fi
 
-if [ "${1:-}" = --race ] && ! command -v "$(go env CC)" >/dev/null; then
+if [ -n "$tests" ] && ! command -v "$(go env CC)" >/dev/null; then
   can_install || {
     say "go test -race needs cgo and a C compiler (Debian: apt-get install gcc libc6-dev)"
     exit 1
   }
   packages+=(gcc libc6-dev)
 fi
-if [ "${1:-}" = --race ] && [ "${CGO_ENABLED:-1}" = 0 ]; then
+if [ -n "$tests" ] && [ "${CGO_ENABLED:-1}" = 0 ]; then
   say "go test -race needs cgo: unset CGO_ENABLED"
   exit 1
 fi

@@ -20,11 +20,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
-	"ops_worker/internal/pgtest"
+	"ops_worker/db"
+	"ops_worker/internal/pgserver"
 	"ops_worker/internal/platformsim"
 )
 
@@ -88,7 +88,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return fmt.Errorf("find the worker (make build): %w", err)
 	}
 	d.say("starting PostgreSQL")
-	server, err := pgtest.Start(ctx)
+	server, err := pgserver.Start(ctx, pgserver.StartDocker)
 	if err != nil {
 		return stopped(ctx, err)
 	}
@@ -96,7 +96,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 
 	// The name is unique because an external server may have another demonstration.
 	database := fmt.Sprintf("ops_worker_demo_%d", os.Getpid())
-	if err := server.Create(ctx, database, false); err != nil {
+	if err := server.Create(ctx, database); err != nil {
 		return stopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, server.Drop(context.WithoutCancel(ctx), database)) }()
@@ -172,18 +172,7 @@ func stopped(ctx context.Context, err error) error {
 }
 
 func openPool(ctx context.Context, address string) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig(address)
-	if err != nil {
-		return nil, fmt.Errorf("parse database URL: %w", err)
-	}
-	// Tables change under this pool, which prepared statements do not forgive.
-	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
-	config.MaxConns = 2
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("open pool: %w", err)
-	}
-	return pool, nil
+	return db.Open(ctx, db.Options{URL: address, MaxConns: 2, ConnectTimeout: pgserver.StepTimeout, ApplicationName: "demo"})
 }
 
 // simulate makes a service, and a loopback port for it.
@@ -225,13 +214,8 @@ func awaitTables(ctx context.Context, pool *pgxpool.Pool) error {
 	defer cancel()
 	pause := time.NewTicker(100 * time.Millisecond)
 	defer pause.Stop()
-	const ready = `
-SELECT count(to_regclass(name)) = count(*)
-FROM unnest('{tenants,device_registry,device_state,fleet_alert,alert_rules,integrations,delivery_jobs,telemetry,
-              service_health,system_metrics}'::text[]) AS name`
 	for {
-		var done bool
-		if err := pool.QueryRow(ctx, ready).Scan(&done); err == nil && done {
+		if missing, err := db.MissingTables(ctx, db.New(pool)); err == nil && len(missing) == 0 {
 			return nil
 		}
 		select {

@@ -49,7 +49,7 @@ func fakeWorker() int {
 			return err
 		}
 		defer pool.Close()
-		if err := db.Migrate(ctx, pool); err != nil {
+		if _, err := db.MigrateUp(ctx, pool); err != nil {
 			return err
 		}
 		const rows = `

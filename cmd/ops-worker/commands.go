@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"runtime"
 	"runtime/debug"
 	"text/tabwriter"
@@ -17,7 +18,9 @@ import (
 	"ops_worker/collectors"
 	"ops_worker/db"
 	"ops_worker/internal/config"
+	"ops_worker/internal/faultlog"
 	"ops_worker/internal/heartbeat"
+	"ops_worker/internal/spool"
 )
 
 func newRootCommand(environ []string) *cobra.Command {
@@ -73,24 +76,26 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 	runtime.GOMAXPROCS(processors)
 	debug.SetGCPercent(gcPercent)
 	log := newLogger(cfg, stderr)
+	// net/http logs there what a service sends unasked.
+	stdlog.SetOutput(faultlog.NewWriter(log))
+	stdlog.SetFlags(0)
 	heart, err := heartbeat.New(cfg.StateDir, cfg.ServiceName)
 	if err != nil {
 		return err
 	}
 	defer heart.Close()
-	pool, err := db.Open(context.WithoutCancel(ctx), cfg.Database)
+	pool, err := db.Open(context.WithoutCancel(ctx), cfg.DatabaseOptions())
 	if err != nil {
 		return err
 	}
 	defer db.Close(pool)
 
-	buffer := collectors.NewMemoryBuffer(cfg.BufferCycles)
+	buffer := spool.NewMemory(cfg.BufferCycles)
 	if cfg.SpoolDir != "" {
-		spool, left, err := collectors.OpenSpool(cfg.SpoolDir, cfg.BufferCycles)
+		onDisk, left, err := spool.Open(cfg.SpoolDir, cfg.BufferCycles)
 		if err != nil {
-			return err
+			log.Error().Err(err).Msg("the spool cannot be opened, cycles are kept in memory until it can")
 		}
-		defer spool.Close()
 		if left.TornBytes > 0 {
 			log.Warn().Int64("bytes", left.TornBytes).Msg("spool had a torn tail, it is dropped")
 		}
@@ -100,15 +105,16 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 		if left.Cycles > 0 {
 			log.Info().Int("cycles", left.Cycles).Msg("spool holds cycles of an earlier process")
 		}
-		buffer = spool
+		defer onDisk.Close()
+		buffer = onDisk
 	}
 	worker := collectors.NewWorker(cfg, pool, buffer, heart, log)
 	defer worker.Close()
 	for _, warning := range cfg.Warnings {
 		log.Warn().Msg(warning)
 	}
-	names := make([]string, len(worker.Services))
-	for i, s := range worker.Services {
+	names := make([]string, len(worker.Targets))
+	for i, s := range worker.Targets {
 		names[i] = s.Name
 	}
 	log.Info().Str("version", version).Str("commit", commit).Strs("monitored", names).
@@ -125,7 +131,7 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 // withPool runs fn on a pool of its own; a command that is no loop does not
 // wait for a database that is away.
 func withPool(ctx context.Context, cfg config.Config, fn func(*pgxpool.Pool) error) error {
-	pool, err := db.Open(ctx, cfg.Database)
+	pool, err := db.Open(ctx, cfg.DatabaseOptions())
 	if err != nil {
 		return err
 	}

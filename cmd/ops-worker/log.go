@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"ops_worker/internal/config"
+	"ops_worker/internal/faultlog"
 )
 
 // nameFields sets zerolog's names, which are the process's and not a logger's.
@@ -17,6 +18,13 @@ var nameFields = sync.OnceFunc(func() {
 	zerolog.TimestampFieldName = "ts"
 	zerolog.MessageFieldName = "msg"
 	zerolog.TimeFieldFormat = time.RFC3339Nano
+	zerolog.DurationFieldInteger = true // milliseconds, which every such name says
+	zerolog.ErrorMarshalFunc = func(err error) any {
+		if err == nil {
+			return nil // no field at all
+		}
+		return faultlog.ErrorText(err)
+	}
 	zerolog.TimestampFunc = func() time.Time { return time.Now().UTC() }
 })
 
@@ -32,5 +40,5 @@ func newLogger(cfg config.Config, out io.Writer) zerolog.Logger {
 	if format == "console" {
 		out = zerolog.ConsoleWriter{Out: out, TimeFormat: "15:04:05.000"}
 	}
-	return zerolog.New(out).Level(cfg.LogLevel).With().Timestamp().Str("service", cfg.ServiceName).Logger()
+	return zerolog.New(out).Level(zerolog.Level(cfg.LogLevel)).With().Timestamp().Str("service", cfg.ServiceName).Logger()
 }

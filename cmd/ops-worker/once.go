@@ -12,6 +12,8 @@ import (
 
 	"ops_worker/collectors"
 	"ops_worker/internal/config"
+	"ops_worker/internal/probe"
+	"ops_worker/internal/spool"
 )
 
 // onceDeadline bounds the one cycle and what stands around it.
@@ -56,7 +58,7 @@ func runOnce(cmd *cobra.Command, cfg config.Config, dryRun bool, cycle func(cont
 	defer cancel()
 	return withPool(ctx, cfg, func(pool *pgxpool.Pool) error {
 		log := newLogger(cfg, cmd.ErrOrStderr())
-		worker := collectors.NewWorker(cfg, pool, collectors.NewMemoryBuffer(1), collectors.NoHeart, log)
+		worker := collectors.NewWorker(cfg, pool, spool.NewMemory(1), collectors.NoHeart, log)
 		defer worker.Close()
 		if !dryRun {
 			if err := worker.Prepare(ctx); err != nil {
@@ -71,11 +73,11 @@ func runOnce(cmd *cobra.Command, cfg config.Config, dryRun bool, cycle func(cont
 	})
 }
 
-func printHealth(out io.Writer, observations []collectors.Observation, asJSON bool) error {
+func printHealth(out io.Writer, observations []probe.Observation, asJSON bool) error {
 	if asJSON {
 		type row struct {
 			Service    string             `json:"service"`
-			Status     collectors.Status  `json:"status"`
+			Status     probe.Status       `json:"status"`
 			LatencyMS  float64            `json:"latency_ms,omitempty"`
 			HTTPStatus int                `json:"http_status,omitempty"`
 			Counters   map[string]float64 `json:"counters,omitempty"`
@@ -93,14 +95,14 @@ func printHealth(out io.Writer, observations []collectors.Observation, asJSON bo
 		if o.Latency > 0 {
 			latency = fmt.Sprintf("%.1f ms", milliseconds(o.Latency))
 		}
-		if o.Status != collectors.Healthy {
+		if o.Status != probe.Healthy {
 			reason = o.Reason()
 		}
 		return []any{o.Service, o.Status, latency, len(o.Counters), reason}
 	})
 }
 
-func printMetrics(out io.Writer, cycle collectors.Cycle, asJSON bool) error {
+func printMetrics(out io.Writer, cycle spool.Cycle, asJSON bool) error {
 	if asJSON {
 		type row struct {
 			Time    time.Time `json:"time"`

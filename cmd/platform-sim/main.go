@@ -68,7 +68,7 @@ func serve(ctx context.Context, address string, service *platformsim.Service, ou
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	fmt.Fprintf(output, "platform-sim: %s listens on %s\n", service.Name(), listener.Addr())
+	fmt.Fprintf(output, "platform-sim: %s listens on %s\n", service.Name, listener.Addr())
 	return platformsim.Serve(ctx, listener, service)
 }
 

@@ -10,56 +10,80 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caarlos0/env/v11"
-	"github.com/rs/zerolog"
 
 	"ops_worker/db"
 )
 
-// Config is a complete, validated configuration. FromEnvironment is the way to one.
+// Config is a complete, validated configuration. FromEnvironment is the way to
+// one. A field with a tag is a setting, with its default.
 type Config struct {
-	Database db.Options
-	Services Services
+	Database Database
 
-	HealthInterval  time.Duration
-	MetricsInterval time.Duration
-	SystemAlerts    bool
+	HealthInterval  time.Duration `env:"HEALTH_CHECK_INTERVAL" envDefault:"60"`
+	MetricsInterval time.Duration `env:"METRICS_COLLECTION_INTERVAL" envDefault:"5"`
 	// MetricsRetention is how long samples are kept; 0 keeps them for ever.
-	MetricsRetention time.Duration
+	MetricsRetention time.Duration `env:"METRICS_RETENTION" envDefault:"7d"`
+	SystemAlerts     bool          `env:"SYSTEM_ALERT_ENABLED" envDefault:"true"`
 
-	LeaseTTL time.Duration
+	LeaseTTL time.Duration `env:"LEASE_TTL" envDefault:"15"`
 	// BufferCycles bounds the finished cycles kept while the database is away.
-	BufferCycles int
+	BufferCycles int `env:"BUFFER_CYCLES"`
 	// SpoolDir makes that buffer survive the process; empty keeps it in memory.
-	SpoolDir string
+	SpoolDir string `env:"SPOOL_DIR"`
 	// StateDir holds the file by which the loops tell `healthcheck` that they turn.
-	StateDir string
+	StateDir string `env:"STATE_DIR"`
 
-	ServiceName string
-	LogLevel    zerolog.Level
+	// Services are what is monitored: the platform's own, each with a setting
+	// that stands in its row, and HealthServices.
+	Services       []Service
+	HealthServices string `env:"HEALTH_SERVICES"`
+	KeycloakRealm  string `env:"KEYCLOAK_REALM" envDefault:"pulse"`
+	MQTTPort       int    `env:"MQTT_PORT" envDefault:"1883"`
+
+	ServiceName string `env:"SERVICE_NAME" envDefault:"ops_worker"`
+	LogLevel    Level  `env:"LOG_LEVEL" envDefault:"INFO"`
 	// LogFormat is "json", "console" or "" for the terminal to decide.
-	LogFormat string
+	LogFormat string `env:"LOG_FORMAT"`
 
 	// Warnings are settings that were mended rather than refused.
 	Warnings []string
 }
 
-// Services are the addresses of what is monitored. An empty one is not.
-type Services struct {
-	IngestURL, EvaluatorURL, DispatcherURL, DeliveryURL string
-	KeycloakURL, KeycloakRealm                          string
-	MQTTAddress                                         string // host:port
-	Further                                             []NamedURL
+// Database says where the database is and how to reach it.
+type Database struct {
+	// URL wins over the five below it, and is made of them where it is unset.
+	// It holds the password.
+	URL      string `env:"DATABASE_URL"`
+	Host     string `env:"PG_HOST" envDefault:"iot-postgres"`
+	Port     int    `env:"PG_PORT" envDefault:"5432"`
+	Name     string `env:"PG_DB" envDefault:"iotcloud"`
+	User     string `env:"PG_USER" envDefault:"iot"`
+	Password string `env:"PG_PASS"`
+
+	MinConns       int           `env:"PG_POOL_MIN" envDefault:"2"`
+	MaxConns       int           `env:"PG_POOL_MAX" envDefault:"10"`
+	ConnectTimeout time.Duration `env:"DB_CONNECT_TIMEOUT" envDefault:"10"`
+	// NotifyURL is accepted because the platform sets it; nothing here needs a
+	// session, so it is checked and not used.
+	NotifyURL string `env:"NOTIFY_DATABASE_URL"`
 }
 
-// NamedURL is one service of HEALTH_SERVICES.
-type NamedURL struct{ Name, URL string }
+// DatabaseOptions are what the pool is opened with.
+func (c Config) DatabaseOptions() db.Options {
+	return db.Options{
+		URL:             c.Database.URL,
+		MinConns:        int32(c.Database.MinConns),
+		MaxConns:        int32(c.Database.MaxConns),
+		ConnectTimeout:  c.Database.ConnectTimeout,
+		ApplicationName: c.ServiceName,
+	}
+}
 
 // MinHealthInterval is the shortest HEALTH_CHECK_INTERVAL; the platform sets
 // shorter ones and expects this.
@@ -69,53 +93,12 @@ const (
 	minMetricsInterval = 100 * time.Millisecond
 	minLeaseTTL        = time.Second
 	maxBufferCycles    = 1_000_000
-	maxFurtherServices = 64
 	defaultBufferSpan  = time.Hour
 )
 
-// variables are the settings as they stand in the environment.
-type variables struct {
-	DatabaseURL    string  `env:"DATABASE_URL"`
-	Host           string  `env:"PG_HOST" envDefault:"iot-postgres"`
-	Port           count   `env:"PG_PORT" envDefault:"5432"`
-	Name           string  `env:"PG_DB" envDefault:"iotcloud"`
-	User           string  `env:"PG_USER" envDefault:"iot"`
-	Password       string  `env:"PG_PASS"`
-	PoolMin        count   `env:"PG_POOL_MIN" envDefault:"2"`
-	PoolMax        count   `env:"PG_POOL_MAX" envDefault:"10"`
-	ConnectTimeout seconds `env:"DB_CONNECT_TIMEOUT" envDefault:"10"`
-	// Accepted because the platform sets it; nothing here needs a session, so
-	// it is checked and not used.
-	NotifyDatabaseURL string `env:"NOTIFY_DATABASE_URL"`
-
-	HealthInterval   seconds `env:"HEALTH_CHECK_INTERVAL" envDefault:"60"`
-	MetricsInterval  seconds `env:"METRICS_COLLECTION_INTERVAL" envDefault:"5"`
-	MetricsRetention seconds `env:"METRICS_RETENTION" envDefault:"7d"`
-	SystemAlerts     flag    `env:"SYSTEM_ALERT_ENABLED" envDefault:"true"`
-	LeaseTTL         seconds `env:"LEASE_TTL" envDefault:"15"`
-	BufferCycles     count   `env:"BUFFER_CYCLES"`
-	SpoolDir         string  `env:"SPOOL_DIR"`
-	StateDir         string  `env:"STATE_DIR"`
-
-	IngestURL      string `env:"INGEST_HEALTH_URL" envDefault:"http://iot-ingest:8080"`
-	EvaluatorURL   string `env:"EVALUATOR_HEALTH_URL" envDefault:"http://iot-evaluator:8080"`
-	DispatcherURL  string `env:"DISPATCHER_HEALTH_URL"`
-	DeliveryURL    string `env:"DELIVERY_HEALTH_URL"`
-	KeycloakURL    string `env:"KEYCLOAK_INTERNAL_URL"`
-	KeycloakRealm  string `env:"KEYCLOAK_REALM" envDefault:"pulse"`
-	MQTTHost       string `env:"MQTT_HOST"`
-	MQTTPort       count  `env:"MQTT_PORT" envDefault:"1883"`
-	HealthServices string `env:"HEALTH_SERVICES"`
-
-	ServiceName string `env:"SERVICE_NAME" envDefault:"ops_worker"`
-	LogLevel    level  `env:"LOG_LEVEL" envDefault:"INFO"`
-	LogFormat   string `env:"LOG_FORMAT"`
-}
-
 // FromEnvironment reads the configuration from "NAME=value" pairs, as
-// os.Environ gives them. An empty
-// value counts as unset, as compose files write it. The error names every
-// setting that is wrong, and holds no value of any.
+// os.Environ gives them. An empty value counts as unset, as compose files write
+// it. The error names every setting that is wrong, and holds no value of any.
 func FromEnvironment(environ []string) (Config, error) {
 	set := map[string]string{}
 	for _, pair := range environ {
@@ -124,159 +107,93 @@ func FromEnvironment(environ []string) (Config, error) {
 			set[name] = value
 		}
 	}
-	var v variables
-	var problems problems
-	if err := env.ParseWithOptions(&v, env.Options{Environment: set}); err != nil {
-		problems.addParse(err)
+	var c Config
+	var p problems
+	if err := env.ParseWithOptions(&c, env.Options{Environment: set, FuncMap: parsers}); err != nil {
+		p.addParse(err)
 	}
-	cfg := v.validate(&problems)
-	return cfg, problems.err()
+	c.Database.complete(set, &p)
+	c.complete(&p)
+	c.Services = c.monitored(set, &p)
+	return c, p.err()
 }
 
-func (v *variables) validate(p *problems) Config {
-	cfg := Config{
-		Database: db.Options{
-			URL:             v.databaseURL(p),
-			MinConns:        int32(v.PoolMin),
-			MaxConns:        int32(v.PoolMax),
-			ConnectTimeout:  time.Duration(v.ConnectTimeout),
-			ApplicationName: v.ServiceName,
-		},
-		Services: Services{
-			IngestURL:     httpURL(p, "INGEST_HEALTH_URL", v.IngestURL),
-			EvaluatorURL:  httpURL(p, "EVALUATOR_HEALTH_URL", v.EvaluatorURL),
-			DispatcherURL: httpURL(p, "DISPATCHER_HEALTH_URL", v.DispatcherURL),
-			DeliveryURL:   httpURL(p, "DELIVERY_HEALTH_URL", v.DeliveryURL),
-			KeycloakURL:   httpURL(p, "KEYCLOAK_INTERNAL_URL", v.KeycloakURL),
-			KeycloakRealm: v.KeycloakRealm,
-			Further:       furtherServices(p, v.HealthServices),
-		},
-		HealthInterval:   time.Duration(v.HealthInterval),
-		MetricsInterval:  time.Duration(v.MetricsInterval),
-		MetricsRetention: time.Duration(v.MetricsRetention),
-		SystemAlerts:     bool(v.SystemAlerts),
-		LeaseTTL:         time.Duration(v.LeaseTTL),
-		BufferCycles:     int(v.BufferCycles),
-		SpoolDir:         v.SpoolDir,
-		StateDir:         v.StateDir,
-		ServiceName:      v.ServiceName,
-		LogLevel:         zerolog.Level(v.LogLevel),
-		LogFormat:        strings.ToLower(v.LogFormat),
-	}
-	if v.NotifyDatabaseURL != "" {
-		checkDatabaseURL(p, "NOTIFY_DATABASE_URL", v.NotifyDatabaseURL)
-	}
-	p.check("PG_PORT", v.Port >= 1 && v.Port <= 65535, "must be between 1 and 65535")
-	p.check("PG_POOL_MAX", v.PoolMax >= 1 && v.PoolMax <= 1000, "must be between 1 and 1000")
-	p.check("PG_POOL_MIN", v.PoolMin <= v.PoolMax || v.PoolMax < 1, "must be between 0 and PG_POOL_MAX")
-	p.check("DB_CONNECT_TIMEOUT", v.ConnectTimeout > 0, "must be longer than 0")
-	p.check("METRICS_COLLECTION_INTERVAL", cfg.MetricsInterval >= minMetricsInterval, "must be at least %s", minMetricsInterval)
-	p.check("METRICS_RETENTION", cfg.MetricsRetention == 0 || cfg.MetricsRetention >= time.Hour, "must be 0 (keep for ever) or at least 1h")
-	p.check("LEASE_TTL", cfg.LeaseTTL >= minLeaseTTL, "must be at least %s", minLeaseTTL)
-	p.check("BUFFER_CYCLES", cfg.BufferCycles >= 0 && cfg.BufferCycles <= maxBufferCycles, "must be between 1 and %d", maxBufferCycles)
-	p.check("LOG_FORMAT", slices.Contains([]string{"", "json", "console"}, cfg.LogFormat), "must be json or console")
-	p.check("MQTT_PORT", v.MQTTPort >= 1 && v.MQTTPort <= 65535, "must be between 1 and 65535")
+// complete checks what the parsers let through, and fills in what follows from
+// other settings.
+func (c *Config) complete(p *problems) {
+	p.check("METRICS_COLLECTION_INTERVAL", c.MetricsInterval >= minMetricsInterval, "must be at least %s", minMetricsInterval)
+	p.check("METRICS_RETENTION", c.MetricsRetention == 0 || c.MetricsRetention >= time.Hour, "must be 0 (keep for ever) or at least 1h")
+	p.check("LEASE_TTL", c.LeaseTTL >= minLeaseTTL, "must be at least %s", minLeaseTTL)
+	p.check("BUFFER_CYCLES", c.BufferCycles <= maxBufferCycles, "must be between 1 and %d", maxBufferCycles)
+	p.check("MQTT_PORT", isPort(c.MQTTPort), notAPort)
+	c.LogFormat = strings.ToLower(c.LogFormat)
+	p.check("LOG_FORMAT", slices.Contains([]string{"", "json", "console"}, c.LogFormat), "must be json or console")
 
-	p.check("HEALTH_CHECK_INTERVAL", cfg.HealthInterval > 0, "must be longer than 0")
-	if cfg.HealthInterval > 0 && cfg.HealthInterval < MinHealthInterval {
-		cfg.HealthInterval = MinHealthInterval
-		cfg.Warnings = append(cfg.Warnings, fmt.Sprintf("HEALTH_CHECK_INTERVAL is raised to its minimum, %s", MinHealthInterval))
+	p.check("HEALTH_CHECK_INTERVAL", c.HealthInterval > 0, "must be longer than 0")
+	if c.HealthInterval > 0 && c.HealthInterval < MinHealthInterval {
+		c.HealthInterval = MinHealthInterval
+		c.Warnings = append(c.Warnings, fmt.Sprintf("HEALTH_CHECK_INTERVAL is raised to its minimum, %s", MinHealthInterval))
 	}
-	if v.MQTTHost != "" {
-		cfg.Services.MQTTAddress = net.JoinHostPort(v.MQTTHost, strconv.Itoa(int(v.MQTTPort)))
+	if c.BufferCycles == 0 && c.MetricsInterval >= minMetricsInterval {
+		c.BufferCycles = max(int(defaultBufferSpan/c.MetricsInterval), 1)
 	}
-	if cfg.BufferCycles == 0 && cfg.MetricsInterval >= minMetricsInterval {
-		cfg.BufferCycles = int(defaultBufferSpan / cfg.MetricsInterval)
-		cfg.BufferCycles = max(cfg.BufferCycles, 1)
+	if c.StateDir == "" {
+		c.StateDir = filepath.Join(os.TempDir(), "ops-worker")
 	}
-	if cfg.StateDir == "" {
-		cfg.StateDir = filepath.Join(os.TempDir(), "ops-worker")
-	}
-	return cfg
 }
 
-// databaseURL is DATABASE_URL, or one made of PG_*.
-func (v *variables) databaseURL(p *problems) string {
-	if v.DatabaseURL != "" {
-		checkDatabaseURL(p, "DATABASE_URL", v.DatabaseURL)
-		return v.DatabaseURL
+const notAPort = "must be between 1 and 65535"
+
+func isPort(n int) bool { return n >= 1 && n <= 65535 }
+
+// complete checks the settings and makes URL of the others where it is unset.
+func (d *Database) complete(set map[string]string, p *problems) {
+	if _, chosen := set["PG_POOL_MIN"]; !chosen {
+		d.MinConns = min(d.MinConns, d.MaxConns)
+	}
+	p.check("PG_PORT", isPort(d.Port), notAPort)
+	p.check("PG_POOL_MAX", d.MaxConns >= 1 && d.MaxConns <= 1000, "must be between 1 and 1000")
+	p.check("PG_POOL_MIN", d.MinConns <= d.MaxConns || d.MaxConns < 1, "must be between 0 and PG_POOL_MAX")
+	p.check("DB_CONNECT_TIMEOUT", d.ConnectTimeout > 0, "must be longer than 0")
+	if d.NotifyURL != "" {
+		checkDatabaseURL(p, "NOTIFY_DATABASE_URL", d.NotifyURL)
+	}
+	if d.URL != "" {
+		checkDatabaseURL(p, "DATABASE_URL", d.URL)
+		return
 	}
 	u := url.URL{
 		Scheme: "postgresql",
-		Host:   net.JoinHostPort(v.Host, strconv.Itoa(int(v.Port))),
-		Path:   "/" + v.Name,
-		User:   url.User(v.User),
+		Host:   net.JoinHostPort(d.Host, strconv.Itoa(d.Port)),
+		Path:   "/" + d.Name,
+		User:   url.User(d.User),
 	}
-	if v.Password != "" {
-		u.User = url.UserPassword(v.User, v.Password)
+	if d.Password != "" {
+		u.User = url.UserPassword(d.User, d.Password)
 	}
-	if _, err := db.PoolConfig(db.Options{URL: u.String()}); err != nil && v.Port >= 1 && v.Port <= 65535 {
+	d.URL = u.String()
+	if _, err := db.PoolConfig(db.Options{URL: d.URL}); err != nil && isPort(d.Port) {
 		p.add("PG_HOST", "PG_HOST, PG_DB and PG_USER do not make a valid address")
 	}
-	return u.String()
 }
 
 func checkDatabaseURL(p *problems, name, value string) {
-	if !strings.HasPrefix(value, "postgres://") && !strings.HasPrefix(value, "postgresql://") {
+	_, rest, found := strings.Cut(value, "://")
+	if !found || !strings.HasPrefix(value, "postgres://") && !strings.HasPrefix(value, "postgresql://") {
 		p.add(name, "must start with postgres:// or postgresql://")
+		return
+	}
+	// Of a password with an unescaped character the parser would take a part for
+	// a host, a port or a database, which are shown. Behind a well-formed one
+	// there is neither a second @ nor a #, and before the @ no / and no ?.
+	user, _, _ := strings.Cut(rest, "@")
+	if strings.Count(rest, "@") > 1 || strings.Contains(rest, "#") || strings.Contains(rest, "@") && strings.ContainsAny(user, "/?") {
+		p.add(name, "%v", db.ErrURL)
 		return
 	}
 	if _, err := db.PoolConfig(db.Options{URL: value}); err != nil {
 		p.add(name, "%v", err)
 	}
-}
-
-// httpURL checks a service's base URL and takes off the slash at its end.
-func httpURL(p *problems, name, value string) string {
-	if value == "" {
-		return ""
-	}
-	if u, err := url.Parse(value); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		p.add(name, "must be a URL like http://host:8080")
-	}
-	return strings.TrimRight(value, "/")
-}
-
-// reservedNames are the services that the platform has itself; system is
-// theirs too, as the platform's samples are written under "platform".
-var reservedNames = []string{"ingest", "evaluator", "dispatcher", "delivery", "keycloak", "mqtt", "postgres", "platform"}
-
-var serviceName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
-
-// furtherServices reads HEALTH_SERVICES=name=url,name=url. A comma inside a URL
-// must be written %2C.
-func furtherServices(p *problems, value string) []NamedURL {
-	var list []NamedURL
-	defer func() {
-		p.check("HEALTH_SERVICES", len(list) <= maxFurtherServices, "may name at most %d services", maxFurtherServices)
-	}()
-	for i, entry := range strings.Split(value, ",") {
-		if entry = strings.TrimSpace(entry); entry == "" {
-			continue
-		}
-		name, address, found := strings.Cut(entry, "=")
-		name, address = strings.TrimSpace(name), strings.TrimSpace(address)
-		switch {
-		case !found:
-			p.add("HEALTH_SERVICES", "entry %d is not of the form name=url", i+1)
-			continue
-		case !serviceName.MatchString(name):
-			p.add("HEALTH_SERVICES", "the name of entry %d must be 1 to 64 characters of a-z 0-9 _ -", i+1)
-			continue
-		case slices.Contains(reservedNames, name):
-			p.add("HEALTH_SERVICES", "%s is a name of the platform's own", name)
-			continue
-		case slices.ContainsFunc(list, func(s NamedURL) bool { return s.Name == name }):
-			p.add("HEALTH_SERVICES", "%s is there twice", name)
-			continue
-		}
-		if u, err := url.Parse(address); err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-			p.add("HEALTH_SERVICES", "the URL of %s must be like http://host:8080/health", name)
-			continue
-		}
-		list = append(list, NamedURL{Name: name, URL: address})
-	}
-	return list
 }
 
 // problems gathers what is wrong, a line a setting.
@@ -310,12 +227,18 @@ func (p *problems) addParse(err error) {
 			p.add("environment", "%v", e)
 			continue
 		}
-		name := parse.Name
-		if field, ok := reflect.TypeFor[variables]().FieldByName(parse.Name); ok {
-			name = field.Tag.Get("env")
-		}
-		p.add(name, "%v", parse.Err)
+		p.add(variableOf(parse.Name), "%v", parse.Err)
 	}
+}
+
+// variableOf is the variable behind a field.
+func variableOf(field string) string {
+	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Database]()} {
+		if f, ok := settings.FieldByName(field); ok && f.Tag.Get("env") != "" {
+			return f.Tag.Get("env")
+		}
+	}
+	return field
 }
 
 func (p *problems) err() error {

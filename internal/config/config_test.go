@@ -2,56 +2,116 @@ package config
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
+
+	"ops_worker/db"
 )
 
 func TestDefaultsAreThePlatforms(t *testing.T) {
-	cfg, err := FromEnvironment(nil)
+	c, err := FromEnvironment(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "postgresql://iot@iot-postgres:5432/iotcloud"; cfg.Database.URL != want {
-		t.Errorf("URL %q, want %q", cfg.Database.URL, want)
+	d := c.Database
+	for name, ok := range map[string]bool{
+		"PG_HOST, PG_PORT, PG_DB, PG_USER": d.URL == "postgresql://iot@iot-postgres:5432/iotcloud",
+		"PG_POOL_MIN, PG_POOL_MAX":         d.MinConns == 2 && d.MaxConns == 10,
+		"HEALTH_CHECK_INTERVAL":            c.HealthInterval == time.Minute,
+		"METRICS_COLLECTION_INTERVAL":      c.MetricsInterval == 5*time.Second,
+		"SYSTEM_ALERT_ENABLED":             c.SystemAlerts,
+		"SERVICE_NAME":                     c.ServiceName == "ops_worker",
+		"LOG_LEVEL":                        c.LogLevel == Level(zerolog.InfoLevel),
+		"KEYCLOAK_REALM":                   c.KeycloakRealm == "pulse",
+		"MQTT_PORT":                        c.MQTTPort == 1883,
+		// Ours.
+		"METRICS_RETENTION": c.MetricsRetention == 7*24*time.Hour,
+		"LEASE_TTL":         c.LeaseTTL == 15*time.Second,
+		"BUFFER_CYCLES":     c.BufferCycles == 720,
+	} {
+		if !ok {
+			t.Errorf("default of %s: %+v", name, c)
+		}
 	}
-	cfg.Database.URL, cfg.StateDir = "", ""
-	want := Config{
-		HealthInterval: time.Minute, MetricsInterval: 5 * time.Second, SystemAlerts: true, MetricsRetention: 7 * 24 * time.Hour,
-		LeaseTTL: 15 * time.Second, BufferCycles: 720,
-		ServiceName: "ops_worker", LogLevel: zerolog.InfoLevel,
-		Services: Services{IngestURL: "http://iot-ingest:8080", EvaluatorURL: "http://iot-evaluator:8080", KeycloakRealm: "pulse"},
-	}
-	want.Database.MinConns, want.Database.MaxConns, want.Database.ConnectTimeout, want.Database.ApplicationName = 2, 10, 10*time.Second, "ops_worker"
-	if diff := cmp.Diff(want, cfg); diff != "" {
+	if diff := cmp.Diff([]string{"ingest http://iot-ingest:8080/health", "evaluator http://iot-evaluator:8080/health", "postgres "}, addresses(c)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// addresses are the monitored services and where each is asked.
+func addresses(c Config) []string {
+	var list []string
+	for _, s := range c.Services {
+		list = append(list, s.Name+" "+s.Address)
+	}
+	return list
+}
+
+// where is each service of the platform asked, with which settings.
+var where = map[string]struct{ settings, address string }{
+	"ingest":     {"INGEST_HEALTH_URL=http://a", "http://a/health"},
+	"evaluator":  {"EVALUATOR_HEALTH_URL=http://b/", "http://b/health"},
+	"dispatcher": {"DISPATCHER_HEALTH_URL=http://c", "http://c/health"},
+	"delivery":   {"DELIVERY_HEALTH_URL=http://d", "http://d/health"},
+	"keycloak":   {"KEYCLOAK_INTERNAL_URL=http://e/ KEYCLOAK_REALM=other", "http://e/realms/other"},
+	"mqtt":       {"MQTT_HOST=f MQTT_PORT=1", "f:1"},
+	"postgres":   {"", ""},
+}
+
+func TestEveryServiceHasItsSetting(t *testing.T) {
+	environ := []string{"HEALTH_SERVICES=billing=http://g/up?full=1"}
+	for _, w := range where {
+		environ = append(environ, strings.Fields(w.settings)...)
+	}
+	cfg, err := FromEnvironment(environ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range PlatformServices() {
+		want, ok := where[s.Name]
+		if !ok {
+			t.Errorf("a service that the tests do not know: add %s to where in config_test.go, with its settings and its address", s.Name)
+			continue
+		}
+		i := slices.IndexFunc(cfg.Services, func(monitored Service) bool { return monitored.Name == s.Name })
+		if i < 0 || cfg.Services[i].Address != want.address {
+			t.Errorf("%s: %+v, want %s", s.Name, cfg.Services, want.address)
+		}
+	}
+	if last := cfg.Services[len(cfg.Services)-1]; last.Name != "billing" || last.Address != "http://g/up?full=1" || !last.AllCounters {
+		t.Errorf("the extra service: %+v", last)
 	}
 }
 
 func TestSettings(t *testing.T) {
 	for pair, check := range map[string]func(Config) bool{
-		"DATABASE_URL=postgres://a:b@c:1/d": func(c Config) bool { return c.Database.URL == "postgres://a:b@c:1/d" },
-		"PG_PASS=p@ss/word":                 func(c Config) bool { return strings.Contains(c.Database.URL, "iot:p%40ss%2Fword@") },
-		"PG_HOST=::1":                       func(c Config) bool { return strings.Contains(c.Database.URL, "@[::1]:5432/") },
-		"HEALTH_CHECK_INTERVAL=90":          func(c Config) bool { return c.HealthInterval == 90*time.Second },
-		"HEALTH_CHECK_INTERVAL=2m":          func(c Config) bool { return c.HealthInterval == 2*time.Minute },
-		"HEALTH_CHECK_INTERVAL=1":           func(c Config) bool { return c.HealthInterval == 5*time.Second && len(c.Warnings) == 1 },
-		"METRICS_COLLECTION_INTERVAL=500ms": func(c Config) bool { return c.MetricsInterval == 500*time.Millisecond && c.BufferCycles == 7200 },
-		"METRICS_COLLECTION_INTERVAL=":      func(c Config) bool { return c.MetricsInterval == 5*time.Second },
-		"METRICS_RETENTION=30d":             func(c Config) bool { return c.MetricsRetention == 30*24*time.Hour },
-		"METRICS_RETENTION=0":               func(c Config) bool { return c.MetricsRetention == 0 },
-		"SYSTEM_ALERT_ENABLED=Yes":          func(c Config) bool { return c.SystemAlerts },
-		"SYSTEM_ALERT_ENABLED=off":          func(c Config) bool { return !c.SystemAlerts },
-		"LOG_LEVEL=WARNING":                 func(c Config) bool { return c.LogLevel == zerolog.WarnLevel },
-		"LOG_FORMAT=Console":                func(c Config) bool { return c.LogFormat == "console" },
-		"MQTT_HOST=broker":                  func(c Config) bool { return c.Services.MQTTAddress == "broker:1883" },
-		"INGEST_HEALTH_URL=http://x:1/":     func(c Config) bool { return c.Services.IngestURL == "http://x:1" },
-		"BUFFER_CYCLES=10":                  func(c Config) bool { return c.BufferCycles == 10 },
+		"DATABASE_URL=postgres://a:b@c:1/d":     func(c Config) bool { return c.Database.URL == "postgres://a:b@c:1/d" },
+		"PG_PASS=p@ss/word":                     func(c Config) bool { return strings.Contains(c.Database.URL, "iot:p%40ss%2Fword@") },
+		"PG_HOST=::1":                           func(c Config) bool { return strings.Contains(c.Database.URL, "@[::1]:5432/") },
+		"HEALTH_CHECK_INTERVAL=90":              func(c Config) bool { return c.HealthInterval == 90*time.Second },
+		"HEALTH_CHECK_INTERVAL=2m":              func(c Config) bool { return c.HealthInterval == 2*time.Minute },
+		"HEALTH_CHECK_INTERVAL=1":               func(c Config) bool { return c.HealthInterval == 5*time.Second && len(c.Warnings) == 1 },
+		"METRICS_COLLECTION_INTERVAL=500ms":     func(c Config) bool { return c.MetricsInterval == 500*time.Millisecond && c.BufferCycles == 7200 },
+		"METRICS_COLLECTION_INTERVAL=":          func(c Config) bool { return c.MetricsInterval == 5*time.Second },
+		"PG_POOL_MAX=1":                         func(c Config) bool { return c.Database.MinConns == 1 && c.Database.MaxConns == 1 },
+		"KEYCLOAK_INTERNAL_URL=http://k/health": func(c Config) bool { return slices.Contains(addresses(c), "keycloak http://k/health/realms/pulse") },
+		"METRICS_RETENTION=30d":                 func(c Config) bool { return c.MetricsRetention == 30*24*time.Hour },
+		"METRICS_RETENTION=0":                   func(c Config) bool { return c.MetricsRetention == 0 },
+		"SYSTEM_ALERT_ENABLED=Yes":              func(c Config) bool { return c.SystemAlerts },
+		"SYSTEM_ALERT_ENABLED=off":              func(c Config) bool { return !c.SystemAlerts },
+		"LOG_LEVEL=WARNING":                     func(c Config) bool { return c.LogLevel == Level(zerolog.WarnLevel) },
+		"LOG_FORMAT=Console":                    func(c Config) bool { return c.LogFormat == "console" },
+		"MQTT_HOST=broker":                      func(c Config) bool { return slices.Contains(addresses(c), "mqtt broker:1883") },
+		"INGEST_HEALTH_URL=http://x:1/":         func(c Config) bool { return slices.Contains(addresses(c), "ingest http://x:1/health") },
+		"BUFFER_CYCLES=10":                      func(c Config) bool { return c.BufferCycles == 10 },
 		"HEALTH_SERVICES=billing=http://b:1/up?a=b , x=https://x": func(c Config) bool {
-			return cmp.Equal(c.Services.Further, []NamedURL{{"billing", "http://b:1/up?a=b"}, {"x", "https://x"}})
+			return cmp.Equal(addresses(c)[3:], []string{"billing http://b:1/up?a=b", "x https://x"})
 		},
 	} {
 		cfg, err := FromEnvironment([]string{pair})
@@ -92,6 +152,11 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 		"MQTT_PORT=0":                                  "MQTT_PORT: must be between 1 and 65535",
 		"INGEST_HEALTH_URL=iot-ingest:8080":            "INGEST_HEALTH_URL: must be a URL like http://host:8080",
 		"KEYCLOAK_INTERNAL_URL=ftp://hunter2":          "KEYCLOAK_INTERNAL_URL: must be a URL like http://host:8080",
+		"DATABASE_URL=postgres://a:hun@ter2@b/c":       "DATABASE_URL: " + db.ErrURL.Error(),
+		"DATABASE_URL=postgres://a:p@hunter2#w@b/c":    "DATABASE_URL: " + db.ErrURL.Error(),
+		"DATABASE_URL=postgres://a:12/3hunter2@b/c":    "DATABASE_URL: " + db.ErrURL.Error(),
+		"INGEST_HEALTH_URL=http://x?hunter2":           "INGEST_HEALTH_URL: must end with the host, the port or a path: a query or a fragment cannot be sent",
+		"INGEST_HEALTH_URL=http://x/health/":           "INGEST_HEALTH_URL: must not end in /health, which is added",
 		"HEALTH_SERVICES=http://hunter2":               "HEALTH_SERVICES: entry 1 is not of the form name=url",
 		"HEALTH_SERVICES=a=http://a,Hunter2=http://b":  "HEALTH_SERVICES: the name of entry 2 must be 1 to 64 characters of a-z 0-9 _ -",
 		"HEALTH_SERVICES=a=http://a,a=http://b":        "HEALTH_SERVICES: a is there twice",
@@ -120,4 +185,38 @@ func TestAllWrongSettingsAreReportedTogether(t *testing.T) {
 			t.Errorf("%s is not in %v", name, err)
 		}
 	}
+}
+
+// FuzzPassword puts any password into DATABASE_URL as it is: what is shown of
+// the target, or of the error, never holds a part of it.
+func FuzzPassword(f *testing.F) {
+	for _, password := range []string{"hun@ter2", "p@ss#word", "12/3secret", "a?b=secret", "[::1]secret", "%41secret", "sec:ret", "sec\\ret", "secret ", "s%zzecret"} {
+		f.Add(password)
+	}
+	for c := ' '; c <= '~'; c++ {
+		f.Add("xyz" + string(c) + "zyx")
+	}
+	f.Fuzz(func(t *testing.T, password string) {
+		if len(password) < 3 || strings.ContainsAny(password, "\x00\n") {
+			t.Skip("too short to be told from other words")
+		}
+		const host, database, user = "QQQ", "DDD", "UUU"
+		c, err := FromEnvironment([]string{"DATABASE_URL=postgres://" + user + ":" + password + "@" + host + "/" + database})
+		shown := ""
+		if err != nil {
+			shown = strings.ReplaceAll(err.Error(), "DATABASE_URL: "+db.ErrURL.Error(), "")
+			shown = strings.ReplaceAll(shown, "wrong settings:\n", "")
+		} else {
+			pool, err := db.PoolConfig(c.DatabaseOptions())
+			if err != nil {
+				t.Fatal(err)
+			}
+			target := pool.ConnConfig
+			shown = fmt.Sprint(target.Host, " ", target.Database, " ", target.User)
+			shown = strings.NewReplacer(host, "", database, "", user, "").Replace(shown)
+		}
+		if strings.TrimSpace(shown) != "" {
+			t.Errorf("password %q: %q is shown", password, shown)
+		}
+	})
 }

@@ -3,48 +3,74 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"ops_worker/db"
 )
 
-// operator is the role that the platform's routes take on.
-const operator = "pulse_operator"
+// session is who the worker is to the database.
+type session struct {
+	db.DescribeSessionRow
+	platformRole string // in which it reads and writes the platform's tables
+}
 
-func (x *examination) sessionRole(ctx context.Context) (db.DescribeSessionRow, error) {
-	return x.session.get(ctx, x, func(ctx context.Context, q *db.Queries) (db.DescribeSessionRow, error) {
-		return q.DescribeSession(ctx)
+func (r *run) sessionRole(ctx context.Context) (session, error) {
+	return r.session.get(func() (s session, err error) {
+		err = r.read(ctx, func(q *db.Queries) error {
+			if s.DescribeSessionRow, err = q.DescribeSession(ctx); err != nil {
+				return err
+			}
+			scope, err := q.EnterPlatformScope(ctx)
+			s.platformRole = scope.Role
+			return err
+		})
+		return s, err
 	})
 }
 
-func (x *examination) roles(ctx context.Context) (db.DoctorRoleRow, error) {
-	return x.role.get(ctx, x, func(ctx context.Context, q *db.Queries) (db.DoctorRoleRow, error) {
-		return q.DoctorRole(ctx)
+func (r *run) roles(ctx context.Context) (db.DoctorRoleRow, error) {
+	return r.role.get(func() (row db.DoctorRoleRow, err error) {
+		err = r.read(ctx, func(q *db.Queries) error {
+			row, err = q.DoctorRole(ctx)
+			return err
+		})
+		return row, err
 	})
 }
 
-// alertWriter is the role in which the worker writes system alerts.
-func (x *examination) alertWriter(ctx context.Context) (string, error) {
-	return x.alertRole.get(ctx, x, func(ctx context.Context, q *db.Queries) (string, error) {
-		row, err := q.EnterAlertScope(ctx)
-		return row.Role, err
-	})
+// access is what decides who may do what.
+type access struct {
+	session
+	roles    db.DoctorRoleRow
+	stands   map[string]db.DescribeRelationsRow
+	refusals []refusal
 }
 
-func checkRole(ctx context.Context, x *examination, f *findings) error {
-	session, err := x.sessionRole(ctx)
+func (r *run) access(ctx context.Context) (a access, err error) {
+	if a.session, err = r.sessionRole(ctx); err != nil {
+		return a, err
+	}
+	if a.roles, err = r.roles(ctx); err != nil {
+		return a, err
+	}
+	if a.stands, err = r.standing(ctx); err != nil {
+		return a, err
+	}
+	a.refusals, err = r.refusals(ctx)
+	return a, err
+}
+
+func checkRole(ctx context.Context, r *run, f *findings) error {
+	session, err := r.sessionRole(ctx)
 	if err != nil {
 		return err
 	}
-	roles, err := x.roles(ctx)
+	roles, err := r.roles(ctx)
 	if err != nil {
 		return err
 	}
@@ -56,25 +82,25 @@ func checkRole(ctx context.Context, x *examination, f *findings) error {
 		power = "BYPASSRLS"
 	}
 	as := "itself"
-	if session.ScopeRole != session.LoginRole {
-		as = session.ScopeRole
+	if session.platformRole != session.LoginRole {
+		as = session.platformRole
 	}
 	f.note("%s: %s, reads the platform's tables as %s", session.LoginRole, power, as)
 
 	const routes = "/operator/system/aggregates, /errors and /metrics"
 	switch {
-	case !roles.OperatorExists && session.Superuser && x.pending(ctx):
+	case !roles.OperatorExists && session.Superuser && r.pending(ctx):
 		f.warn("nothing, if the worker is about to be started: it makes the role; else `ops-worker migrate up`",
-			"the role %s does not exist yet, and %s need it", operator, routes)
+			"the role %s does not exist yet, and %s need it", db.OperatorRole, routes)
 	case !roles.OperatorExists:
-		f.fail(fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; GRANT %[1]s TO %s; and to the API's login role; then `ops-worker migrate up` grants it what the routes read", operator, ident(roles.LoginRole)),
-			"the role %s does not exist, and %s fail without it", operator, routes)
+		f.fail(fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; GRANT %[1]s TO %s; and to the API's login role; then `ops-worker migrate up` grants it what the routes read", db.OperatorRole, ident(roles.LoginRole)),
+			"the role %s does not exist, and %s fail without it", db.OperatorRole, routes)
 	case !roles.OperatorBypasses:
-		f.warn(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", operator),
-			"%s has no BYPASSRLS: where row-level security is on, %s count 0 rows without an error", operator, routes)
+		f.warn(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", db.OperatorRole),
+			"%s has no BYPASSRLS: where row-level security is on, %s count 0 rows without an error", db.OperatorRole, routes)
 	case !roles.OperatorUsesSchema && roles.Schema != "":
-		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", ident(roles.Schema), operator),
-			"%s may not use the schema %s, so %s fail", operator, roles.Schema, routes)
+		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", ident(roles.Schema), db.OperatorRole),
+			"%s may not use the schema %s, so %s fail", db.OperatorRole, roles.Schema, routes)
 	}
 	if roles.Schema == "" {
 		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA public TO %s; or set its search_path", ident(roles.LoginRole)),
@@ -83,236 +109,218 @@ func checkRole(ctx context.Context, x *examination, f *findings) error {
 	return nil
 }
 
-// wanted gathers privileges that must be there.
-type wanted struct{ params db.DoctorPrivilegesParams }
+// lacking gathers rights that roles lack.
+type lacking struct {
+	users
+	rights map[string][]string // by "role relation"
+}
 
-func (w *wanted) add(role, relation string, privileges ...string) {
-	for _, p := range privileges {
-		w.params.Roles = append(w.params.Roles, role)
-		w.params.Relations = append(w.params.Relations, relation)
-		w.params.Privileges = append(w.params.Privileges, p)
+func (l *lacking) add(role string, p db.Privilege, use string) {
+	if l.rights == nil {
+		l.rights = map[string][]string{}
+	}
+	key := role + " " + p.Relation
+	l.users.add(key, use)
+	if !slices.Contains(l.rights[key], p.Right) {
+		l.rights[key] = append(l.rights[key], p.Right)
 	}
 }
 
-func checkPrivileges(ctx context.Context, x *examination, f *findings) error {
-	session, err := x.sessionRole(ctx)
-	if err != nil {
-		return err
+// report adds a finding for each role and table, with the GRANT that mends it.
+func (l *lacking) report(f *findings) {
+	for _, key := range l.order {
+		role, relation, _ := strings.Cut(key, " ")
+		rights := strings.Join(slices.Sorted(slices.Values(l.rights[key])), ", ")
+		f.fail(fmt.Sprintf("GRANT %s ON %s TO %s;", rights, relation, ident(role)), "%s lacks %s on %s (%s)", role, rights, relation, l.text(key))
 	}
-	roles, err := x.roles(ctx)
-	if err != nil {
-		return err
-	}
-	stand, err := x.standing(ctx)
-	if err != nil {
-		return err
-	}
+}
 
-	login := session.LoginRole
-	var w wanted
-	w.add(login, "service_health", "SELECT", "INSERT", "UPDATE")
-	w.add(login, "system_metrics", "SELECT", "INSERT")
-	if x.cfg.MetricsRetention > 0 {
-		w.add(login, "system_metrics", "DELETE")
+// behind is a table under a name, and the one whose rows are read where a view
+// stands in for it.
+func behind(stands map[string]db.DescribeRelationsRow, name string) []string {
+	for _, s := range db.StandIns {
+		if s.Name == name && stands[name].IsView() {
+			return []string{name, s.Successor}
+		}
 	}
-	w.add(login, leaseTable, "SELECT", "INSERT", "UPDATE")
-	w.add(login, versionTable, "SELECT")
-	for _, name := range sampled {
-		w.add(session.ScopeRole, behind(stand, name), "SELECT")
+	return []string{name}
+}
+
+func checkPrivileges(ctx context.Context, r *run, f *findings) error {
+	a, err := r.access(ctx)
+	if err != nil {
+		return err
 	}
-	alertRole := ""
-	if x.cfg.SystemAlerts {
-		if alertRole, err = x.alertWriter(ctx); err != nil {
+	var lacks lacking
+	if err := r.workerLacks(ctx, a, f, &lacks); err != nil {
+		return err
+	}
+	if a.roles.OperatorExists {
+		a.operatorLacks(&lacks)
+	}
+	lacks.report(f)
+	if r.cfg.SystemAlerts {
+		if err := r.sequences(ctx, a, f); err != nil {
 			return err
 		}
-		w.add(alertRole, "fleet_alert", "SELECT", "INSERT", "UPDATE")
-		w.add(alertRole, "tenants", "INSERT")
 	}
-	for _, r := range relations {
-		if r.routes {
-			w.add(operator, r.name, "SELECT")
-			w.add(operator, behind(stand, r.name), "SELECT")
-		}
-	}
-
-	var sequence db.DoctorSequenceRow
-	var missing []db.DoctorPrivilegesRow
-	err = x.read(ctx, func(q *db.Queries) (err error) {
-		if missing, err = q.DoctorPrivileges(ctx, w.params); err != nil || alertRole == "" {
-			return err
-		}
-		sequence, err = q.DoctorSequence(ctx, alertRole)
-		if db.IsNoRows(err) {
-			sequence.Usable, err = true, nil
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-
-	type place struct{ role, relation string }
-	var places []place
-	lacking := map[place][]string{}
-	for _, m := range missing {
-		p := place{m.Role, m.Relation}
-		if lacking[p] == nil {
-			places = append(places, p)
-		}
-		if !slices.Contains(lacking[p], m.Privilege) {
-			lacking[p] = append(lacking[p], m.Privilege)
-		}
-	}
-	for _, p := range places {
-		privileges := strings.Join(lacking[p], ", ")
-		f.fail(fmt.Sprintf("GRANT %s ON %s TO %s;", privileges, p.relation, ident(p.role)),
-			"%s lacks %s on %s (%s)", p.role, privileges, p.relation, usedBy(p.relation))
-	}
-	if alertRole != "" && !sequence.Usable {
-		f.fail(fmt.Sprintf("GRANT USAGE ON SEQUENCE %s TO %s;", sequence.Name, ident(alertRole)),
-			"%s may not draw from %s, so no system alert can be opened", alertRole, sequence.Name)
-	}
-	if !roles.CreatesTables && x.pending(ctx) {
-		f.fail(fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA %s TO %s; or run `ops-worker migrate up` once as a role that may", ident(cmp.Or(roles.Schema, "public")), ident(login)),
-			"%s may not create tables in the schema %s, and migrations are pending", login, cmp.Or(roles.Schema, "public"))
+	if !a.roles.CreatesTables && r.pending(ctx) {
+		schema := cmp.Or(a.roles.Schema, "public")
+		f.fail(fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA %s TO %s; or run `ops-worker migrate up` once as a role that may", ident(schema), ident(a.LoginRole)),
+			"%s may not create tables in the schema %s, and migrations are pending", a.LoginRole, schema)
 	}
 	if f.result == OK {
-		f.note("%s may write what the worker writes and read what it reads", login)
+		f.note("%s may write what the worker writes and read what it reads", a.LoginRole)
 	}
-	if f.result == OK && roles.OperatorExists {
-		f.note("%s may read what the routes read", operator)
+	if f.result == OK && a.roles.OperatorExists {
+		f.note("%s may read what the routes read", db.OperatorRole)
 	}
 	return nil
 }
 
-// checkRowSecurity takes on the roles that the worker takes on and asks the
-// server whether policies would bind them.
-func checkRowSecurity(ctx context.Context, x *examination, f *findings) error {
-	session, err := x.sessionRole(ctx)
-	if err != nil {
-		return err
-	}
-	roles, err := x.roles(ctx)
-	if err != nil {
-		return err
-	}
-	stand, err := x.standing(ctx)
-	if err != nil {
-		return err
-	}
-	platform := make([]string, len(sampled))
-	for i, name := range sampled {
-		platform[i] = behind(stand, name)
-	}
-	routes := map[string]bool{}
-	for _, r := range relations {
-		if r.routes {
-			routes[behind(stand, r.name)] = true
-		}
-	}
+// workerRefusals are those of the worker's own statements, with row-level
+// security or without.
+func (a access) workerRefusals(code string, rowSecurity bool) []refusal {
+	return slices.DeleteFunc(slices.Clone(a.refusals), func(refused refusal) bool {
+		route := refused.role == db.OperatorRole && !refused.statement.Platform
+		return route || refused.err.Code != code || db.IsRowSecurity(refused.err) != rowSecurity
+	})
+}
 
-	var read, alerts, own, all []db.DoctorPoliciesRow
-	if err := x.read(ctx, func(q *db.Queries) (err error) {
-		if own, err = q.DoctorPolicies(ctx, []string{"service_health", "system_metrics", leaseTable}); err != nil {
-			return err
-		}
-		all, err = q.DoctorPolicies(ctx, slices.Sorted(maps.Keys(routes)))
-		return err
-	}); err != nil {
-		return err
-	}
-	if err := x.read(ctx, func(q *db.Queries) error {
-		if _, err := q.EnterPlatformScope(ctx); err != nil {
-			return scopeError(session.ScopeRole, err)
-		}
-		read, err = q.DoctorPolicies(ctx, platform)
-		return err
-	}); err != nil {
-		return err
-	}
-	alertRole := ""
-	if x.cfg.SystemAlerts {
-		if alertRole, err = x.alertWriter(ctx); err != nil {
-			return scopeError(operator, err)
-		}
-		if err := x.read(ctx, func(q *db.Queries) error {
-			if _, err := q.EnterAlertScope(ctx); err != nil {
-				return scopeError(operator, err)
+// workerLacks finds the rights behind what the planner refused.
+func (r *run) workerLacks(ctx context.Context, a access, f *findings, lacks *lacking) error {
+	for _, refused := range a.workerRefusals(privilegeCode, false) {
+		var params db.DoctorPrivilegesParams
+		for _, p := range refused.statement.Privileges() {
+			for _, relation := range behind(a.stands, p.Relation) {
+				params.Roles = append(params.Roles, refused.role)
+				params.Relations = append(params.Relations, relation)
+				params.Privileges = append(params.Privileges, p.Right)
 			}
-			alerts, err = q.DoctorPolicies(ctx, []string{"fleet_alert", "tenants"})
+		}
+		var missing []db.DoctorPrivilegesRow
+		if err := r.read(ctx, func(q *db.Queries) (err error) {
+			missing, err = q.DoctorPrivileges(ctx, params)
 			return err
 		}); err != nil {
 			return err
 		}
+		for _, m := range missing {
+			lacks.add(m.Role, db.Privilege{Relation: m.Relation, Right: m.Privilege}, refused.statement.Use)
+		}
+		if len(missing) == 0 { // no table, but a schema or a function
+			f.fail(fmt.Sprintf("as its owner: let %s do that", ident(refused.role)), "%s, as %s: %s", refused.statement.Use, refused.role, refused.err.Message)
+		}
+	}
+	return nil
+}
+
+// routeReads calls fn with every table that a route reads as the operator, and
+// with the one behind it where that is a view of ours.
+func (a access) routeReads(fn func(route db.Route, p db.Privilege, relation string)) {
+	for _, route := range db.Routes {
+		for _, p := range route.Statement().Privileges() {
+			for _, relation := range behind(a.stands, p.Relation) {
+				if route.Operator {
+					fn(route, p, relation)
+				}
+			}
+		}
+	}
+}
+
+// operatorLacks finds what the routes may not read.
+func (a access) operatorLacks(lacks *lacking) {
+	a.routeReads(func(route db.Route, p db.Privilege, relation string) {
+		if stood, exists := a.stands[relation]; exists && !stood.OperatorReads {
+			lacks.add(db.OperatorRole, db.Privilege{Relation: relation, Right: p.Right}, route.Name)
+		}
+	})
+}
+
+// sequences finds those that the alerts' role may not draw from.
+func (r *run) sequences(ctx context.Context, a access, f *findings) error {
+	var inserted []string
+	for _, s := range db.WorkerStatements() {
+		for _, p := range s.Privileges() {
+			if _, exists := a.stands[p.Relation]; exists && s.Use == db.ForSystemAlerts && p.Right == "INSERT" {
+				inserted = append(inserted, p.Relation)
+			}
+		}
+	}
+	var names []string
+	if err := r.read(ctx, func(q *db.Queries) (err error) {
+		names, err = q.DoctorSequences(ctx, db.DoctorSequencesParams{Role: a.platformRole, Names: inserted})
+		return err
+	}); err != nil {
+		return err
+	}
+	for _, name := range names {
+		f.fail(fmt.Sprintf("GRANT USAGE ON SEQUENCE %s TO %s;", name, ident(a.platformRole)), "%s may not draw from %s, so no system alert can be opened", a.platformRole, name)
+	}
+	return nil
+}
+
+// checkRowSecurity reports the policies that would hide rows from the worker or
+// from the routes.
+func checkRowSecurity(ctx context.Context, r *run, f *findings) error {
+	a, err := r.access(ctx)
+	if err != nil {
+		return err
+	}
+	var hidden users
+	advice := map[string]string{}
+	for _, refused := range a.workerRefusals(privilegeCode, true) {
+		finding := fmt.Sprintf("%s: %s", refused.role, refused.err.Message)
+		advice[finding] = operatorAdvice(a.roles, a.LoginRole)
+		if !refused.statement.Platform {
+			advice[finding] = a.disableAdvice(refused.statement)
+		}
+		hidden.add(finding, refused.statement.Use)
+	}
+	for _, finding := range hidden.order {
+		f.fail(advice[finding], "%s (%s)", finding, hidden.text(finding))
 	}
 
-	for _, p := range own {
-		if p.Binding {
-			f.fail(fmt.Sprintf("ALTER TABLE %s DISABLE ROW LEVEL SECURITY; (it is the worker's own table)", p.Name),
-				"%s: row-level security binds %s, which writes it", p.Name, session.LoginRole)
-		}
-	}
-	for _, p := range read {
-		if p.Binding {
-			f.fail(operatorAdvice(roles, session.LoginRole),
-				"%s: row-level security is %s and hides rows from %s, so its samples are not stored (%s)", p.Name, kindOf(p), session.ScopeRole, usedBy(p.Name))
-		}
-	}
-	for _, p := range alerts {
-		if p.Binding {
-			advice := operatorAdvice(roles, session.LoginRole)
-			if roles.OperatorBypasses && roles.OperatorGranted {
-				// Then it is taken on as soon as it may write alerts.
-				advice = fmt.Sprintf("GRANT INSERT, UPDATE ON fleet_alert TO %s; GRANT INSERT ON tenants TO %[1]s; GRANT USAGE ON SEQUENCE fleet_alert_id_seq TO %[1]s;", operator)
-			}
-			f.fail(advice, "%s: row-level security is %s and binds %s, so system alerts are not written", p.Name, kindOf(p), alertRole)
-		}
-	}
 	var enabled []string
-	for _, p := range all {
-		if p.Enabled {
-			enabled = append(enabled, p.Name)
+	a.routeReads(func(_ db.Route, _ db.Privilege, relation string) {
+		if a.stands[relation].RowSecurity && !slices.Contains(enabled, relation) {
+			enabled = append(enabled, relation)
 		}
-	}
-	if len(enabled) > 0 && roles.OperatorExists && !roles.OperatorBypasses {
-		f.fail(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", operator),
-			"%s is bound by the policies of %s: the routes count 0 rows there", operator, strings.Join(enabled, ", "))
+	})
+	slices.Sort(enabled)
+	if len(enabled) > 0 && a.roles.OperatorExists && !a.roles.OperatorBypasses {
+		f.fail(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", db.OperatorRole),
+			"%s is bound by the policies of %s: the routes count 0 rows there", db.OperatorRole, strings.Join(enabled, ", "))
 	}
 	switch {
 	case f.result != OK:
 	case len(enabled) == 0:
 		f.note("on none of the tables that are read")
 	default:
-		f.note("on %s; the worker reads past it as %s", strings.Join(enabled, ", "), session.ScopeRole)
+		f.note("on %s; the worker reads past it as %s", strings.Join(enabled, ", "), a.platformRole)
 	}
 	return nil
 }
 
-// scopeError explains a role that cannot be taken on although it was granted,
-// as PostgreSQL 16 and later allow (WITH SET FALSE).
-func scopeError(role string, err error) error {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "42501" {
-		return fmt.Errorf("the login role is a member of %s and may still not take it on; GRANT it WITH SET TRUE: %w", role, err)
+// disableAdvice is what to do about policies on the worker's own tables.
+func (a access) disableAdvice(s db.Statement) string {
+	for _, p := range s.Privileges() {
+		if a.stands[p.Relation].RowSecurity {
+			return fmt.Sprintf("ALTER TABLE %s DISABLE ROW LEVEL SECURITY; (it is the worker's own table)", p.Relation)
+		}
 	}
-	return err
-}
-
-func kindOf(p db.DoctorPoliciesRow) string {
-	if p.Forced {
-		return "forced"
-	}
-	return "enabled"
+	return ""
 }
 
 // operatorAdvice is how to let the worker read past the policies.
 func operatorAdvice(roles db.DoctorRoleRow, login string) string {
-	grant := fmt.Sprintf("GRANT %s TO %s;", operator, ident(login))
+	grant := fmt.Sprintf("GRANT %s TO %s;", db.OperatorRole, ident(login))
 	switch {
 	case !roles.OperatorExists:
-		return fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; %s", operator, grant)
+		return fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; %s", db.OperatorRole, grant)
 	case !roles.OperatorBypasses:
-		return fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS; %s", operator, grant)
+		return fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS; %s", db.OperatorRole, grant)
 	}
 	return grant
 }

@@ -1,15 +1,22 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
 	"strings"
 	"time"
 
-	"ops_worker/collectors"
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"ops_worker/db"
+	"ops_worker/internal/config"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/probe"
 )
+
+const leaseTable = "ops_worker_lease"
 
 // leaseState is who collects; exists is false where nobody ever has.
 type leaseState struct {
@@ -18,23 +25,29 @@ type leaseState struct {
 }
 
 func readLease(ctx context.Context, q *db.Queries) (leaseState, error) {
-	row, err := q.ReadLease(ctx, collectors.LeaseName)
+	row, err := q.ReadLease(ctx, lease.Name)
 	if db.IsNoRows(err) {
 		return leaseState{}, nil
 	}
 	return leaseState{ReadLeaseRow: row, exists: err == nil}, err
 }
 
-func (x *examination) holder(ctx context.Context) (leaseState, error) {
-	if err := x.require(ctx, leaseTable); err != nil {
+func (r *run) holder(ctx context.Context) (leaseState, error) {
+	if err := r.require(ctx, leaseTable); err != nil {
 		return leaseState{}, err
 	}
-	return x.lease.get(ctx, x, readLease)
+	return r.lease.get(func() (state leaseState, err error) {
+		err = r.read(ctx, func(q *db.Queries) error {
+			state, err = readLease(ctx, q)
+			return err
+		})
+		return state, err
+	})
 }
 
 // holderIfAny is holder for a check that goes on where there is no lease yet.
-func (x *examination) holderIfAny(ctx context.Context) (leaseState, error) {
-	lease, err := x.holder(ctx)
+func (r *run) holderIfAny(ctx context.Context) (leaseState, error) {
+	lease, err := r.holder(ctx)
 	var skipped *skipError
 	if errors.As(err, &skipped) {
 		return leaseState{}, nil
@@ -53,8 +66,8 @@ func (l leaseState) held() time.Duration {
 	return l.Now.Sub(l.AcquiredAt)
 }
 
-func checkLease(ctx context.Context, x *examination, f *findings) error {
-	lease, err := x.holder(ctx)
+func checkLease(ctx context.Context, r *run, f *findings) error {
+	lease, err := r.holder(ctx)
 	if err != nil {
 		return err
 	}
@@ -62,13 +75,16 @@ func checkLease(ctx context.Context, x *examination, f *findings) error {
 	switch {
 	case !lease.exists:
 		f.warn(start, "free: no ops-worker has ever collected here")
+	case lease.FromTheFuture:
+		f.fail("start a worker, which takes it, or: UPDATE ops_worker_lease SET expires_at = now(); and check the database's clock",
+			"%s holds it for %s more, which is longer than a lease lasts: a clock was wrong, or somebody wrote there", cmp.Or(lease.Holder, "nobody"), age(lease.ExpiresAt.Sub(lease.Now)))
 	case !lease.Held:
 		f.warn(start, "free: %s held it (epoch %d) until %s ago", lease.Holder, lease.Epoch, age(lease.Now.Sub(lease.ExpiresAt)))
 	default:
 		f.note("%s collects since %s (epoch %d, %s ago); the lease runs %s more unless renewed", lease.Holder,
 			lease.AcquiredAt.UTC().Format(time.DateTime), lease.Epoch, age(lease.held()), age(lease.ExpiresAt.Sub(lease.Now)))
 		silent := lease.Now.Sub(lease.LastCycleAt)
-		if longest := patience * x.cfg.MetricsInterval; silent > longest && lease.held() > longest {
+		if longest := patience * r.cfg.MetricsInterval; silent > longest && lease.held() > longest {
 			f.warn("see its log; METRICS_COLLECTION_INTERVAL must be the worker's own", "it has stored no metrics cycle for %s", since(lease.LastCycleAt, lease.Now))
 		}
 	}
@@ -83,20 +99,56 @@ func since(at, now time.Time) string {
 	return age(now.Sub(at))
 }
 
-// series are those that a worker with these settings writes in every cycle.
-func (x *examination) series() (services, metrics []string) {
-	add := func(service string, names ...string) {
-		for _, name := range names {
-			services, metrics = append(services, service), append(metrics, name)
+// series is one that a worker with these settings writes in every cycle, unless
+// its service is silent: then it has no counters.
+type series struct {
+	service, metric string
+	silent          bool
+}
+
+// expectedSeries are what the services report and what the aggregates yield now.
+func (r *run) expectedSeries(ctx context.Context, f *findings) ([]series, error) {
+	return r.expected.get(func() ([]series, error) {
+		observations, err := r.observations(ctx)
+		if err != nil {
+			return nil, err
 		}
-	}
-	for _, s := range x.services {
-		if s.Sampled {
-			add(s.Name, "healthy")
+		var list []series
+		for i, t := range r.targets {
+			if t.Kind != config.ProbeCounters && t.Kind != config.ProbeDatabase {
+				continue
+			}
+			list = append(list, series{service: t.Name, metric: config.HealthSample})
+			for _, counter := range t.Counters {
+				list = append(list, series{t.Name, counter.Name, observations[i].Status != probe.Healthy})
+			}
 		}
+		for _, a := range db.Aggregates {
+			err := r.read(ctx, func(q *db.Queries) error {
+				rows, err := a.Read(ctx, q)
+				for _, row := range rows {
+					list = append(list, series{service: row.Service, metric: row.MetricName})
+				}
+				return err
+			})
+			var refused *pgconn.PgError
+			switch {
+			case errors.As(err, &refused) && db.IsTimeout(err):
+				f.warn("see what keeps the database busy, or lengthen METRICS_COLLECTION_INTERVAL", "the aggregate %s takes longer than %s", a.Name, r.limits.check)
+			case err != nil && refused == nil:
+				return nil, err
+			}
+			// What the planner refuses already has its finding.
+		}
+		return list, nil
+	})
+}
+
+// columns lays series out as the queries take them.
+func columns(list []series) (services, metrics []string) {
+	for _, s := range list {
+		services, metrics = append(services, s.service), append(metrics, s.metric)
 	}
-	add("postgres", "healthy", "connections", "db_size_bytes")
-	add("platform", "devices_online", "devices_stale", "alerts_open", "deliveries_pending")
 	return services, metrics
 }
 
@@ -104,18 +156,22 @@ func (x *examination) series() (services, metrics []string) {
 // it is called one from the future: the worker goes by its last reading of it.
 const futureSlack = 2 * time.Second
 
-func checkSamples(ctx context.Context, x *examination, f *findings) error {
-	if err := x.require(ctx, "system_metrics"); err != nil {
+func checkSamples(ctx context.Context, r *run, f *findings) error {
+	if err := r.require(ctx, "system_metrics"); err != nil {
 		return err
 	}
-	lease, err := x.holderIfAny(ctx)
+	lease, err := r.holderIfAny(ctx)
 	if err != nil {
 		return err
 	}
-	services, metrics := x.series()
+	expected, err := r.expectedSeries(ctx, f)
+	if err != nil {
+		return err
+	}
+	services, metrics := columns(slices.DeleteFunc(slices.Clone(expected), func(s series) bool { return s.silent }))
 	var now time.Time
 	var rows []db.DoctorNewestSamplesRow
-	if err := x.read(ctx, func(q *db.Queries) (err error) {
+	if err := r.read(ctx, func(q *db.Queries) (err error) {
 		if now, err = q.Now(ctx); err != nil {
 			return err
 		}
@@ -124,48 +180,71 @@ func checkSamples(ctx context.Context, x *examination, f *findings) error {
 	}); err != nil {
 		return err
 	}
-
-	longest := patience * x.cfg.MetricsInterval
-	expected := lease.held() > longest
-	newest := map[string]time.Time{}
-	for _, r := range rows {
-		if r.Newest.After(newest[r.Service]) {
-			newest[r.Service] = r.Newest
+	longest := patience * r.cfg.MetricsInterval
+	s := samples{rows: rows, now: now, longest: longest, expected: lease.held() > longest, newest: map[string]time.Time{}}
+	for _, row := range rows {
+		if row.Newest.After(s.newest[row.Service]) {
+			s.newest[row.Service] = row.Newest
 		}
 	}
+	s.judgeServices(f, services)
+	s.judgeSeries(f)
+	return nil
+}
+
+// samples are the newest of each series and of each service.
+type samples struct {
+	rows     []db.DoctorNewestSamplesRow
+	newest   map[string]time.Time // by service
+	now      time.Time
+	longest  time.Duration // that may pass between two
+	expected bool          // somebody has collected for long enough
+}
+
+// judgeServices looks at the newest sample of each service.
+func (s samples) judgeServices(f *findings, services []string) {
 	const late = "see the worker's log for why; METRICS_COLLECTION_INTERVAL and the services must be set here as for the worker"
 	const never = "no sample yet"
 	var ages []string
-	for _, service := range slices.Compact(slices.Clone(services)) {
-		at := newest[service]
+	judged := map[string]bool{}
+	for _, service := range services {
+		if judged[service] {
+			continue
+		}
+		judged[service] = true
+		at := s.newest[service]
 		text := never
 		if at.Unix() > 0 {
-			text = age(now.Sub(at))
+			text = age(s.now.Sub(at))
 		}
-		switch old := now.Sub(at); {
+		switch old := s.now.Sub(at); {
 		case -old > futureSlack:
 			f.warn("check the database's clock; a chart that ends now does not show the sample, and the worker's own go on behind it",
 				"%s: the newest sample is %s in the future", service, age(old))
-		case old > longest && expected && text == never:
+		case old > s.longest && s.expected && text == never:
 			f.warn(late, "%s: no sample, while the lease is held", service)
-		case old > longest && expected:
+		case old > s.longest && s.expected:
 			f.warn(late, "%s: the newest sample is %s old, while the lease is held", service, text)
 		default:
 			ages = append(ages, service+" "+text)
 		}
 	}
-	// One series of a service that goes on may stand still alone.
-	for _, r := range rows {
-		if fresh := newest[r.Service]; expected && now.Sub(fresh) <= longest && now.Sub(r.Newest) > longest {
-			text := "there is none"
-			if r.Newest.Unix() > 0 {
-				text = "the newest is " + age(now.Sub(r.Newest)) + " old"
-			}
-			f.warn("see row security, tables and privileges above, and the worker's log", "%s of %s: %s, while others go on", r.MetricName, r.Service, text)
-		}
-	}
 	if len(ages) > 0 {
 		f.note("age of the newest: %s", strings.Join(ages, ", "))
 	}
-	return nil
+}
+
+// judgeSeries looks for a series that stands still alone, of a service that goes
+// on.
+func (s samples) judgeSeries(f *findings) {
+	for _, row := range s.rows {
+		if !s.expected || s.now.Sub(s.newest[row.Service]) > s.longest || s.now.Sub(row.Newest) <= s.longest {
+			continue
+		}
+		text := "there is none"
+		if row.Newest.Unix() > 0 {
+			text = "the newest is " + age(s.now.Sub(row.Newest)) + " old"
+		}
+		f.warn("see row security, tables and privileges above, and the worker's log", "%s of %s: %s, while others go on", row.MetricName, row.Service, text)
+	}
 }

@@ -18,18 +18,18 @@ import (
 	"ops_worker/internal/config"
 )
 
-func checkSettings(_ context.Context, x *examination, f *findings) error {
-	if x.settings != nil {
+func checkSettings(_ context.Context, r *run, f *findings) error {
+	if r.settings != nil {
 		var wrong *config.Error
-		if !errors.As(x.settings, &wrong) {
-			return x.settings
+		if !errors.As(r.settings, &wrong) {
+			return r.settings
 		}
 		for _, problem := range wrong.Problems {
 			f.fail("correct the environment; the README lists every variable", "%s", problem)
 		}
 		return nil
 	}
-	c := x.cfg
+	c := r.cfg
 	for _, warning := range c.Warnings {
 		f.warn("", "%s", warning)
 	}
@@ -41,15 +41,15 @@ func checkSettings(_ context.Context, x *examination, f *findings) error {
 		alerts = "on"
 	}
 	f.note("health every %s, metrics every %s, samples kept %s, system alerts %s", age(c.HealthInterval), age(c.MetricsInterval), retention, alerts)
-	names := make([]string, len(x.services))
-	for i, s := range x.services {
-		names[i] = s.Name
+	names := make([]string, len(r.targets))
+	for i, t := range r.targets {
+		names[i] = t.Name
 	}
 	f.note("monitored: %s", strings.Join(names, ", "))
 	var unset []string
-	for _, v := range serviceVariables {
-		if v.optional && !x.monitors(v.service) {
-			unset = append(unset, v.service+" ("+v.name+")")
+	for _, s := range config.PlatformServices() {
+		if !r.monitors(s.Name) {
+			unset = append(unset, s.Name+" ("+s.Variable+")")
 		}
 	}
 	if len(unset) > 0 {
@@ -58,54 +58,31 @@ func checkSettings(_ context.Context, x *examination, f *findings) error {
 	return nil
 }
 
-// serviceVariables are the settings that say where a service is.
-var serviceVariables = []struct {
-	service, name string
-	optional      bool
-}{
-	{"ingest", "INGEST_HEALTH_URL", false},
-	{"evaluator", "EVALUATOR_HEALTH_URL", false},
-	{"dispatcher", "DISPATCHER_HEALTH_URL", true},
-	{"delivery", "DELIVERY_HEALTH_URL", true},
-	{"keycloak", "KEYCLOAK_INTERNAL_URL", true},
-	{"mqtt", "MQTT_HOST", true},
-}
-
-// variableOf is the setting that says where a service is.
-func variableOf(service string) string {
-	for _, v := range serviceVariables {
-		if v.service == service {
-			return v.name
-		}
-	}
-	return "HEALTH_SERVICES"
-}
-
-func checkConnection(ctx context.Context, x *examination, f *findings) error {
-	if x.pool == nil {
+func checkConnection(ctx context.Context, r *run, f *findings) error {
+	if r.pool == nil {
 		return errors.New("the database's URL is not usable")
 	}
-	target := describeTarget(x.pool.Config().ConnConfig.Config)
+	target := describeTarget(r.pool.Config().ConnConfig.Config)
 	began := time.Now()
-	conn, err := x.pool.Acquire(ctx)
+	conn, err := r.pool.Acquire(ctx)
 	if err == nil {
 		defer conn.Release()
 		// No transaction yet: a pooler in statement mode allows none.
-		x.server, err = db.New(conn).DoctorServer(ctx)
+		r.server, err = db.New(conn).DoctorServer(ctx)
 	}
 	if err != nil {
-		x.unusable = "there is no connection to the database"
-		reason := "no answer within " + x.limits.check.String()
+		r.unusable = "there is no connection to the database"
+		reason := "no answer within " + r.limits.check.String()
 		if !errors.Is(err, context.DeadlineExceeded) && !pgconn.Timeout(err) {
 			reason = oneLine(rootCause(err).Error())
 		}
 		f.fail(connectionAdvice(err), "%s: %s", target, reason)
 		return nil
 	}
-	x.unusable = ""
-	x.link = linkOf(conn.Conn().PgConn())
+	r.unusable = ""
+	r.link = linkOf(conn.Conn().PgConn())
 	f.note("%s answers, connected in %s", target, latency(time.Since(began)))
-	if x.server.Standby {
+	if r.server.Standby {
 		f.fail("point DATABASE_URL or PG_HOST to the primary", "this server is a standby: nothing can be written")
 	}
 	return nil
@@ -164,32 +141,32 @@ func connectionAdvice(err error) string {
 	return "check host and port (DATABASE_URL, or PG_HOST and PG_PORT), the network between, and TLS (sslmode)"
 }
 
-func checkVersion(_ context.Context, x *examination, f *findings) error {
-	switch v := x.server.VersionNum; {
+func checkVersion(_ context.Context, r *run, f *findings) error {
+	switch v := r.server.VersionNum; {
 	case v < 130000:
-		f.fail("upgrade to PostgreSQL 15 or later", "PostgreSQL %s: before 13 there is no gen_random_uuid(), which a default of integrations calls", x.server.Version)
+		f.fail("upgrade to PostgreSQL 15 or later", "PostgreSQL %s: before 13 there is no gen_random_uuid(), which a default of integrations calls", r.server.Version)
 	case v < 150000:
 		f.warn("upgrade to PostgreSQL 15 or later when the platform can",
-			"PostgreSQL %s: before 15 a view knows no security_invoker, so those that stand in for dropped tables belong to pulse_operator and only that role may read them", x.server.Version)
+			"PostgreSQL %s: before 15 a view knows no security_invoker, so those that stand in for dropped tables belong to pulse_operator and only that role may read them", r.server.Version)
 	default:
-		f.note("PostgreSQL %s", x.server.Version)
+		f.note("PostgreSQL %s", r.server.Version)
 	}
 	return nil
 }
 
-func checkEncryption(_ context.Context, x *examination, f *findings) error {
-	if x.link.tls {
-		f.note("TLS from here to %s", x.link.remote)
-	} else if remote := x.link.remote; isPublic(remote) {
+func checkEncryption(_ context.Context, r *run, f *findings) error {
+	if r.link.tls {
+		f.note("TLS from here to %s", r.link.remote)
+	} else if remote := r.link.remote; isPublic(remote) {
 		f.warn("add sslmode=verify-full to DATABASE_URL", "no TLS from here to %s, which is a public address: the samples, and perhaps the password, can be read on the way", remote)
 	} else {
 		f.note("no TLS from here to %s, a local or private address", remote)
 	}
 	// Behind a pooler this is the pooler's own link.
 	switch {
-	case x.server.Ssl:
-		f.note("the server's side of its connection: %s", x.server.SslVersion)
-	case x.link.tls:
+	case r.server.Ssl:
+		f.note("the server's side of its connection: %s", r.server.SslVersion)
+	case r.link.tls:
 		f.note("the server's side of its connection: no TLS, so the pooler between ends it")
 	}
 	return nil
@@ -220,15 +197,15 @@ func isPublic(address net.Addr) bool {
 //
 // A setting that does not survive would tell it too, but where it does survive,
 // it would be left in a process that others use.
-func checkPooler(ctx context.Context, x *examination, f *findings) error {
-	first, err := x.pool.Acquire(ctx)
+func checkPooler(ctx context.Context, r *run, f *findings) error {
+	first, err := r.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer first.Release()
-	home, err := x.backend(ctx, first)
+	home, err := r.backend(ctx, first)
 	if err != nil && strings.Contains(err.Error(), "statement pooling") {
-		x.unusable = "the pooler in between allows no transactions"
+		r.unusable = "the pooler in between allows no transactions"
 		f.fail("set pool_mode = transaction for this database in the pooler's settings",
 			"a pooler in statement mode stands in between: every write here is a transaction, and it refuses them")
 		return nil
@@ -237,24 +214,24 @@ func checkPooler(ctx context.Context, x *examination, f *findings) error {
 		return err
 	}
 	if home == first.Conn().PgConn().PID() {
-		seen := net.JoinHostPort(x.server.ClientAddress, strconv.Itoa(int(x.server.ClientPort)))
+		seen := net.JoinHostPort(r.server.ClientAddress, strconv.Itoa(int(r.server.ClientPort)))
 		switch {
-		case x.server.ClientAddress == "":
+		case r.server.ClientAddress == "":
 			f.note("none: a direct connection over a Unix socket")
-		case x.link.local.String() == seen:
+		case r.link.local.String() == seen:
 			f.note("none: a direct connection")
 		default:
-			f.note("none: a direct connection, with its address translated on the way (the server sees another than %s)", x.link.local)
+			f.note("none: a direct connection, with its address translated on the way (the server sees another than %s)", r.link.local)
 		}
 		return nil
 	}
 
-	second, err := x.pool.Acquire(ctx)
+	second, err := r.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer second.Release()
-	shared, err := x.sharesBackends(ctx, first, second, home)
+	shared, err := r.sharesBackends(ctx, first, second, home)
 	switch {
 	case pgconn.Timeout(err) || errors.Is(err, context.DeadlineExceeded):
 		f.warn("give the pooler room: a pool_size of at least PG_POOL_MAX in session mode, 2 or more in transaction mode",
@@ -271,11 +248,11 @@ func checkPooler(ctx context.Context, x *examination, f *findings) error {
 
 // sharesBackends reports whether a pooler lends server processes by the
 // transaction. home is the process of first's latest one.
-func (x *examination) sharesBackends(ctx context.Context, first, second *pgxpool.Conn, home uint32) (bool, error) {
+func (r *run) sharesBackends(ctx context.Context, first, second *pgxpool.Conn, home uint32) (bool, error) {
 	// Three times: a pooler that goes round its idle processes needs as many.
 	moved := func() (bool, error) {
 		for range 3 {
-			pid, err := x.backend(ctx, first)
+			pid, err := r.backend(ctx, first)
 			if err != nil || pid != home {
 				return err == nil, err
 			}
@@ -286,10 +263,10 @@ func (x *examination) sharesBackends(ctx context.Context, first, second *pgxpool
 		return yes, err
 	}
 	// A session pooler with no process left lets the second client wait.
-	held, cancel := context.WithTimeout(ctx, x.limits.check/3)
+	held, cancel := context.WithTimeout(ctx, r.limits.check/3)
 	defer cancel()
 	shared := false
-	err := x.readOn(held, second, func(q *db.Queries) error {
+	err := r.readOn(held, second, func(q *db.Queries) error {
 		pid, err := q.DoctorBackend(held)
 		if err != nil || uint32(pid) == home {
 			shared = err == nil
@@ -305,8 +282,8 @@ func (x *examination) sharesBackends(ctx context.Context, first, second *pgxpool
 }
 
 // backend is the server process that serves a transaction on conn.
-func (x *examination) backend(ctx context.Context, conn *pgxpool.Conn) (pid uint32, err error) {
-	err = x.readOn(ctx, conn, func(q *db.Queries) error {
+func (r *run) backend(ctx context.Context, conn *pgxpool.Conn) (pid uint32, err error) {
+	err = r.readOn(ctx, conn, func(q *db.Queries) error {
 		p, err := q.DoctorBackend(ctx)
 		pid = uint32(p)
 		return err
@@ -323,11 +300,11 @@ const (
 	failSkew = time.Minute
 )
 
-func checkClock(ctx context.Context, x *examination, f *findings) error {
+func checkClock(ctx context.Context, r *run, f *findings) error {
 	var skew, within time.Duration
-	err := x.read(ctx, func(q *db.Queries) error {
+	err := r.read(ctx, func(q *db.Queries) error {
 		for i := range 5 {
-			sent, begin := x.now(), time.Now()
+			sent, begin := r.now(), time.Now()
 			remote, err := q.Now(ctx)
 			if err != nil {
 				return err

@@ -8,7 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"ops_worker/collectors"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/spool"
 )
 
 // cutOverQueries are the two queries of docs/cut-over.md, as they stand there.
@@ -44,13 +45,13 @@ func TestCutOverQueries(t *testing.T) {
 	}{
 		"one process": {plant: func(*testing.T, *stage) {}, held: true},
 		"one process, after a take-over": {held: true, plant: func(t *testing.T, s *stage) {
-			grant, err := s.store.Acquire(t.Context(), s.token.Holder, time.Hour) // a new epoch, off the old one's beat
+			grant, err := lease.NewPostgres(s.client).Acquire(t.Context(), s.token.Holder, time.Hour) // a new epoch, off the old one's beat
 			if err != nil {
 				t.Fatal(err)
 			}
 			s.token.Epoch = grant.Epoch
-			sample := collectors.Sample{Service: "postgres", Metric: "connections", Tags: "{}"}
-			if _, _, err := s.store.AppendCycles(t.Context(), s.token, []collectors.Cycle{{At: s.last.Add(500 * time.Millisecond), Samples: []collectors.Sample{sample}}}); err != nil {
+			sample := spool.Sample{Service: "postgres", Metric: "connections", Tags: "{}"}
+			if _, _, err := s.store.AppendCycles(t.Context(), s.token, []spool.Cycle{{At: s.last.Add(500 * time.Millisecond), Samples: []spool.Sample{sample}}}, false); err != nil {
 				t.Fatal(err)
 			}
 			s.health(t, s.now, "ingest", "evaluator", "postgres")

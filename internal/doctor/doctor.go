@@ -15,13 +15,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"ops_worker/collectors"
 	"ops_worker/db"
 	"ops_worker/internal/config"
+	"ops_worker/internal/probe"
 )
 
 // Result is the verdict of one check.
@@ -72,8 +71,8 @@ var defaultLimits = limits{total: 25 * time.Second, check: 5 * time.Second, clos
 // Run examines what cfg describes. settings is the error that loading cfg gave;
 // with one, cfg is not there and only the settings can be judged.
 func Run(ctx context.Context, cfg config.Config, settings error) Report {
-	x := &examination{cfg: cfg, settings: settings, limits: defaultLimits, now: time.Now}
-	return x.run(ctx)
+	r := &run{cfg: cfg, settings: settings, limits: defaultLimits, now: time.Now}
+	return r.report(ctx)
 }
 
 // check is one row of the table of checks. Its function adds what it finds to f;
@@ -82,46 +81,46 @@ type check struct {
 	name string
 	// offline marks the checks that need no database.
 	offline bool
-	run     func(ctx context.Context, x *examination, f *findings) error
+	judge   func(ctx context.Context, r *run, f *findings) error
 }
 
 // checks is the table, in the order of the report. To extend it, add a row.
 var checks = []check{
-	{name: "settings", offline: true, run: checkSettings},
-	{name: "connection", offline: true, run: checkConnection},
-	{name: "server version", run: checkVersion},
-	{name: "encryption", run: checkEncryption},
-	{name: "pooler", run: checkPooler},
-	{name: "role", run: checkRole},
-	{name: "privileges", run: checkPrivileges},
-	{name: "row security", run: checkRowSecurity},
-	{name: "schema", run: checkSchema},
-	{name: "tables", run: checkTables},
-	{name: "stand-ins", run: checkStandIns},
-	{name: "timescaledb", run: checkTimescale},
-	{name: "clock", run: checkClock},
-	{name: "services", offline: true, run: checkServices},
-	{name: "lease", run: checkLease},
-	{name: "samples", run: checkSamples},
-	{name: "other writer", run: checkOtherWriter},
-	{name: "connected", run: checkConnected},
-	{name: "health rows", run: checkHealthRows},
-	{name: "system alerts", run: checkSystemAlerts},
-	{name: "size", run: checkSize},
+	{name: "settings", offline: true, judge: checkSettings},
+	{name: "connection", offline: true, judge: checkConnection},
+	{name: "server version", judge: checkVersion},
+	{name: "encryption", judge: checkEncryption},
+	{name: "pooler", judge: checkPooler},
+	{name: "role", judge: checkRole},
+	{name: "privileges", judge: checkPrivileges},
+	{name: "row security", judge: checkRowSecurity},
+	{name: "schema", judge: checkSchema},
+	{name: "tables", judge: checkTables},
+	{name: "stand-ins", judge: checkStandIns},
+	{name: "timescaledb", judge: checkTimescale},
+	{name: "clock", judge: checkClock},
+	{name: "services", offline: true, judge: checkServices},
+	{name: "lease", judge: checkLease},
+	{name: "samples", judge: checkSamples},
+	{name: "other writer", judge: checkOtherWriter},
+	{name: "connected", judge: checkConnected},
+	{name: "health rows", judge: checkHealthRows},
+	{name: "system alerts", judge: checkSystemAlerts},
+	{name: "size", judge: checkSize},
 }
 
-// examination is one run. The checks follow one another, so what they learn
+// run is one examination. The checks follow one another, so what they learn
 // needs no lock.
-type examination struct {
+type run struct {
 	cfg      config.Config
 	settings error
 	limits   limits
 	now      func() time.Time // this machine's clock
 
-	pool     *pgxpool.Pool
-	sockets  sockets
-	services []collectors.Service
-	probed   chan []collectors.Observation
+	pool    *pgxpool.Pool
+	sockets sockets
+	targets []probe.Target
+	probed  chan []probe.Observation
 
 	// unusable says why the database cannot be asked; empty while it can.
 	unusable string
@@ -130,13 +129,15 @@ type examination struct {
 	server db.DoctorServerRow
 	link   link
 
-	session    fact[db.DescribeSessionRow]
-	role       fact[db.DoctorRoleRow]
-	alertRole  fact[string]
-	relations  fact[map[string]db.DoctorRelationsRow]
-	migrations fact[migrationState]
-	timescale  fact[*timescale]
-	lease      fact[leaseState]
+	session    cached[session]
+	role       cached[db.DoctorRoleRow]
+	relations  cached[map[string]db.DescribeRelationsRow]
+	plans      cached[[]refusal]
+	migrations cached[migrationState]
+	timescale  cached[*timescale]
+	lease      cached[leaseState]
+	observed   cached[[]probe.Observation]
+	expected   cached[[]series]
 }
 
 // link is the client's side of the connection.
@@ -145,11 +146,11 @@ type link struct {
 	tls           bool
 }
 
-func (x *examination) run(ctx context.Context) Report {
-	ctx, cancel := context.WithTimeout(ctx, x.limits.total)
+func (r *run) report(ctx context.Context) Report {
+	ctx, cancel := context.WithTimeout(ctx, r.limits.total)
 	free := func() {}
-	if x.settings == nil {
-		free = x.open(ctx)
+	if r.settings == nil {
+		free = r.open(ctx)
 	}
 	defer func() {
 		cancel() // what still runs in the background ends before what it uses is freed
@@ -157,38 +158,38 @@ func (x *examination) run(ctx context.Context) Report {
 	}()
 	report := Report{Checks: make([]Check, 0, len(checks))}
 	for _, c := range checks {
-		done := x.examine(ctx, c)
+		done := r.examine(ctx, c)
 		report.Checks = append(report.Checks, done)
 		if done.Result == Fail {
-			x.failed = append(x.failed, c.name)
+			r.failed = append(r.failed, c.name)
 		}
 	}
 	return report
 }
 
 // examine runs one check, or says why it cannot be run.
-func (x *examination) examine(ctx context.Context, c check) Check {
+func (r *run) examine(ctx context.Context, c check) Check {
 	f := &findings{result: OK}
 	var err error
 	switch {
-	case x.settings != nil && c.name != checks[0].name:
+	case r.settings != nil && c.name != checks[0].name:
 		err = skip("the settings are wrong")
 	case ctx.Err() != nil:
-		err = skip("the time for all checks together, %s, was over", x.limits.total)
-	case !c.offline && x.unusable != "":
-		err = skip("%s", x.unusable)
+		err = skip("the time for all checks together, %s, was over", r.limits.total)
+	case !c.offline && r.unusable != "":
+		err = skip("%s", r.unusable)
 	default:
-		limited, cancel := context.WithTimeout(ctx, x.limits.check)
-		err = c.run(limited, x, f)
+		limited, cancel := context.WithTimeout(ctx, r.limits.check)
+		err = c.judge(limited, r, f)
 		cancel()
 	}
 	var skipped *skipError
-	switch err = x.known(err); {
+	switch err = r.known(err); {
 	case errors.As(err, &skipped):
 		f.result = Skipped
 		f.found = append(f.found, skipped.reason)
 	case errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err):
-		f.fail("", "no answer within %s", x.limits.check)
+		f.fail("", "no answer within %s", r.limits.check)
 	case err != nil:
 		f.fail("", "%s", oneLine(err.Error()))
 	}
@@ -196,22 +197,22 @@ func (x *examination) examine(ctx context.Context, c check) Check {
 }
 
 // known makes a skip of a server's error that an earlier check has explained.
-func (x *examination) known(err error) error {
+func (r *run) known(err error) error {
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) {
 		return err
 	}
 	explained := ""
 	switch pgErr.Code {
-	case "42501": // insufficient privilege
+	case privilegeCode:
 		explained = "privileges"
-		if pgErr.Routine == "check_enable_rls" {
+		if db.IsRowSecurity(err) {
 			explained = "row security"
 		}
-	case "42P01", "42703": // undefined table, undefined column
+	case relationCode, columnCode:
 		explained = "tables"
 	}
-	if !slices.Contains(x.failed, explained) {
+	if !slices.Contains(r.failed, explained) {
 		return err
 	}
 	return skip("see %s: %s", explained, oneLine(pgErr.Message))
@@ -219,46 +220,46 @@ func (x *examination) known(err error) error {
 
 // open makes the pool, which connects when it is first used, and begins to
 // probe the services. The function it returns frees both, hung or not.
-func (x *examination) open(ctx context.Context) (free func()) {
-	client := collectors.NewHTTPClient()
-	x.services = collectors.Services(x.cfg.Services, client, collectors.Query(func(ctx context.Context) error {
-		if x.pool == nil {
+func (r *run) open(ctx context.Context) (free func()) {
+	client := probe.NewClient()
+	r.targets = probe.Targets(r.cfg.Services, client, func(ctx context.Context) error {
+		if r.pool == nil {
 			return errors.New("no connection")
 		}
-		_, err := db.New(x.pool).Now(ctx)
+		_, err := db.New(r.pool).Now(ctx)
 		return err
-	}))
-	x.unusable = "there is no connection to the database"
-	options := x.cfg.Database
+	})
+	r.unusable = "there is no connection to the database"
+	options := r.cfg.DatabaseOptions()
 	options.MinConns, options.MaxConns = 0, maxConnections
-	options.ConnectTimeout = min(options.ConnectTimeout, x.limits.check)
-	options.ApplicationName = x.applicationName()
+	options.ConnectTimeout = min(options.ConnectTimeout, r.limits.check)
+	options.ApplicationName = r.applicationName()
 	if poolConfig, err := db.PoolConfig(options); err == nil {
-		poolConfig.ConnConfig.DialFunc = x.sockets.dial
+		poolConfig.ConnConfig.DialFunc = r.sockets.dial
 		// An error would be one of the configuration, which has been validated.
 		if pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), poolConfig); err == nil {
-			x.pool = pool
+			r.pool = pool
 		}
 	}
 	var probing sync.WaitGroup
-	x.probed = make(chan []collectors.Observation, 1)
-	probing.Go(func() { x.probed <- collectors.Observe(ctx, x.services, x.limits.check) })
+	r.probed = make(chan []probe.Observation, 1)
+	probing.Go(func() { r.probed <- probe.Observe(ctx, r.targets, r.limits.check) })
 
 	return func() {
 		probing.Wait()
-		if x.pool != nil {
+		if r.pool != nil {
 			closed := make(chan struct{})
 			go func() {
 				defer close(closed)
-				x.pool.Close()
+				r.pool.Close()
 			}()
-			timer := time.NewTimer(x.limits.closing)
+			timer := time.NewTimer(r.limits.closing)
 			defer timer.Stop()
 			select {
 			case <-closed:
 			case <-timer.C:
 				// A server that hangs is not waited for: pgx would, 15 s long.
-				x.sockets.closeAll()
+				r.sockets.closeAll()
 				<-closed
 			}
 		}
@@ -271,46 +272,31 @@ func (x *examination) open(ctx context.Context) (free func()) {
 const maxConnections = 3
 
 // applicationName tells the doctor's own sessions from the worker's.
-func (x *examination) applicationName() string { return x.cfg.ServiceName + "_doctor" }
+func (r *run) applicationName() string { return r.cfg.ServiceName + "_doctor" }
 
 // read runs fn in a read-only transaction that sees one snapshot.
-func (x *examination) read(ctx context.Context, fn func(*db.Queries) error) error {
-	return x.readOn(ctx, x.pool, fn)
+func (r *run) read(ctx context.Context, fn func(*db.Queries) error) error {
+	return r.readOn(ctx, r.pool, fn)
 }
 
-// beginner is a pool or one connection of it.
-type beginner interface {
-	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+func (r *run) readOn(ctx context.Context, on db.Beginner, fn func(*db.Queries) error) error {
+	return db.InTx(ctx, on, db.Snapshot, r.limits.check, fn)
 }
 
-func (x *examination) readOn(ctx context.Context, on beginner, fn func(*db.Queries) error) error {
-	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	return pgx.BeginTxFunc(ctx, on, options, func(tx pgx.Tx) error {
-		q := db.New(tx)
-		if _, err := q.LimitTransaction(ctx, x.limits.check.Milliseconds()); err != nil {
-			return fmt.Errorf("limit transaction: %w", err)
-		}
-		return fn(q)
-	})
-}
-
-// fact is something learned once, when a check first asks for it; an error is
+// cached is something learned once, when a check first asks for it; an error is
 // learned as well, so that a query that hangs does so once.
-type fact[T any] struct {
+type cached[T any] struct {
 	known bool
 	value T
 	err   error
 }
 
-func (f *fact[T]) get(ctx context.Context, x *examination, learn func(context.Context, *db.Queries) (T, error)) (T, error) {
-	if !f.known {
-		f.known = true
-		f.err = x.read(ctx, func(q *db.Queries) (err error) {
-			f.value, err = learn(ctx, q)
-			return err
-		})
+func (c *cached[T]) get(learn func() (T, error)) (T, error) {
+	if !c.known {
+		c.known = true
+		c.value, c.err = learn()
 	}
-	return f.value, f.err
+	return c.value, c.err
 }
 
 // findings gathers what a check finds; the worst verdict is the check's.

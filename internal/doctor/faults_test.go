@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"ops_worker/db"
 )
 
 // TestFaults plants one fault at a time on a platform in which all is well.
@@ -42,7 +44,7 @@ func TestFaults(t *testing.T) {
 		},
 		"no grants at all": {
 			plant: func(t *testing.T, s *stage) { s.as(t, "NOSUPERUSER NOBYPASSRLS") },
-			check: "privileges", result: Fail, found: "lacks INSERT, SELECT, UPDATE on service_health (used by the health monitor)",
+			check: "privileges", result: Fail, found: "lacks INSERT, SELECT, UPDATE on service_health (used by the health rows)",
 			advice: "GRANT INSERT, SELECT, UPDATE ON service_health TO role_", also: "*",
 		},
 		"no right to delete": {
@@ -62,13 +64,13 @@ func TestFaults(t *testing.T) {
 		"no right to make tables that are pending": {
 			plant: func(t *testing.T, s *stage) {
 				role := s.worker(t)
-				s.database.Exec(t, "REVOKE CREATE ON SCHEMA public FROM "+role+"; DELETE FROM ops_worker_schema_version WHERE version_id = 3")
+				s.database.Exec(t, "REVOKE CREATE ON SCHEMA public FROM "+role+"; DELETE FROM ops_worker_schema_version WHERE version_id = 2")
 			},
 			check: "privileges", result: Fail, found: "may not create tables in the schema public", advice: "GRANT USAGE, CREATE ON SCHEMA public", also: "schema",
 		},
 		"the operator may not read a table": {
 			plant: exec("REVOKE SELECT ON device_registry FROM pulse_operator"),
-			check: "privileges", result: Fail, found: "pulse_operator lacks SELECT on device_registry (used by /aggregates)",
+			check: "privileges", result: Fail, found: "pulse_operator lacks SELECT on device_registry (used by /aggregates devices)",
 			advice: "GRANT SELECT ON device_registry TO pulse_operator;",
 		},
 		"the operator may not read behind a view": {
@@ -76,7 +78,7 @@ func TestFaults(t *testing.T) {
 				newPlatform(t, s)
 				s.database.Exec(t, "REVOKE SELECT ON notification_jobs FROM pulse_operator")
 			},
-			check: "privileges", result: Fail, found: "lacks SELECT on notification_jobs (used by the sample deliveries_pending",
+			check: "privileges", result: Fail, found: "pulse_operator lacks SELECT on notification_jobs (used by /aggregates deliveries, /errors deliveries",
 		},
 		"no schema to work in": {
 			plant: exec("ALTER SCHEMA public RENAME TO iot"),
@@ -87,7 +89,7 @@ func TestFaults(t *testing.T) {
 				s.worker(t)
 				s.database.Exec(t, "ALTER TABLE device_state ENABLE ROW LEVEL SECURITY; ALTER TABLE device_state FORCE ROW LEVEL SECURITY")
 			},
-			check: "row security", result: Fail, found: "device_state: row-level security is forced and hides rows from role_",
+			check: "row security", result: Fail, found: `row-level security policy for table "device_state" (used by the aggregate devices)`,
 			advice: "GRANT pulse_operator TO role_",
 		},
 		"policies bind the worker behind a view": {
@@ -96,14 +98,14 @@ func TestFaults(t *testing.T) {
 				s.worker(t)
 				s.database.Exec(t, "ALTER TABLE notification_jobs ENABLE ROW LEVEL SECURITY")
 			},
-			check: "row security", result: Fail, found: "notification_jobs: row-level security is enabled and hides rows",
+			check: "row security", result: Fail, found: `row-level security policy for table "notification_jobs" (used by the aggregate deliveries)`,
 			advice: "GRANT pulse_operator TO role_",
 		},
 		"policies bind the alerts": {
 			plant: func(t *testing.T, s *stage) {
 				s.database.Exec(t, "GRANT pulse_operator TO "+s.worker(t)+"; ALTER TABLE fleet_alert ENABLE ROW LEVEL SECURITY")
 			},
-			check: "row security", result: Fail, found: "so system alerts are not written",
+			check: "privileges", result: Fail, found: "pulse_operator lacks INSERT, UPDATE on fleet_alert (used by system alerts)",
 			advice: "GRANT INSERT, UPDATE ON fleet_alert TO pulse_operator",
 		},
 		"policies bind the worker's own table": {
@@ -111,36 +113,36 @@ func TestFaults(t *testing.T) {
 				s.worker(t)
 				s.database.Exec(t, "ALTER TABLE system_metrics ENABLE ROW LEVEL SECURITY")
 			},
-			check: "row security", result: Fail, found: "system_metrics: row-level security binds role_", advice: "DISABLE ROW LEVEL SECURITY",
+			check: "row security", result: Fail, found: `row-level security policy for table "system_metrics" (used by the lease, the samples, retention)`, advice: "DISABLE ROW LEVEL SECURITY",
 			also: "samples, size", // which see no row
 		},
 		"a migration is pending": {
-			plant: exec("DELETE FROM ops_worker_schema_version WHERE version_id = 3"),
-			check: "schema", result: Warn, found: "pending: migration 3", advice: "ops-worker migrate up",
+			plant: exec("DELETE FROM ops_worker_schema_version WHERE version_id = 2"),
+			check: "schema", result: Warn, found: "pending: migration 2", advice: "ops-worker migrate up",
 		},
 		"a migration is taken back": {
-			plant: exec("INSERT INTO ops_worker_schema_version (version_id, is_applied) VALUES (3, false)"),
-			check: "schema", result: Warn, found: "pending: migration 3",
+			plant: exec("INSERT INTO ops_worker_schema_version (version_id, is_applied) VALUES (2, false)"),
+			check: "schema", result: Warn, found: "pending: migration 2",
 		},
 		"the schema is newer": {
 			plant: exec("INSERT INTO ops_worker_schema_version (version_id, is_applied) VALUES (99, true)"),
 			check: "schema", result: Warn, found: "migration 99 was applied by a newer ops-worker", advice: "use the newer ops-worker",
 		},
 		"a table of the platform is missing": {
-			plant: exec("DROP TABLE alert_rules"),
-			check: "tables", result: Fail, found: "alert_rules does not exist (used by /aggregates)", advice: "restart the worker",
+			plant: exec("DROP TABLE telemetry"),
+			check: "tables", result: Fail, found: `relation "telemetry" does not exist (used by /metrics telemetry)`, advice: "restart the worker",
 		},
 		"a table of the worker is missing": {
 			plant: exec("DROP TABLE service_health"),
-			check: "tables", result: Fail, found: "service_health does not exist", advice: "migrations/00001_worker_tables.sql",
+			check: "tables", result: Fail, found: `relation "service_health" does not exist (used by the health rows`, advice: "restart the worker",
 		},
 		"a column is missing": {
 			plant: exec("ALTER TABLE device_state DROP COLUMN last_seen_at"),
-			check: "tables", result: Fail, found: "device_state has no column last_seen_at", advice: "the platform's migrator",
+			check: "tables", result: Fail, found: `column "last_seen_at" does not exist (used by /aggregates device states)`, advice: "the platform's migrator",
 		},
 		"a column that alerts need is missing": {
 			plant: exec("ALTER TABLE fleet_alert DROP COLUMN fingerprint CASCADE"),
-			check: "tables", result: Fail, found: "fleet_alert has no column fingerprint",
+			check: "tables", result: Fail, found: "fingerprint does not exist (used by system alerts)",
 		},
 		"a table of ours hides its successor": {
 			plant: exec("CREATE TABLE notification_jobs (job_id bigint)"),
@@ -175,11 +177,15 @@ func TestFaults(t *testing.T) {
 			},
 			check: "services", result: Warn, found: "evaluator: degraded, HTTP 503", advice: "see the log of evaluator",
 		},
-		"a further service is no service": {
+		"an extra service does not speak HTTP": {
 			plant: func(t *testing.T, s *stage) {
 				s.env["HEALTH_SERVICES"] = "billing=http://" + greeting(t) + "/health"
 			},
 			check: "services", result: Fail, found: "billing: unknown", advice: "HEALTH_SERVICES", also: "samples, health rows",
+		},
+		"a lease from the future": {
+			plant: exec("UPDATE ops_worker_lease SET expires_at = now() + interval '29 days'"),
+			check: "lease", result: Fail, found: "holds it for 28d23h more, which is longer than a lease lasts", advice: "UPDATE ops_worker_lease SET expires_at = now()",
 		},
 		"nobody collects": {
 			plant: func(t *testing.T, s *stage) { s.release(t) },
@@ -325,9 +331,10 @@ func newPlatform(t *testing.T, s *stage) {
 		CREATE TABLE notification_jobs (
 			job_id bigserial PRIMARY KEY, tenant_id text, alert_id bigint, channel_id int, rule_id int,
 			deliver_on_event text, status text, attempts int, next_run_at timestamptz, last_error text,
-			payload_json jsonb, created_at timestamptz, updated_at timestamptz);
-		SELECT ops_worker_ensure_platform();
-		SELECT ops_worker_ensure_operator_role()`)
+			payload_json jsonb, created_at timestamptz, updated_at timestamptz)`)
+	if _, err := db.MigrateUp(t.Context(), s.pool); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func alert(status, service string) string {

@@ -9,41 +9,41 @@ import (
 	"ops_worker/db"
 )
 
-func checkHealthRows(ctx context.Context, x *examination, f *findings) error {
-	if err := x.require(ctx, "service_health"); err != nil {
+func checkHealthRows(ctx context.Context, r *run, f *findings) error {
+	if err := r.require(ctx, "service_health"); err != nil {
 		return err
 	}
-	lease, err := x.holderIfAny(ctx)
+	lease, err := r.holderIfAny(ctx)
 	if err != nil {
 		return err
 	}
 	var rows []db.DoctorHealthRowsRow
-	if err := x.read(ctx, func(q *db.Queries) (err error) {
+	if err := r.read(ctx, func(q *db.Queries) (err error) {
 		rows, err = q.DoctorHealthRows(ctx)
 		return err
 	}); err != nil {
 		return err
 	}
 
-	longest := patience * x.cfg.HealthInterval
+	longest := patience * r.cfg.HealthInterval
 	expected := lease.held() > longest
 	current := map[string]bool{}
 	var oldest time.Duration
-	for _, r := range rows {
-		old := r.Now.Sub(r.CheckedAt)
-		if !x.monitors(r.Service) {
-			f.warn(fmt.Sprintf("set %s, or DELETE FROM service_health WHERE service = %s;", variableOf(r.Service), literal(r.Service)),
-				"%s (%s) is not monitored, and was checked %s ago for the last time", r.Service, r.Status, age(old))
+	for _, row := range rows {
+		old := row.Now.Sub(row.CheckedAt)
+		if !r.monitors(row.Service) {
+			f.warn(fmt.Sprintf("set %s, or DELETE FROM service_health WHERE service = %s;", variableOf(row.Service), literal(row.Service)),
+				"%s (%s) is not monitored, and was checked %s ago for the last time", row.Service, row.Status, age(old))
 			continue
 		}
-		current[r.Service] = true
+		current[row.Service] = true
 		oldest = max(oldest, old)
 		if expected && old > longest {
 			f.warn("see the worker's log for why; HEALTH_CHECK_INTERVAL must be set here as for the worker",
-				"%s was checked %s ago, while the lease is held", r.Service, age(old))
+				"%s was checked %s ago, while the lease is held", row.Service, age(old))
 		}
 	}
-	for _, s := range x.services {
+	for _, s := range r.targets {
 		if expected && !current[s.Name] {
 			f.warn("see the worker's log for why; the services must be set here as for the worker", "%s has no row, while the lease is held", s.Name)
 		}
@@ -58,13 +58,13 @@ func checkHealthRows(ctx context.Context, x *examination, f *findings) error {
 	return nil
 }
 
-func checkSystemAlerts(ctx context.Context, x *examination, f *findings) error {
-	if err := x.require(ctx, "fleet_alert"); err != nil {
+func checkSystemAlerts(ctx context.Context, r *run, f *findings) error {
+	if err := r.require(ctx, "fleet_alert"); err != nil {
 		return err
 	}
 	var alerts []db.DoctorOpenAlertsRow
 	var now time.Time
-	err := x.read(ctx, func(q *db.Queries) (err error) {
+	err := r.read(ctx, func(q *db.Queries) (err error) {
 		if now, err = q.Now(ctx); err != nil {
 			return err
 		}
@@ -83,9 +83,9 @@ func checkSystemAlerts(ctx context.Context, x *examination, f *findings) error {
 			f.warn(closeAlert(a.Service), "%s has %d open system alerts", a.Service, open[a.Service])
 		}
 		switch text := fmt.Sprintf("%s: %s for %s", a.Service, strings.ToLower(a.Status), age(now.Sub(a.CreatedAt))); {
-		case !x.monitors(a.Service):
+		case !r.monitors(a.Service):
 			f.warn(closeAlert(a.Service), "%s, and nothing closes it: the service is not monitored", text)
-		case !x.cfg.SystemAlerts:
+		case !r.cfg.SystemAlerts:
 			f.warn(closeAlert(a.Service), "%s, and nothing closes it: SYSTEM_ALERT_ENABLED is off", text)
 		default:
 			f.note("%s; closed when the service is healthy again", text)

@@ -33,10 +33,10 @@ func TestPooler(t *testing.T) {
 				t.Fatal(err)
 			}
 			cfg.Database.URL = pgtest.NewPgBouncer(t, s.database.URL, test.mode, test.settings).URL
-			x := &examination{cfg: cfg, limits: defaultLimits, now: time.Now}
+			x := &run{cfg: cfg, limits: defaultLimits, now: time.Now}
 			defer x.openWithoutProbes(t)()
 			f := &findings{result: OK}
-			for _, check := range []func(context.Context, *examination, *findings) error{checkConnection, checkPooler} {
+			for _, check := range []func(context.Context, *run, *findings) error{checkConnection, checkPooler} {
 				if err := check(t.Context(), x, f); err != nil {
 					t.Fatal(err)
 				}
@@ -50,11 +50,11 @@ func TestPooler(t *testing.T) {
 
 // openWithoutProbes opens the pool alone: a probe of the database would take
 // the one server connection that some poolers here have.
-func (x *examination) openWithoutProbes(t *testing.T) (free func()) {
+func (r *run) openWithoutProbes(t *testing.T) (free func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // before the probes begin
-	return x.open(ctx)
+	return r.open(ctx)
 }
 
 // TestThroughPooler runs all checks through a pooler in transaction mode.

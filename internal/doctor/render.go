@@ -53,15 +53,15 @@ func (r Report) Print(out io.Writer) error {
 }
 
 // wrap breaks a text at its spaces into lines of at most room characters, the
-// first behind first and the others behind further.
-func wrap(text string, room int, first, further string) []string {
+// first line behind first and the others behind rest.
+func wrap(text string, room int, first, rest string) []string {
 	var lines []string
 	line := first
 	empty := true
 	for _, word := range strings.Fields(text) {
 		if !empty && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > room {
 			lines = append(lines, line)
-			line, empty = further, true
+			line, empty = rest, true
 		}
 		if !empty {
 			line += " "

@@ -6,38 +6,25 @@ import (
 	"slices"
 	"strings"
 
-	"ops_worker/collectors"
+	"ops_worker/internal/config"
+	"ops_worker/internal/probe"
 )
 
-func checkServices(ctx context.Context, x *examination, f *findings) error {
-	var observations []collectors.Observation
-	select {
-	case observations = <-x.probed:
-	case <-ctx.Done():
-		return ctx.Err()
+func checkServices(ctx context.Context, r *run, f *findings) error {
+	observations, err := r.observations(ctx)
+	if err != nil {
+		return err
 	}
 	for i, o := range observations {
-		service := x.services[i]
-		advice := fmt.Sprintf("start %s, or correct %s", o.Service, variableOf(o.Service))
-		if o.Service == "postgres" {
+		target := r.targets[i]
+		advice := fmt.Sprintf("start %s, or correct %s", o.Service, target.Variable)
+		if target.Kind == config.ProbeDatabase {
 			advice = "see connection"
 		}
 		switch o.Status {
-		case collectors.Healthy:
-			counters := ""
-			if len(service.Counters) > 0 {
-				var missing []string
-				for _, name := range service.Counters {
-					if _, ok := o.Counters[name]; !ok {
-						missing = append(missing, name)
-					}
-				}
-				if len(missing) > 0 {
-					counters = "; it does not report " + strings.Join(missing, ", ") + ", stored as 0"
-				}
-			}
-			f.note("%s: healthy, %s%s", o.Service, latency(o.Latency), counters)
-		case collectors.Degraded:
+		case probe.Healthy:
+			f.note("%s: healthy, %s%s", o.Service, latency(o.Latency), unreported(target, o))
+		case probe.Degraded:
 			f.warn(fmt.Sprintf("see the log of %s", o.Service), "%s: degraded, %s, %s", o.Service, o.Reason(), latency(o.Latency))
 		default:
 			f.fail(advice, "%s: %s, %s", o.Service, o.Status, oneLine(o.Reason()))
@@ -46,7 +33,43 @@ func checkServices(ctx context.Context, x *examination, f *findings) error {
 	return nil
 }
 
+// unreported names the counters that a service should report and does not.
+func unreported(target probe.Target, o probe.Observation) string {
+	var missing []string
+	for _, counter := range target.Counters {
+		if _, ok := o.Counters[counter.Name]; !ok {
+			missing = append(missing, counter.Name)
+		}
+	}
+	if len(missing) == 0 {
+		return ""
+	}
+	return "; it does not report " + strings.Join(missing, ", ") + ", stored as 0"
+}
+
+// observations are what the services answered.
+func (r *run) observations(ctx context.Context) ([]probe.Observation, error) {
+	return r.observed.get(func() ([]probe.Observation, error) {
+		select {
+		case observations := <-r.probed:
+			return observations, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	})
+}
+
 // monitors reports whether the settings name a service.
-func (x *examination) monitors(service string) bool {
-	return slices.ContainsFunc(x.services, func(s collectors.Service) bool { return s.Name == service })
+func (r *run) monitors(service string) bool {
+	return slices.ContainsFunc(r.targets, func(t probe.Target) bool { return t.Name == service })
+}
+
+// variableOf is the setting that says where a service is, monitored or not.
+func variableOf(service string) string {
+	for _, s := range config.PlatformServices() {
+		if s.Name == service {
+			return s.Variable
+		}
+	}
+	return config.ExtraServicesVariable
 }

@@ -9,49 +9,34 @@ import (
 	"ops_worker/db"
 )
 
-// timescale is what TimescaleDB does with system_metrics. What it was not asked
-// for, or does not do, is nil.
+// timescale is TimescaleDB, and what it does with system_metrics: nil where that
+// is no hypertable.
 type timescale struct {
-	Version      string   `json:"-"`
-	Hypertable   bool     `json:"hypertable"`
-	Bytes        *float64 `json:"bytes"`
-	Rows         *float64 `json:"rows"`
-	ChunkSeconds *float64 `json:"chunk_seconds"`
-	// Oldest is where the oldest chunk begins.
-	Oldest *time.Time `json:"oldest"`
-	Jobs   []struct {
-		ID            int64    `json:"id"`
-		Name          string   `json:"name"`
-		Scheduled     bool     `json:"scheduled"`
-		DropSeconds   *float64 `json:"drop_seconds"`
-		CompressAfter *string  `json:"compress_after"`
-	} `json:"jobs"`
-	Aggregates []string `json:"aggregates"`
+	version string
+	*db.Hypertable
 }
 
 // extension is what TimescaleDB says, nil on plain PostgreSQL.
-func (x *examination) extension(ctx context.Context) (*timescale, error) {
-	return x.timescale.get(ctx, x, func(ctx context.Context, q *db.Queries) (*timescale, error) {
-		row, err := q.DoctorTimescale(ctx)
-		if db.IsNoRows(err) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		t := &timescale{Version: row.Version}
-		return t, answerOf(row.Answer, t)
+func (r *run) extension(ctx context.Context) (*timescale, error) {
+	return r.timescale.get(func() (t *timescale, err error) {
+		err = r.read(ctx, func(q *db.Queries) error {
+			found, err := db.FindTimescale(ctx, q)
+			if found == nil || err != nil {
+				return err
+			}
+			hypertable, err := found.Describe(ctx, q)
+			t = &timescale{found.Version, hypertable}
+			return err
+		})
+		return t, err
 	})
 }
 
 func (t *timescale) chunk() time.Duration {
-	if t == nil || t.ChunkSeconds == nil {
-		return 0
-	}
-	return seconds(*t.ChunkSeconds)
+	return seconds(t.ChunkSeconds)
 }
 
-// retention is what a policy keeps; 0 where there is none.
+// retention is what a policy keeps; 0 without a policy.
 func (t *timescale) retention() time.Duration {
 	for _, job := range t.Jobs {
 		if job.Name == "policy_retention" && job.DropSeconds != nil {
@@ -63,8 +48,8 @@ func (t *timescale) retention() time.Duration {
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-func checkTimescale(ctx context.Context, x *examination, f *findings) error {
-	t, err := x.extension(ctx)
+func checkTimescale(ctx context.Context, r *run, f *findings) error {
+	t, err := r.extension(ctx)
 	if err != nil {
 		return err
 	}
@@ -72,8 +57,8 @@ func checkTimescale(ctx context.Context, x *examination, f *findings) error {
 		f.note("not installed: system_metrics is a plain table, and the worker expires its samples")
 		return nil
 	}
-	f.note("TimescaleDB %s", t.Version)
-	if !t.Hypertable {
+	f.note("TimescaleDB %s", t.version)
+	if t.Hypertable == nil {
 		f.warn("restart the worker, or `ops-worker migrate up`, as the table's owner: it converts the table",
 			"system_metrics is no hypertable")
 		return nil
@@ -97,11 +82,11 @@ func checkTimescale(ctx context.Context, x *examination, f *findings) error {
 		f.note("no compression policy (the platform's migrator makes one)")
 	}
 	switch kept := t.retention(); {
-	case kept == 0 && x.cfg.MetricsRetention == 0:
+	case kept == 0 && r.cfg.MetricsRetention == 0:
 		f.note("no retention policy, and METRICS_RETENTION is 0: samples are kept for ever")
 	case kept == 0:
-		f.note("no retention policy: the worker drops chunks older than %s", age(x.cfg.MetricsRetention))
-	case kept == x.cfg.MetricsRetention:
+		f.note("no retention policy: the worker drops chunks older than %s", age(r.cfg.MetricsRetention))
+	case kept == r.cfg.MetricsRetention:
 		f.note("retention policy: dropped after %s, as METRICS_RETENTION", age(kept))
 	default:
 		f.note("retention policy: dropped after %s; METRICS_RETENTION is another, and not used", age(kept))
@@ -121,91 +106,100 @@ const (
 	workerSlack = 3 * time.Hour
 )
 
-func checkSize(ctx context.Context, x *examination, f *findings) error {
-	if err := x.require(ctx, "system_metrics"); err != nil {
-		return err
-	}
-	t, err := x.extension(ctx)
+// extent is what system_metrics holds.
+type extent struct {
+	bytes, rows float64 // rows are an estimate, 0 before the first
+	oldest      time.Time
+	points      int64 // of the window
+	now         time.Time
+}
+
+func (r *run) extent(ctx context.Context, t *timescale, f *findings) (e extent, err error) {
+	params, err := r.seriesParams(ctx, f)
 	if err != nil {
-		return err
+		return e, err
 	}
-	hypertable := t != nil && t.Hypertable
-	var bytes, rows float64
-	var oldest time.Time
-	var series []db.DoctorSeriesRow
-	var now time.Time
-	err = x.read(ctx, func(q *db.Queries) error {
-		if now, err = q.Now(ctx); err != nil {
+	err = r.read(ctx, func(q *db.Queries) error {
+		if e.now, err = q.Now(ctx); err != nil {
 			return err
 		}
-		if series, err = q.DoctorSeries(ctx, x.seriesParams()); err != nil {
+		series, err := q.DoctorSeries(ctx, params)
+		if err != nil {
 			return err
 		}
-		if hypertable {
+		for _, s := range series {
+			e.points += s.Points
+		}
+		if t != nil && t.Hypertable != nil {
+			e.bytes, e.rows = t.Bytes, t.Rows
+			if t.Oldest != nil {
+				e.oldest = *t.Oldest
+			}
 			return nil
 		}
 		size, err := q.DoctorSize(ctx)
 		if err != nil {
 			return err
 		}
-		bytes, rows = float64(size.Bytes), size.EstimatedRows
-		if oldest, err = q.DoctorOldestSample(ctx); db.IsNoRows(err) {
+		e.bytes, e.rows = float64(size.Bytes), size.EstimatedRows
+		if e.oldest, err = q.DoctorOldestSample(ctx); db.IsNoRows(err) {
 			return nil
 		}
 		return err
 	})
+	return e, err
+}
+
+// retention is how long samples stand, how much longer they may before something
+// must be wrong, and what to look at then.
+func (r *run) retention(t *timescale) (keep, slack time.Duration, advice string) {
+	switch {
+	case t == nil || t.Hypertable == nil:
+		return r.cfg.MetricsRetention, workerSlack,
+			"see the log of the worker that holds the lease for why it does not expire them; it needs DELETE on system_metrics"
+	case t.retention() > 0:
+		return t.retention(), policySlack + t.chunk(), "see timescaledb_information.job_stats for why the retention policy does not run"
+	}
+	return r.cfg.MetricsRetention, workerSlack + t.chunk(),
+		"see the log of the worker that holds the lease for why it does not drop chunks; it must own the table"
+}
+
+func checkSize(ctx context.Context, r *run, f *findings) error {
+	if err := r.require(ctx, "system_metrics"); err != nil {
+		return err
+	}
+	t, err := r.extension(ctx)
 	if err != nil {
 		return err
 	}
-	keep, slack := x.cfg.MetricsRetention, workerSlack
-	advice := "see the log of the worker that holds the lease for why it does not expire them; it needs DELETE on system_metrics"
-	if hypertable {
-		bytes, rows = value(t.Bytes), value(t.Rows)
-		if t.Oldest != nil {
-			oldest = *t.Oldest
-		}
-		slack += t.chunk()
-		advice = "see the log of the worker that holds the lease for why it does not drop chunks; it must own the table"
-		if kept := t.retention(); kept > 0 {
-			keep, slack = kept, policySlack+t.chunk()
-			advice = "see timescaledb_information.job_stats for why the retention policy does not run"
-		}
+	e, err := r.extent(ctx, t, f)
+	if err != nil {
+		return err
 	}
-
+	keep, slack, advice := r.retention(t)
 	count := "rows not counted yet (never analysed)"
-	if rows > 0 {
-		count = "about " + quantity(rows) + " rows"
+	if e.rows > 0 {
+		count = "about " + quantity(e.rows) + " rows"
 	}
-	if oldest.IsZero() {
-		f.note("%s, empty", megabytes(bytes))
+	if e.oldest.IsZero() {
+		f.note("%s, empty", megabytes(e.bytes))
 		return nil
 	}
-	f.note("%s, %s, the oldest sample is %s old", megabytes(bytes), count, age(now.Sub(oldest)))
-	var points int64
-	for _, s := range series {
-		points += s.Points
-	}
-	span := max(min(x.window(), now.Sub(oldest)), time.Second)
-	perDay := float64(points) / span.Hours() * 24
+	f.note("%s, %s, the oldest sample is %s old", megabytes(e.bytes), count, age(e.now.Sub(e.oldest)))
+	span := max(min(r.window(), e.now.Sub(e.oldest)), time.Second)
+	perDay := float64(e.points) / span.Hours() * 24
 	growth := fmt.Sprintf("grows by about %s rows a day (by the last %s)", quantity(perDay), age(span))
 	if keep > 0 {
 		growth += fmt.Sprintf("; kept for %s, that is %s rows", age(keep), quantity(perDay*keep.Hours()/24))
 	}
-	if points == 0 {
-		growth = "no sample in the last " + age(x.window())
+	if e.points == 0 {
+		growth = "no sample in the last " + age(r.window())
 	}
 	f.note("%s", growth)
-	if keep > 0 && now.Sub(oldest) > keep+slack {
+	if keep > 0 && e.now.Sub(e.oldest) > keep+slack {
 		f.warn(advice, "samples older than the %s that they are kept for still stand", age(keep))
 	}
 	return nil
-}
-
-func value(p *float64) float64 {
-	if p == nil {
-		return 0
-	}
-	return *p
 }
 
 // quantity is a large number for people.

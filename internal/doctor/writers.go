@@ -6,8 +6,9 @@ import (
 	"slices"
 	"time"
 
-	"ops_worker/collectors"
 	"ops_worker/db"
+	"ops_worker/internal/config"
+	"ops_worker/internal/probe"
 )
 
 // The other writer is looked for in so many intervals, within these bounds.
@@ -17,8 +18,8 @@ const (
 	maxWindow       = time.Hour
 )
 
-func (x *examination) window() time.Duration {
-	return min(max(windowIntervals*x.cfg.MetricsInterval, minWindow), maxWindow)
+func (r *run) window() time.Duration {
+	return min(max(windowIntervals*r.cfg.MetricsInterval, minWindow), maxWindow)
 }
 
 // tooClose is the share of an interval under which two points of a series are
@@ -26,17 +27,19 @@ func (x *examination) window() time.Duration {
 // between their points is at most half of it; the rest is for jitter.
 const tooClose = 0.75
 
-func (x *examination) seriesParams() db.DoctorSeriesParams {
-	_, metrics := x.series()
-	for _, s := range x.services {
-		metrics = append(metrics, s.Counters...)
+// seriesParams asks for every point of the expected series in the window.
+func (r *run) seriesParams(ctx context.Context, f *findings) (db.DoctorSeriesParams, error) {
+	expected, err := r.expectedSeries(ctx, f)
+	if err != nil {
+		return db.DoctorSeriesParams{}, err
 	}
+	_, metrics := columns(expected)
 	slices.Sort(metrics)
 	return db.DoctorSeriesParams{
-		GapSeconds:    x.cfg.MetricsInterval.Seconds() * tooClose,
+		GapSeconds:    r.cfg.MetricsInterval.Seconds() * tooClose,
 		MetricNames:   slices.Compact(metrics),
-		WindowSeconds: x.window().Seconds(),
-	}
+		WindowSeconds: r.window().Seconds(),
+	}, nil
 }
 
 // Fewer points than these that are too close are a restart or a take-over.
@@ -45,78 +48,90 @@ const (
 	minCloseShare  = 0.02
 )
 
-// checkOtherWriter looks for what the lease does not account for. Every sample
-// of ours moves the lease's last_cycle_at in its own transaction, a cycle of
-// ours has one time, and so have the health rows of one.
-func checkOtherWriter(ctx context.Context, x *examination, f *findings) error {
-	if err := x.require(ctx, "system_metrics", "service_health"); err != nil {
-		return err
-	}
-	stand, err := x.standing(ctx)
+// evidence is what the tables say of their writers at one moment.
+type evidence struct {
+	lease  leaseState
+	writes db.DoctorNewestWritesRow
+	series []db.DoctorSeriesRow
+	health []db.DoctorHealthRowsRow
+	// recent is how old a trace of a writer may be that is still at work.
+	recent time.Duration
+}
+
+func (r *run) evidence(ctx context.Context, f *findings) (e evidence, err error) {
+	stands, err := r.standing(ctx)
 	if err != nil {
-		return err
+		return e, err
 	}
-	params := x.seriesParams()
-	var lease leaseState
-	var writes db.DoctorNewestWritesRow
-	var series []db.DoctorSeriesRow
-	var health []db.DoctorHealthRowsRow
+	params, err := r.seriesParams(ctx, f)
+	if err != nil {
+		return e, err
+	}
+	e.recent = max(patience*r.cfg.MetricsInterval, 90*time.Second)
 	// One snapshot, so that the lease and the samples are of one moment.
-	if err := x.read(ctx, func(q *db.Queries) (err error) {
-		if _, ok := stand[leaseTable]; ok {
-			if lease, err = readLease(ctx, q); err != nil {
+	err = r.read(ctx, func(q *db.Queries) error {
+		if _, ok := stands[leaseTable]; ok {
+			if e.lease, err = readLease(ctx, q); err != nil {
 				return err
 			}
 		}
-		if writes, err = q.DoctorNewestWrites(ctx, params.MetricNames); err != nil {
+		if e.writes, err = q.DoctorNewestWrites(ctx, params.MetricNames); err != nil {
 			return err
 		}
-		if health, err = q.DoctorHealthRows(ctx); err != nil {
+		if e.health, err = q.DoctorHealthRows(ctx); err != nil {
 			return err
 		}
-		series, err = q.DoctorSeries(ctx, params)
+		e.series, err = q.DoctorSeries(ctx, params)
 		return err
-	}); err != nil {
+	})
+	return e, err
+}
+
+// checkOtherWriter looks for what the lease does not account for. Every sample
+// of ours moves the lease's last_cycle_at in its own transaction, a cycle of
+// ours has one time, and so have the health rows of one.
+func checkOtherWriter(ctx context.Context, r *run, f *findings) error {
+	if err := r.require(ctx, "system_metrics", "service_health"); err != nil {
 		return err
 	}
-
-	now := writes.Now
-	recent := max(patience*x.cfg.MetricsInterval, 90*time.Second)
+	e, err := r.evidence(ctx, f)
+	if err != nil {
+		return err
+	}
 	// While the lease is held, another writer spoils the charts; while it is
 	// free, the other one is what collects today.
 	found := f.warn
 	advice := "this is the state before the cut-over; docs/cut-over.md says how to end it before the worker is started"
-	if lease.held() > 0 {
+	if e.lease.held() > 0 {
 		found = f.fail
 		advice = "take the two tasks out of the API process, or stop the old worker: docs/cut-over.md; `connected` shows who is there"
 	}
-
-	if n, s := interleaved(series); n > 0 {
+	now := e.writes.Now
+	if n, s := interleaved(e.series); n > 0 {
 		text := fmt.Sprintf("two write %d series: of %s of %s, %d of %d points in %s follow the one before sooner than the interval of %s, the latest %s ago",
-			n, s.MetricName, s.Service, s.Close, s.Points, age(x.window()), age(x.cfg.MetricsInterval), age(now.Sub(s.LatestClose)))
-		if now.Sub(s.LatestClose) < recent {
+			n, s.MetricName, s.Service, s.Close, s.Points, age(r.window()), age(r.cfg.MetricsInterval), age(now.Sub(s.LatestClose)))
+		if now.Sub(s.LatestClose) < e.recent {
 			found(advice, "%s", text)
 		} else {
 			f.warn("nothing, if that was the cut-over: it passes when the time named has; else look who wrote then", "%s", text)
 		}
 	}
-
-	if at := writes.NewestSample; at.After(lease.LastCycleAt) && now.Sub(at) < recent {
+	if at := e.writes.NewestSample; at.After(e.lease.LastCycleAt) && now.Sub(at) < e.recent {
 		found(advice, "system_metrics has a sample of %s ago that no ops-worker wrote: the lease knows nothing of it", age(now.Sub(at)))
 	}
-	x.foreignHealth(lease, writes, health, func(format string, args ...any) { found(advice, format, args...) })
-	for _, s := range series {
-		if s.MetricName == "healthy" && s.Service != "" && !x.samples(s.Service) && now.Sub(s.Newest) < recent &&
-			lease.held() > recent {
+	r.foreignHealth(e.lease, e.writes, e.health, func(format string, args ...any) { found(advice, format, args...) })
+	for _, s := range e.series {
+		if s.MetricName == config.HealthSample && s.Service != "" && !r.samples(s.Service) && now.Sub(s.Newest) < e.recent && e.lease.held() > e.recent {
 			found("set "+variableOf(s.Service)+" here as for the worker; else something else writes: "+advice,
 				"samples of %s still come, which is not monitored by these settings", s.Service)
 		}
 	}
-	if f.result == OK {
-		f.note("none in the last %s: every sample is the lease holder's", age(x.window()))
-		if lease.held() == 0 {
-			f.found[len(f.found)-1] = fmt.Sprintf("none in the last %s", age(x.window()))
-		}
+	switch {
+	case f.result != OK:
+	case e.lease.held() == 0:
+		f.note("none in the last %s", age(r.window()))
+	default:
+		f.note("none in the last %s: every sample is the lease holder's", age(r.window()))
 	}
 	return nil
 }
@@ -136,24 +151,26 @@ func interleaved(series []db.DoctorSeriesRow) (n int, latest db.DoctorSeriesRow)
 }
 
 // samples reports whether a worker with these settings samples a service.
-func (x *examination) samples(service string) bool {
-	return service == "postgres" || slices.ContainsFunc(x.services, func(s collectors.Service) bool { return s.Name == service && s.Sampled })
+func (r *run) samples(service string) bool {
+	return slices.ContainsFunc(r.targets, func(t probe.Target) bool {
+		return t.Name == service && (t.Kind == config.ProbeCounters || t.Kind == config.ProbeDatabase)
+	})
 }
 
 // foreignHealth looks for health rows that no ops-worker wrote: ours writes all
 // of a cycle in one statement, with one time, and only while it has the lease.
-func (x *examination) foreignHealth(lease leaseState, writes db.DoctorNewestWritesRow, health []db.DoctorHealthRowsRow, found func(string, ...any)) {
+func (r *run) foreignHealth(lease leaseState, writes db.DoctorNewestWritesRow, health []db.DoctorHealthRowsRow, found func(string, ...any)) {
 	now := writes.Now
 	if lease.held() == 0 {
 		// A second for the transaction that ended just before the lease did.
-		if at := writes.NewestCheck; now.Sub(at) < patience*x.cfg.HealthInterval && at.After(lease.ExpiresAt.Add(time.Second)) {
+		if at := writes.NewestCheck; now.Sub(at) < patience*r.cfg.HealthInterval && at.After(lease.ExpiresAt.Add(time.Second)) {
 			found("service_health was refreshed %s ago, while nobody holds the lease", age(now.Sub(at)))
 		}
 		return
 	}
 	var first, last time.Time
 	for _, row := range health {
-		if !x.monitors(row.Service) {
+		if !r.monitors(row.Service) {
 			continue
 		}
 		if first.IsZero() || row.CheckedAt.Before(first) {
@@ -163,7 +180,7 @@ func (x *examination) foreignHealth(lease leaseState, writes db.DoctorNewestWrit
 			last = row.CheckedAt
 		}
 	}
-	if spread := last.Sub(first); spread > 0 && now.Sub(first) < 2*x.cfg.HealthInterval && first.After(lease.AcquiredAt) {
+	if spread := last.Sub(first); spread > 0 && now.Sub(first) < 2*r.cfg.HealthInterval && first.After(lease.AcquiredAt) {
 		found("the rows of service_health are of %s apart, while the worker writes all of a cycle with one time", age(spread))
 	}
 }
@@ -171,10 +188,10 @@ func (x *examination) foreignHealth(lease leaseState, writes db.DoctorNewestWrit
 // maxSessions is how many kinds of sessions are listed.
 const maxSessions = 12
 
-func checkConnected(ctx context.Context, x *examination, f *findings) error {
+func checkConnected(ctx context.Context, r *run, f *findings) error {
 	var rows []db.DoctorSessionsRow
-	if err := x.read(ctx, func(q *db.Queries) (err error) {
-		rows, err = q.DoctorSessions(ctx, x.applicationName())
+	if err := r.read(ctx, func(q *db.Queries) (err error) {
+		rows, err = q.DoctorSessions(ctx, r.applicationName())
 		return err
 	}); err != nil {
 		return err

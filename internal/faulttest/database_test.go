@@ -1,7 +1,6 @@
 package faulttest
 
 import (
-	"context"
 	"fmt"
 	"net/url"
 	"os"
@@ -11,8 +10,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"ops_worker/internal/pgtest"
 )
@@ -49,27 +46,9 @@ func TestTheDatabaseRefusesWrites(t *testing.T) {
 	r := newRig(t)
 	r.pair()
 	r.mark()
-	r.exec("ALTER SYSTEM SET default_transaction_read_only = on")
-	r.exec("SELECT pg_reload_conf()")
+	r.refuseWrites("25006")
 	r.lasting(away)
-	if _, err := r.direct.Exec(t.Context(), "BEGIN READ WRITE; COMMIT"); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := pgx.Connect(t.Context(), r.server.URL("iotcloud"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
-	if _, err := conn.Exec(t.Context(), "SET default_transaction_read_only = off"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Exec(t.Context(), "ALTER SYSTEM RESET default_transaction_read_only"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Exec(t.Context(), "SELECT pg_reload_conf()"); err != nil {
-		t.Fatal(err)
-	}
-	r.direct.Reset()
+	r.acceptWrites()
 	r.holds(fmt.Sprintf("the database is read-only, %s", away), noGap)
 }
 

@@ -1,9 +1,12 @@
 package faulttest
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -24,8 +27,11 @@ func TestRandomFaults(t *testing.T) {
 	t.Logf("run it again with: go test -race -run RandomFaults ./internal/faulttest -seed %d -faults %d", *seed, *faults)
 	random := rand.New(rand.NewPCG(*seed, 0))
 	r := newRig(t)
-	first, second := r.pair()
-	workers := []*worker{first, second}
+	r.shimClock()
+	spools := []string{filepath.Join(t.TempDir(), "spool"), filepath.Join(t.TempDir(), "spool")}
+	start := func(i int) *worker { return r.start("SPOOL_DIR=" + spools[i]) }
+	workers := []*worker{start(0), start(1)}
+	r.settle()
 	r.mark()
 
 	brief := func() { r.lasting(time.Duration(random.IntN(int(leaseTTL / 2)))) }
@@ -36,13 +42,13 @@ func TestRandomFaults(t *testing.T) {
 		{"kill -9", func(i int) {
 			workers[i].end(syscall.SIGKILL)
 			brief()
-			workers[i] = r.start()
+			workers[i] = start(i)
 		}},
 		{"SIGTERM", func(i int) {
 			if status := workers[i].end(syscall.SIGTERM); status != 0 {
 				t.Errorf("status %d", status)
 			}
-			workers[i] = r.start()
+			workers[i] = start(i)
 		}},
 		{"SIGSTOP", func(i int) {
 			workers[i].signal(syscall.SIGSTOP)
@@ -70,6 +76,44 @@ func TestRandomFaults(t *testing.T) {
 			r.proxy.set(func(p *proxy) { p.latency = time.Duration(random.IntN(60)) * time.Millisecond })
 			brief()
 			r.proxy.heal()
+		}},
+		{"slow table", func(int) {
+			r.slowTable(time.Duration(random.IntN(20)) * time.Millisecond)
+			brief()
+			r.slowTable(0)
+		}},
+		{"hung service beside a slow table", func(int) {
+			r.hang.Store(true)
+			r.slowTable(time.Duration(random.IntN(10)) * time.Millisecond)
+			brief()
+			r.slowTable(0)
+			r.hang.Store(false)
+		}},
+		{"refused rows", func(int) {
+			r.refuseWrites([]string{"23502", "23514", "22003", "42501"}[random.IntN(4)])
+			brief()
+			r.acceptWrites()
+		}},
+		{"no disk for the spool", func(i int) {
+			if err := errors.Join(os.RemoveAll(spools[i]), os.WriteFile(spools[i], nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			brief()
+			if err := os.Remove(spools[i]); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"a clock that jumps", func(int) {
+			r.setClock([]time.Duration{400 * 24 * time.Hour, 2 * time.Hour, -2 * time.Hour, 3 * time.Second, -3 * time.Second}[random.IntN(5)])
+			brief()
+			r.setClock(0)
+		}},
+		{"SIGTERM over dead connections", func(i int) {
+			r.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ops_worker'")
+			if status := workers[i].end(syscall.SIGTERM); status != 0 {
+				t.Errorf("status %d", status)
+			}
+			workers[i] = start(i)
 		}},
 		{"restart", func(int) {
 			signals := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT}

@@ -24,7 +24,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
-	"ops_worker/internal/pgtest"
+	"ops_worker/db"
+	"ops_worker/internal/pgserver"
 )
 
 // What the suite runs the workers with: fast, so that faults show quickly. The
@@ -78,11 +79,12 @@ func run(m *testing.M) int {
 // rig is a database, a proxy before it, services, and workers to break.
 type rig struct {
 	t        *testing.T
-	server   *pgtest.Server
+	server   *pgserver.Server
 	direct   *pgxpool.Pool // past every fault
 	proxy    *proxy
 	database *url.URL     // through the proxy
 	evaluate atomic.Int32 // the status that the evaluator answers with
+	hang     atomic.Bool  // ingest accepts and does not answer
 	services []string
 	workers  []*worker
 	began    time.Time
@@ -106,8 +108,8 @@ func newRig(t *testing.T) *rig {
 	if testing.Short() {
 		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
 	}
-	server, err := pgtest.StartBinaries(t.Context())
-	if errors.Is(err, pgtest.ErrNoBinaries) {
+	server, err := pgserver.StartBinaries(t.Context())
+	if errors.Is(err, pgserver.ErrNoBinaries) {
 		t.Skipf("faults need a PostgreSQL that can be stopped and started: %v (Debian: apt-get install postgresql)", err)
 	}
 	if err != nil {
@@ -118,7 +120,7 @@ func newRig(t *testing.T) *rig {
 			t.Error(err)
 		}
 	})
-	if err := server.Create(t.Context(), "iotcloud", true); err != nil {
+	if err := server.Create(t.Context(), "iotcloud"); err != nil {
 		t.Fatal(err)
 	}
 	r := &rig{t: t, server: server}
@@ -127,6 +129,9 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.direct.Close)
+	if _, err := db.MigrateUp(t.Context(), r.direct); err != nil {
+		t.Fatal(err)
+	}
 	// What was acknowledged must outlive an immediate shutdown.
 	r.exec("ALTER SYSTEM SET synchronous_commit = on")
 	r.exec("SELECT pg_reload_conf()")
@@ -138,7 +143,11 @@ func newRig(t *testing.T) *rig {
 	r.database.Host = r.proxy.address()
 
 	var written atomic.Int64
-	ingest := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	ingest := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		if r.hang.Load() {
+			<-request.Context().Done()
+			return
+		}
 		fmt.Fprintf(w, `{"counters":{"messages_written":%d}}`, written.Add(1))
 	}))
 	t.Cleanup(ingest.Close)
@@ -340,13 +349,16 @@ func (r *rig) holds(fault string, promised time.Duration) {
 	if n := r.count("SELECT count(*) - count(DISTINCT (time, metric_name, service)) FROM system_metrics"); n != 0 {
 		r.t.Errorf("%s: %d points stand twice", fault, n)
 	}
-	// A cycle is whole: each has as many samples of services as every other.
+	// A cycle is whole: where both services answered, each has as many samples of
+	// them as every other.
 	if n := r.count(`SELECT count(*) FROM (SELECT count(*) AS n FROM system_metrics WHERE service IN ('ingest', 'evaluator') AND time IN
-		(SELECT time FROM system_metrics WHERE metric_name = 'healthy' AND service = 'evaluator' AND value = 1) GROUP BY time HAVING count(*) <> 8) x`); n != 0 {
+		(SELECT time FROM system_metrics WHERE metric_name = 'healthy' AND service IN ('ingest', 'evaluator') AND value = 1 GROUP BY time HAVING count(*) = 2) GROUP BY time HAVING count(*) <> (SELECT max(n) FROM (
+			SELECT count(*) AS n FROM system_metrics WHERE service IN ('ingest', 'evaluator') GROUP BY time) whole)) x`); n != 0 {
 		r.t.Errorf("%s: %d cycles are not whole", fault, n)
 	}
 	gap := time.Duration(r.count(`SELECT coalesce(max(extract(epoch FROM gap) * 1e6), 0)::bigint FROM (
-		SELECT time - lag(time) OVER (ORDER BY time) AS gap, time FROM system_metrics WHERE metric_name = 'healthy' AND service = 'ingest') g
+		SELECT time - lag(time) OVER (ORDER BY time) AS gap, time FROM system_metrics WHERE metric_name = 'healthy' AND service = 'ingest'
+			AND time < now() + interval '30 minutes') g -- what a clock far ahead has stamped is no gap
 		WHERE time > $1`, r.began)) * time.Microsecond
 	line, err := json.Marshal(measured{fault, gap.Milliseconds(), promised.Milliseconds()})
 	if err != nil {
@@ -405,4 +417,53 @@ func (r *rig) hanging(released <-chan struct{}) string {
 	}))
 	r.t.Cleanup(server.Close)
 	return server.URL
+}
+
+// written are the tables that the worker writes to.
+var written = []string{"ops_worker_lease", "system_metrics", "service_health"}
+
+// refuseWrites lets the database refuse every write of the worker with a code.
+func (r *rig) refuseWrites(code string) {
+	r.t.Helper()
+	r.exec(fmt.Sprintf(`CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN RAISE EXCEPTION 'refused by a test' USING ERRCODE = '%s'; END $$`, code))
+	for _, table := range written {
+		r.exec("CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON " + table + " FOR EACH ROW EXECUTE FUNCTION refuse()")
+	}
+}
+
+// acceptWrites ends refuseWrites.
+func (r *rig) acceptWrites() {
+	r.t.Helper()
+	for _, table := range written {
+		r.exec("DROP TRIGGER refuse ON " + table)
+	}
+}
+
+// slowTable lets every sample take its time to be inserted; 0 is none.
+func (r *rig) slowTable(each time.Duration) {
+	r.t.Helper()
+	r.exec("DROP TRIGGER IF EXISTS slow ON system_metrics")
+	if each > 0 {
+		r.exec(fmt.Sprintf(`CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+			BEGIN PERFORM pg_sleep(%f); RETURN NEW; END $$`, each.Seconds()))
+		r.exec("CREATE TRIGGER slow BEFORE INSERT ON system_metrics FOR EACH ROW EXECUTE FUNCTION slow()")
+	}
+}
+
+// shimClock puts a clock that can be set before the server's own, for all
+// sessions from now on.
+func (r *rig) shimClock() {
+	r.t.Helper()
+	r.exec("CREATE SCHEMA shim; CREATE TABLE shim.ahead (seconds float8); INSERT INTO shim.ahead VALUES (0)")
+	r.exec(`CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+		'SELECT pg_catalog.clock_timestamp() + make_interval(secs => seconds) FROM shim.ahead'`)
+	r.exec("ALTER DATABASE iotcloud SET search_path = public, pg_catalog")
+	r.direct.Reset()
+}
+
+// setClock sets the shim's clock ahead of the server's own.
+func (r *rig) setClock(ahead time.Duration) {
+	r.t.Helper()
+	r.exec("UPDATE shim.ahead SET seconds = $1", ahead.Seconds())
 }

@@ -102,7 +102,13 @@ func (h *Heart) write() error {
 		return err
 	}
 	temporary := h.path + ".new"
-	if err := os.WriteFile(temporary, content, 0o644); err != nil {
+	err = os.WriteFile(temporary, content, 0o644)
+	if errors.Is(err, fs.ErrNotExist) { // the directory was removed
+		if err = os.MkdirAll(filepath.Dir(h.path), 0o755); err == nil {
+			err = os.WriteFile(temporary, content, 0o644)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	h.written = h.now()

@@ -116,3 +116,20 @@ func TestTheFileGoesWithTheProcess(t *testing.T) {
 		t.Error("check should fail after Close")
 	}
 }
+
+func TestADirectoryThatIsRemovedIsMadeAgain(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	heart, err := New(dir, "ops_worker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := heart.Beat("metrics", time.Minute); err != nil {
+		t.Error(err)
+	}
+	if err := Check(dir, "ops_worker"); err != nil {
+		t.Error(err)
+	}
+}

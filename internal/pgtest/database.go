@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/db"
+	"ops_worker/internal/pgserver"
 )
 
 // template is the migrated database that every other is cloned from. It is made on first use, once for a server.
@@ -27,9 +28,9 @@ type template struct {
 const migrationLock = 0x6f70735f // "ops_"
 
 // prepare makes the template at its first call, and returns its name.
-func (t *template) prepare(ctx context.Context, s *Server) (string, error) {
+func (t *template) prepare(ctx context.Context, s *pgserver.Server) (string, error) {
 	t.once.Do(func() {
-		name := "pgtest_template_" + token()
+		name := "pgtest_template_" + pgserver.Token()
 		// The template outlives the test that happens to be the first.
 		if t.err = t.build(context.WithoutCancel(ctx), s, name); t.err == nil {
 			t.name = name
@@ -41,32 +42,32 @@ func (t *template) prepare(ctx context.Context, s *Server) (string, error) {
 	return t.name, nil
 }
 
-func (t *template) build(ctx context.Context, s *Server, name string) error {
-	return execute(ctx, s.URL(s.maintenance()), func(ctx context.Context, conn *pgx.Conn) error {
+func (t *template) build(ctx context.Context, s *pgserver.Server, name string) error {
+	return pgserver.Execute(ctx, s.URL(s.Maintenance()), func(ctx context.Context, conn *pgx.Conn) error {
 		// The lock goes with the connection.
 		if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(migrationLock)); err != nil {
 			return fmt.Errorf("lock: %w", err)
 		}
-		if err := s.Create(ctx, name, false); err != nil {
+		if err := s.Create(ctx, name); err != nil {
 			return err
 		}
 		pool, err := openPool(ctx, s.URL(name))
 		if err != nil {
 			return err
 		}
-		err = db.Migrate(ctx, pool)
+		_, err = db.MigrateUp(ctx, pool)
 		pool.Close()
 		if err != nil {
 			return errors.Join(fmt.Errorf("migrate: %w", err), s.Drop(ctx, name))
 		}
 		// Nobody can be connected to a database while it is cloned; this makes sure that nobody is.
-		_, err = conn.Exec(ctx, fmt.Sprintf("ALTER DATABASE %s ALLOW_CONNECTIONS false", quote(name)))
+		_, err = conn.Exec(ctx, fmt.Sprintf("ALTER DATABASE %s ALLOW_CONNECTIONS false", pgserver.Quote(name)))
 		return err
 	})
 }
 
 // drop removes the template from a server that goes on.
-func (t *template) drop(s *Server) error {
+func (t *template) drop(s *pgserver.Server) error {
 	t.once.Do(func() { t.err = errors.New("the server is closed") })
 	if t.name == "" {
 		return nil
@@ -79,7 +80,7 @@ type Database struct {
 	Name string
 	URL  string
 
-	server *Server
+	server *server
 }
 
 // New makes a migrated database that is dropped when the test ends. The test is an integration test by that, and is
@@ -104,8 +105,8 @@ func create(tb testing.TB, migrated bool) *Database {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	name := "test_" + token()
-	if err := server.Create(tb.Context(), name, migrated); err != nil {
+	name := "test_" + pgserver.Token()
+	if err := server.create(tb.Context(), name, migrated); err != nil {
 		tb.Fatal(err)
 	}
 	// The test's own context has ended when clean-up runs.
@@ -117,8 +118,7 @@ func create(tb testing.TB, migrated bool) *Database {
 	return &Database{Name: name, URL: server.URL(name), server: server}
 }
 
-// Pool opens a pool that is closed when the test ends. It sends no named prepared statements, as the worker's own pool
-// does not, so that what a test sees holds behind a transaction pooler too.
+// Pool opens a pool that is closed when the test ends.
 func (d *Database) Pool(tb testing.TB) *pgxpool.Pool {
 	tb.Helper()
 	return d.pool(tb, d.URL)
@@ -144,30 +144,25 @@ func (d *Database) pool(tb testing.TB, address string) *pgxpool.Pool {
 		}()
 		select {
 		case <-closed:
-		case <-time.After(stepTimeout):
+		case <-time.After(pgserver.StepTimeout):
 			tb.Error("close pool: a connection was never given back")
 		}
 	})
 	return pool
 }
 
+// openPool opens a pool as the worker does: what a test sees holds behind a transaction pooler too.
 func openPool(ctx context.Context, address string) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig(address)
-	if err != nil {
-		return nil, fmt.Errorf("parse database URL: %w", err)
-	}
-	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("open pool: %w", err)
-	}
-	return pool, nil
+	return db.Open(ctx, db.Options{URL: address, MaxConns: maxConns, ConnectTimeout: pgserver.StepTimeout})
 }
+
+// maxConns is of one pool of a test.
+const maxConns = 8
 
 // Exec runs SQL as the superuser; without arguments it may be several statements.
 func (d *Database) Exec(tb testing.TB, sql string, args ...any) {
 	tb.Helper()
-	err := execute(tb.Context(), d.URL, func(ctx context.Context, conn *pgx.Conn) error {
+	err := pgserver.Execute(tb.Context(), d.URL, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, sql, args...)
 		return err
 	})
@@ -180,16 +175,16 @@ func (d *Database) Exec(tb testing.TB, sql string, args ...any) {
 // this database. When the test ends, the role's sessions, its possessions in this database and the role are removed.
 func (d *Database) Role(tb testing.TB, options string) (name, address string) {
 	tb.Helper()
-	name, password := "role_"+token(), token()
-	d.Exec(tb, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s' %s", quote(name), password, options))
+	name, password := "role_"+pgserver.Token(), pgserver.Token()
+	d.Exec(tb, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s' %s", pgserver.Quote(name), password, options))
 	tb.Cleanup(func() {
-		err := execute(context.Background(), d.URL, func(ctx context.Context, conn *pgx.Conn) error {
+		err := pgserver.Execute(context.Background(), d.URL, func(ctx context.Context, conn *pgx.Conn) error {
 			const sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1"
 			if _, err := conn.Exec(ctx, sessions, name); err != nil {
 				return err
 			}
 			for _, statement := range []string{"DROP OWNED BY %s CASCADE", "DROP ROLE %s"} {
-				if _, err := conn.Exec(ctx, fmt.Sprintf(statement, quote(name))); err != nil {
+				if _, err := conn.Exec(ctx, fmt.Sprintf(statement, pgserver.Quote(name))); err != nil {
 					return err
 				}
 			}
@@ -204,8 +199,10 @@ func (d *Database) Role(tb testing.TB, options string) (name, address string) {
 
 // URLAs is the URL of this database for another user.
 func (d *Database) URLAs(name, password string) string {
-	address := *d.server.base
-	address.Path = "/" + d.Name
+	address, err := url.Parse(d.URL)
+	if err != nil {
+		panic(err) // this package has made it
+	}
 	address.User = url.UserPassword(name, password)
 	return address.String()
 }

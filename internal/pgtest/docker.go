@@ -15,11 +15,11 @@ import (
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/log"
 	"github.com/testcontainers/testcontainers-go/modules/postgres"
+
+	"ops_worker/internal/pgserver"
 )
 
 const (
-	image = "postgres:15-bookworm"
-
 	// engineTimeout bounds the question whether an engine answers, registryTimeout the one whether a registry has the
 	// image: both are asked on machines that have neither, and must cost little there.
 	engineTimeout   = 5 * time.Second
@@ -31,22 +31,22 @@ const (
 )
 
 // startDocker runs the server in a container.
-func startDocker(ctx context.Context) (*Server, error) {
+func startDocker(ctx context.Context) (*pgserver.Server, error) {
 	cli, ryuk := prepareTestcontainers()
 	host, err := prepareImage(ctx)
 	if err != nil {
 		return nil, err
 	}
 
-	password := token()
+	password := pgserver.Token()
 	creating, cancel := context.WithTimeout(ctx, containerTimeout)
 	defer cancel()
-	container, err := postgres.Run(creating, image,
-		postgres.WithUsername(superuser),
+	container, err := postgres.Run(creating, pgserver.Image(),
+		postgres.WithUsername(pgserver.Superuser),
 		postgres.WithPassword(password),
-		testcontainers.WithCmd(append([]string{"postgres"}, settings()...)...),
-		// Making a database means making some 300 files, which takes a tenth of the time in memory.
-		testcontainers.WithTmpfs(map[string]string{"/var/lib/postgresql/data": "rw"}),
+		testcontainers.WithCmd(append([]string{"postgres"}, pgserver.Settings()...)...),
+		testcontainers.WithTmpfs(map[string]string{pgserver.DataDirectory: "rw"}),
+		testcontainers.WithEnv(map[string]string{"PGDATA": pgserver.DataDirectory}),
 	)
 	terminate := func() error {
 		// A stop time-out of zero kills: a polite stop waits for the clients to leave.
@@ -59,9 +59,9 @@ func startDocker(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(err, terminate())
 	}
-	var watch *guard
+	var watch *pgserver.Guard
 	if !ryuk {
-		watch, err = newGuard([]string{"DOCKER_HOST=" + host},
+		watch, err = pgserver.NewGuard([]string{"DOCKER_HOST=" + host},
 			`exec "$1" rm --force --volumes "$2" >/dev/null 2>&1`, cli, container.GetContainerID())
 		if err != nil {
 			return nil, errors.Join(err, terminate())
@@ -70,7 +70,7 @@ func startDocker(ctx context.Context) (*Server, error) {
 	stop := func() error {
 		err := terminate()
 		if watch != nil {
-			err = errors.Join(err, watch.dismiss())
+			err = errors.Join(err, watch.Dismiss())
 		}
 		return err
 	}
@@ -85,11 +85,11 @@ func startDocker(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read the container's address: %w", err), stop())
 	}
-	base, err := awaitReady(ctx, addresses(password, endpoint, net.JoinHostPort("127.0.0.1", port)), nil)
+	base, err := pgserver.AwaitReady(ctx, addresses(password, endpoint, net.JoinHostPort("127.0.0.1", port)), nil)
 	if err != nil {
 		return nil, errors.Join(err, stop())
 	}
-	return &Server{backend: backendDocker, base: base, stop: stop}, nil
+	return pgserver.New(pgserver.Docker, base, stop), nil
 }
 
 // prepareTestcontainers silences the library, whose log lines would stand in every test's output, and chooses who
@@ -113,6 +113,7 @@ func prepareTestcontainers() (cli string, ryuk bool) {
 
 // prepareImage sees to it that an engine answers and has the image. It returns the engine's address.
 func prepareImage(ctx context.Context) (string, error) {
+	image := pgserver.Image()
 	asking, cancel := context.WithTimeout(ctx, engineTimeout)
 	defer cancel()
 	engine, err := testcontainers.NewDockerClientWithOpts(asking)
@@ -151,7 +152,7 @@ func addresses(password string, hosts ...string) []*url.URL {
 	var urls []*url.URL
 	for i, host := range hosts {
 		if !slices.Contains(hosts[:i], host) {
-			urls = append(urls, superuserURL(host, password))
+			urls = append(urls, pgserver.SuperuserURL(host, password))
 		}
 	}
 	return urls

@@ -19,17 +19,17 @@ var shared lazyServer
 // lazyServer starts a server at most once. After close it starts none.
 type lazyServer struct {
 	mu     sync.Mutex
-	server *Server
+	server *server
 	err    error
 }
 
 var errClosed = errors.New("pgtest: the server is closed")
 
-func (l *lazyServer) get() (*Server, error) {
+func (l *lazyServer) get() (*server, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.server == nil && l.err == nil {
-		l.server, l.err = Start(context.Background())
+		l.server, l.err = start(context.Background())
 	}
 	return l.server, l.err
 }
@@ -37,12 +37,12 @@ func (l *lazyServer) get() (*Server, error) {
 func (l *lazyServer) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	server := l.server
+	running := l.server
 	l.server, l.err = nil, errClosed
-	if server == nil {
+	if running == nil {
 		return nil
 	}
-	return server.Close()
+	return running.close()
 }
 
 // Main is a TestMain: it runs the tests, closes the server that they started, and exits. When the tests passed, it also

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"ops_worker/internal/pgserver"
 )
 
 // PgBouncer is a pooler of a test's own, on a loopback port.
@@ -41,7 +43,7 @@ func NewPgBouncer(tb testing.TB, database, mode, settings string) *PgBouncer {
 	}
 	password, _ := target.User.Password()
 	p := &PgBouncer{program: program}
-	if p.address, err = freeAddress(tb.Context()); err != nil {
+	if p.address, err = pgserver.FreeAddress(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
 	host, port, err := net.SplitHostPort(p.address)
@@ -49,7 +51,7 @@ func NewPgBouncer(tb testing.TB, database, mode, settings string) *PgBouncer {
 		tb.Fatal(err)
 	}
 	// PgBouncer refuses to run as root, and another user cannot read the test's own directory.
-	if p.credential, err = unprivileged(); err != nil {
+	if p.credential, err = pgserver.Unprivileged(); err != nil {
 		tb.Fatal(err)
 	}
 	dir := tb.TempDir()
@@ -87,7 +89,7 @@ func (p *PgBouncer) Start(tb testing.TB) {
 	if err := p.command.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(tb.Context(), readyTimeout)
+	ctx, cancel := context.WithTimeout(tb.Context(), pgserver.ReadyTimeout)
 	defer cancel()
 	pause := time.NewTicker(10 * time.Millisecond)
 	defer pause.Stop()

@@ -1,13 +1,5 @@
-// Package pgtest gives tests, and `make run`, a PostgreSQL of their own that is thrown away afterwards.
-//
-// The server comes from the first of these that works:
-//
-//  1. PGTEST_DATABASE_URL, the URL of a superuser on a server that somebody runs already;
-//  2. a container, where a Docker engine answers;
-//  3. the machine's own PostgreSQL programs, in a temporary directory.
-//
-// PGTEST_BACKEND=docker or PGTEST_BACKEND=binaries leaves only that choice. Whatever way the process ends, a server
-// that this package started ends with it: see guard.
+// Package pgtest gives tests a PostgreSQL of their own, through testcontainers where a Docker engine answers; where else
+// it comes from, package pgserver says.
 //
 // A test package has one server and every test a database of its own, cloned in some 50 ms from a template that was
 // migrated once:
@@ -26,259 +18,43 @@ package pgtest
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
-	"net/url"
-	"os"
-	"slices"
-	"strings"
-	"sync"
-	"time"
 
-	"github.com/jackc/pgx/v5"
+	"ops_worker/internal/pgserver"
 )
 
-const (
-	// envURL names a server that exists; envBackend forces one way of starting another.
-	envURL     = "PGTEST_DATABASE_URL"
-	envBackend = "PGTEST_BACKEND"
-
-	backendExternal = "external"
-	backendDocker   = "docker"
-	backendBinaries = "binaries"
-
-	superuser = "postgres"
-
-	// readyTimeout is how long a server may take from its start to its first answer; a loaded machine needs seconds.
-	readyTimeout = 60 * time.Second
-	// stepTimeout bounds one administrative statement, such as creating or dropping a database.
-	stepTimeout = 30 * time.Second
-)
-
-// settings trade all durability for speed: nothing here outlives the process.
-// 300 connections leave room for many pools in parallel tests.
-func settings() []string {
-	return []string{
-		"-c", "fsync=off",
-		"-c", "synchronous_commit=off",
-		"-c", "full_page_writes=off",
-		"-c", "max_connections=300",
-	}
-}
-
-// Server is a running PostgreSQL. Its methods may be called from several goroutines.
-type Server struct {
-	backend string
-	base    *url.URL // a superuser's URL; only the database in it changes
-	stop    func() error
-	cluster *cluster // of StartBinaries
-
+// server is a test package's own, with the template of its databases.
+type server struct {
+	*pgserver.Server
 	template template
-
-	closeOnce sync.Once
-	closeErr  error
 }
 
-// Start finds or starts a server, in the order that the package comment gives. When nothing works, the error says what
-// was tried and what to install. The context bounds the start alone; the server runs until Close.
-func Start(ctx context.Context) (*Server, error) {
-	if raw := os.Getenv(envURL); raw != "" {
-		server, err := startExternal(ctx, raw)
-		if err != nil {
-			return nil, fmt.Errorf("use %s: %w", envURL, err)
-		}
-		return server, nil
-	}
-
-	backends := []struct {
-		name  string
-		start func(context.Context) (*Server, error)
-	}{
-		{backendDocker, startDocker},
-		{backendBinaries, startBinaries},
-	}
-	forced := os.Getenv(envBackend)
-	if forced != "" && forced != backendDocker && forced != backendBinaries {
-		return nil, fmt.Errorf("%s=%q: want %s or %s", envBackend, forced, backendDocker, backendBinaries)
-	}
-
-	var failures []error
-	for _, backend := range backends {
-		if forced != "" && forced != backend.name {
-			continue
-		}
-		server, err := backend.start(ctx)
-		if err == nil {
-			if len(failures) > 0 {
-				fmt.Fprintf(os.Stderr, "pgtest: using %s, since %s\n", server.backend, oneLine(errors.Join(failures...)))
-			}
-			return server, nil
-		}
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("start PostgreSQL: %w", context.Cause(ctx))
-		}
-		failures = append(failures, fmt.Errorf("%s: %w", backend.name, err))
-	}
-	return nil, nothingWorked(failures)
-}
-
-// nothingWorked says what was tried, and what to do about it.
-func nothingWorked(failures []error) error {
-	return fmt.Errorf("start PostgreSQL: nothing to run it with; install Docker, or PostgreSQL's programs "+
-		"(Debian: apt-get install postgresql), or set %s:\n%w", envURL, errors.Join(failures...))
-}
-
-// Backend tells where the server came from: "external", "docker" or "binaries".
-func (s *Server) Backend() string { return s.backend }
-
-// URL is the superuser's URL of a database on this server.
-func (s *Server) URL(database string) string {
-	address := *s.base
-	address.Path = "/" + database
-	return address.String()
-}
-
-// Close ends the server and removes everything that it left on disk. On an external server it removes the template
-// database and nothing else. It may be called several times.
-func (s *Server) Close() error {
-	s.closeOnce.Do(func() { s.closeErr = s.stop() })
-	return s.closeErr
-}
-
-// Create makes a database of this name; migrated says whether it is a copy of the migrated template or empty.
-func (s *Server) Create(ctx context.Context, name string, migrated bool) error {
-	source := "template0"
-	if migrated {
-		var err error
-		if source, err = s.template.prepare(ctx, s); err != nil {
-			return err
-		}
-	}
-	statement := fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", quote(name), quote(source))
-	if err := s.admin(ctx, statement); err != nil {
-		return fmt.Errorf("create database: %w", err)
-	}
-	return nil
-}
-
-// Drop removes a database, and the connections to it.
-func (s *Server) Drop(ctx context.Context, name string) error {
-	if err := s.admin(ctx, fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", quote(name))); err != nil {
-		return fmt.Errorf("drop database: %w", err)
-	}
-	return nil
-}
-
-// maintenance is the database that administrative statements run in.
-func (s *Server) maintenance() string {
-	if name := strings.TrimPrefix(s.base.Path, "/"); name != "" {
-		return name
-	}
-	return "postgres"
-}
-
-// admin runs statements one after the other, each in a transaction of its own, as CREATE DATABASE demands.
-func (s *Server) admin(ctx context.Context, statements ...string) error {
-	return execute(ctx, s.URL(s.maintenance()), func(ctx context.Context, conn *pgx.Conn) error {
-		for _, statement := range statements {
-			if _, err := conn.Exec(ctx, statement); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// execute calls work with a connection that is closed afterwards, all within stepTimeout.
-func execute(ctx context.Context, address string, work func(context.Context, *pgx.Conn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
-	defer cancel()
-	config, err := pgx.ParseConfig(address)
+// start finds or starts a server.
+func start(ctx context.Context) (*server, error) {
+	s, err := pgserver.Start(ctx, startDocker)
 	if err != nil {
-		return fmt.Errorf("parse database URL: %w", err)
-	}
-	config.DefaultQueryExecMode = pgx.QueryExecModeExec
-	conn, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	return errors.Join(work(ctx, conn), conn.Close(context.WithoutCancel(ctx)))
-}
-
-// startExternal uses a server that somebody else runs, and leaves it running.
-func startExternal(ctx context.Context, raw string) (*Server, error) {
-	base, err := url.Parse(raw)
-	if err != nil {
-		// The parse error would repeat the URL, and with it the password.
-		return nil, errors.New("not a URL")
-	}
-	if base.Scheme != "postgres" && base.Scheme != "postgresql" {
-		return nil, errors.New("want a URL that starts with postgres:// or postgresql://")
-	}
-	server := &Server{backend: backendExternal, base: base}
-	server.stop = func() error { return server.template.drop(server) }
-	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
-	defer cancel()
-	if err := server.admin(ctx, "SELECT"); err != nil {
 		return nil, err
 	}
-	return server, nil
+	return &server{Server: s}, nil
 }
 
-// superuserURL addresses a server of our own.
-func superuserURL(host, password string) *url.URL {
-	return &url.URL{
-		Scheme:   "postgres",
-		User:     url.UserPassword(superuser, password),
-		Host:     host,
-		Path:     "/postgres",
-		RawQuery: "sslmode=disable",
+// create makes a database of this name; migrated says whether it is a copy of the migrated template or empty.
+func (s *server) create(ctx context.Context, name string, migrated bool) error {
+	if !migrated {
+		return s.Create(ctx, name)
 	}
+	source, err := s.template.prepare(ctx, s.Server)
+	if err != nil {
+		return err
+	}
+	return s.Clone(ctx, name, source)
 }
 
-// awaitReady returns the first of the addresses whose server answers a query. It gives up when the context ends or
-// when exited is closed, which stands for a server that has ended by itself.
-func awaitReady(ctx context.Context, addresses []*url.URL, exited <-chan struct{}) (*url.URL, error) {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
-	pause := time.NewTicker(25 * time.Millisecond)
-	defer pause.Stop()
-
-	var last error
-	for {
-		for _, address := range addresses {
-			attempt, cancelAttempt := context.WithTimeout(ctx, 2*time.Second)
-			last = execute(attempt, address.String(), func(ctx context.Context, conn *pgx.Conn) error {
-				return conn.Ping(ctx)
-			})
-			cancelAttempt()
-			if last == nil {
-				return address, nil
-			}
-		}
-		select {
-		case <-exited:
-			return nil, fmt.Errorf("the server ended while it started: %w", last)
-		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the server: %w", errors.Join(context.Cause(ctx), last))
-		case <-pause.C:
-		}
+// close ends the server; on an external one it removes the template and nothing else.
+func (s *server) close() error {
+	var err error
+	if s.Backend() == pgserver.External {
+		err = s.template.drop(s.Server)
 	}
-}
-
-// quote makes an SQL identifier of a name.
-func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
-
-// token is a random word for names and passwords, lower case and unique among all tests on a server.
-func token() string { return strings.ToLower(rand.Text())[:16] }
-
-// oneLine folds an error of several lines, so that a reason stays one line of a log.
-func oneLine(err error) string {
-	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' })
-	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.TrimSpace(line) == "" })
-	for i := range lines {
-		lines[i] = strings.TrimSpace(lines[i])
-	}
-	return strings.Join(lines, "; ")
+	return errors.Join(err, s.Close())
 }

@@ -8,12 +8,11 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"ops_worker/internal/pgserver"
 )
 
 func TestMain(m *testing.M) { Main(m) }
@@ -22,7 +21,7 @@ func TestMain(m *testing.M) { Main(m) }
 func query[T any](t *testing.T, address, sql string, args ...any) T {
 	t.Helper()
 	var value T
-	err := execute(t.Context(), address, func(ctx context.Context, conn *pgx.Conn) error {
+	err := pgserver.Execute(t.Context(), address, func(ctx context.Context, conn *pgx.Conn) error {
 		return conn.QueryRow(ctx, sql, args...).Scan(&value)
 	})
 	if err != nil {
@@ -109,7 +108,7 @@ func TestRole(t *testing.T) {
 		database := New(t)
 		server = database.server.URL("postgres")
 		role, address = database.Role(t, "NOSUPERUSER NOBYPASSRLS")
-		database.Exec(t, "GRANT CREATE ON SCHEMA public TO "+quote(role))
+		database.Exec(t, "GRANT CREATE ON SCHEMA public TO "+pgserver.Quote(role))
 		pool := database.PoolAs(t, address)
 		if _, err := pool.Exec(t.Context(), "CREATE TABLE possession ()"); err != nil {
 			t.Fatalf("create a table as %s: %v", role, err)
@@ -135,7 +134,7 @@ func TestRole(t *testing.T) {
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	database := NewEmpty(t)
-	if database.server.Backend() == backendExternal {
+	if database.server.Backend() == pgserver.External {
 		t.Skip("an external server has settings of its own")
 	}
 	for name, want := range map[string]string{
@@ -144,180 +143,6 @@ func TestSettings(t *testing.T) {
 		if got := query[string](t, database.URL, "SELECT current_setting($1)", name); got != want {
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}
-	}
-}
-
-// TestBackends starts a server of its own in each way that this machine offers.
-func TestBackends(t *testing.T) {
-	if testing.Short() {
-		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
-	}
-	for name, start := range map[string]func(context.Context) (*Server, error){
-		backendDocker: startDocker, backendBinaries: startBinaries,
-	} {
-		t.Run(name, func(t *testing.T) {
-			server, err := start(t.Context())
-			if err != nil {
-				t.Skipf("not on this machine: %v", err)
-			}
-			if server.Backend() != name {
-				t.Errorf("backend %q, want %q", server.Backend(), name)
-			}
-			if err := server.Create(t.Context(), "mine", true); err != nil {
-				t.Error(err)
-			}
-			if got := query[string](t, server.URL("mine"), "SELECT current_database()::text"); got != "mine" {
-				t.Errorf("connected to %q", got)
-			}
-			for range 2 {
-				if err := server.Close(); err != nil {
-					t.Errorf("close: %v", err)
-				}
-			}
-			var dialer net.Dialer
-			if conn, err := dialer.DialContext(t.Context(), "tcp", server.base.Host); err == nil {
-				conn.Close()
-				t.Error("somebody still listens after Close")
-			}
-		})
-	}
-}
-
-func TestExternalServer(t *testing.T) {
-	host := NewEmpty(t)
-	t.Setenv(envURL, host.URL)
-	server, err := Start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if server.Backend() != backendExternal {
-		t.Errorf("backend %q, want %q", server.Backend(), backendExternal)
-	}
-	name := "external_" + token()
-	if err := server.Create(t.Context(), name, true); err != nil {
-		t.Fatal(err)
-	}
-	if err := server.Drop(t.Context(), name); err != nil {
-		t.Error(err)
-	}
-	if err := server.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if query[bool](t, host.URL, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", server.template.name) {
-		t.Error("Close left the template database behind")
-	}
-	if err := server.Create(t.Context(), "late", true); err == nil {
-		t.Error("a closed external server still made a migrated database")
-	}
-}
-
-func TestStartErrors(t *testing.T) {
-	for name, test := range map[string]struct {
-		url, backend string
-		want, secret string
-	}{
-		"unknown backend": {backend: "oracle", want: "want docker or binaries"},
-		"no URL":          {url: "host=localhost", want: "postgres://"},
-		"unparsable URL":  {url: "postgres://u:hunter2@[::1/x", want: "not a URL", secret: "hunter2"},
-		"nobody there":    {url: "postgres://u:hunter2@127.0.0.1:1/x", want: envURL, secret: "hunter2"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Setenv(envURL, test.url)
-			t.Setenv(envBackend, test.backend)
-			server, err := Start(t.Context())
-			if err == nil {
-				t.Fatal("started", server.Close())
-			}
-			if !strings.Contains(err.Error(), test.want) {
-				t.Errorf("error %q does not mention %q", err, test.want)
-			}
-			if test.secret != "" && strings.Contains(err.Error(), test.secret) {
-				t.Errorf("error %q gives the password away", err)
-			}
-		})
-	}
-}
-
-func TestFindBinaries(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	root := t.TempDir()
-	pattern := filepath.Join(root, "*", "bin")
-	if got, err := findBinaries(pattern); err == nil || !strings.Contains(err.Error(), pattern) {
-		t.Errorf("found %q, %v where nothing is; want an error that names %s", got, err, pattern)
-	}
-	for _, file := range []string{"9/bin/initdb", "9/bin/postgres", "15/bin/initdb", "15/bin/postgres", "16/bin/initdb"} {
-		file = filepath.Join(root, file)
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, nil, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// 16 has no server, and 9 is older although it sorts last.
-	want := filepath.Join(root, "15", "bin")
-	if got, err := findBinaries(pattern); err != nil || got != want {
-		t.Errorf("found %q, %v, want %q", got, err, want)
-	}
-}
-
-func TestNothingToStartWith(t *testing.T) {
-	err := nothingWorked([]error{errors.New("docker: no engine"), errors.New("binaries: none")})
-	for _, want := range []string{"apt-get install postgresql", envURL, "no engine", "binaries: none"} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("error %q does not mention %q", err, want)
-		}
-	}
-}
-
-func TestStartHonoursItsContext(t *testing.T) {
-	t.Setenv(envURL, "")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	reason := errors.New("changed our mind")
-	cancel(reason)
-	server, err := Start(ctx)
-	if err == nil {
-		t.Fatal("started", server.Close())
-	}
-	if !errors.Is(err, reason) {
-		t.Errorf("error %v, want %v", err, reason)
-	}
-}
-
-// TestGuard ends a process without a chance to clean up, and expects the guard to do it.
-func TestGuard(t *testing.T) {
-	if dir := os.Getenv("PGTEST_GUARD_DIR"); dir != "" {
-		if _, err := newGuard(nil, `rm -rf "$1"`, dir); err != nil {
-			t.Fatal(err)
-		}
-		os.Exit(0) // no deferred function, no clean-up
-	}
-	dir := filepath.Join(t.TempDir(), "remains")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestGuard$")
-	command.Env = append(os.Environ(), "PGTEST_GUARD_DIR="+dir)
-	if output, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("run the process: %v\n%s", err, output)
-	}
-	until(t, "the guard removes the directory", func() bool {
-		_, err := os.Stat(dir)
-		return errors.Is(err, os.ErrNotExist)
-	})
-}
-
-func TestGuardDismissed(t *testing.T) {
-	dir := t.TempDir()
-	watch, err := newGuard(nil, `rm -rf "$1"`, dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := watch.dismiss(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(dir); err != nil {
-		t.Errorf("a dismissed guard cleaned up: %v", err)
 	}
 }
 
@@ -354,7 +179,7 @@ func TestInterrupt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if os.Getenv(envURL) != "" {
+		if os.Getenv(pgserver.EnvURL) != "" {
 			return // an external server goes on
 		}
 		var dialer net.Dialer
@@ -399,30 +224,46 @@ func TestRunFailsOnALeak(t *testing.T) {
 	}
 }
 
-func TestMajorVersion(t *testing.T) {
-	for path, want := range map[string]int{
-		"/usr/lib/postgresql/15/bin":  15,
-		"/usr/lib/postgresql/9.6/bin": 0,
-		"/opt/bin":                    0,
-	} {
-		if got := majorVersion(path); got != want {
-			t.Errorf("majorVersion(%s) = %d, want %d", path, got, want)
+// TestContainer starts a server through testcontainers, where an engine answers.
+func TestContainer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
+	}
+	running, err := startDocker(t.Context())
+	if err != nil {
+		t.Skipf("not on this machine: %v", err)
+	}
+	if got := query[string](t, running.URL("postgres"), "SELECT current_database()::text"); got != "postgres" {
+		t.Errorf("connected to %q", got)
+	}
+	for range 2 {
+		if err := running.Close(); err != nil {
+			t.Errorf("close: %v", err)
 		}
 	}
 }
 
-// until waits for a condition, with a deadline, without guessing how long it takes.
-func until(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	pause := time.NewTicker(10 * time.Millisecond)
-	defer pause.Stop()
-	for !condition() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("timed out: %s", what)
-		case <-pause.C:
-		}
+func TestTheTemplateIsNotLeftOnAnExternalServer(t *testing.T) {
+	host := NewEmpty(t)
+	t.Setenv(pgserver.EnvURL, host.URL)
+	running, err := start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := "external_" + pgserver.Token()
+	if err := running.create(t.Context(), name, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := running.Drop(t.Context(), name); err != nil {
+		t.Error(err)
+	}
+	if err := running.close(); err != nil {
+		t.Fatal(err)
+	}
+	if query[bool](t, host.URL, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", running.template.name) {
+		t.Error("the template database is left behind")
+	}
+	if err := running.create(t.Context(), "late", true); err == nil {
+		t.Error("a closed external server still made a migrated database")
 	}
 }

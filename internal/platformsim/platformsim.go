@@ -14,30 +14,23 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"ops_worker/internal/config"
 )
 
 // shutdownTimeout is how long a request in flight may take when a service stops.
 const shutdownTimeout = 3 * time.Second
 
-// counters computes a service's counters from the seconds that it has run.
-type counters func(seconds float64) map[string]int64
-
-// kinds are the services that can be played: their counters, and the field that tells when they last did something.
-var kinds = map[string]struct {
-	counters counters
-	activity string
-}{
-	"ingest":     {ingestCounters, "last_write_at"},
-	"evaluator":  {evaluatorCounters, "last_evaluation_at"},
-	"dispatcher": {dispatcherCounters, "last_dispatch_at"},
-	"delivery":   {deliveryCounters, "last_delivery_at"},
+// played are the services that can be played: those of the platform that report counters.
+func played() []config.Service {
+	return slices.DeleteFunc(config.PlatformServices(), func(s config.Service) bool { return s.Kind != config.ProbeCounters })
 }
 
 // Names are the services that New knows, sorted.
 func Names() []string {
-	names := make([]string, 0, len(kinds))
-	for name := range kinds {
-		names = append(names, name)
+	var names []string
+	for _, s := range played() {
+		names = append(names, s.Name)
 	}
 	slices.Sort(names)
 	return names
@@ -46,7 +39,7 @@ func Names() []string {
 // Service is one simulated service, an http.Handler. Its counters are a function of the time since New, so that two
 // requests at the same moment see the same numbers and no total ever falls.
 type Service struct {
-	name    string
+	config.Service
 	started time.Time
 	outage  atomic.Bool
 	mux     *http.ServeMux
@@ -54,16 +47,15 @@ type Service struct {
 
 // New makes a healthy service of one of Names.
 func New(name string) (*Service, error) {
-	if _, ok := kinds[name]; !ok {
+	services := played()
+	i := slices.IndexFunc(services, func(s config.Service) bool { return s.Name == name })
+	if i < 0 {
 		return nil, fmt.Errorf("unknown service %q: want one of %s", name, strings.Join(Names(), ", "))
 	}
-	s := &Service{name: name, started: time.Now(), mux: http.NewServeMux()}
+	s := &Service{Service: services[i], started: time.Now(), mux: http.NewServeMux()}
 	s.mux.HandleFunc("GET /health", s.health)
 	return s, nil
 }
-
-// Name is the name that New was given.
-func (s *Service) Name() string { return s.name }
 
 // SetOutage begins or ends an outage, in which the service answers 503.
 func (s *Service) SetOutage(out bool) { s.outage.Store(out) }
@@ -73,11 +65,10 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serv
 
 func (s *Service) health(w http.ResponseWriter, _ *http.Request) {
 	now := time.Now()
-	kind := kinds[s.name]
 	status, answer := http.StatusOK, map[string]any{
-		"status":      "healthy",
-		"counters":    kind.counters(now.Sub(s.started).Seconds()),
-		kind.activity: now.UTC().Format(time.RFC3339Nano),
+		"status":           "healthy",
+		"counters":         numbers(s.Counters, now.Sub(s.started).Seconds()),
+		"last_activity_at": now.UTC().Format(time.RFC3339Nano),
 	}
 	if s.outage.Load() {
 		status, answer = http.StatusServiceUnavailable, map[string]any{"status": "unhealthy"}
@@ -125,33 +116,33 @@ func behind(seconds float64) float64 {
 	return seconds - 0.2 - 0.15*math.Sin(2*math.Pi*seconds/40)
 }
 
-func ingestCounters(seconds float64) map[string]int64 {
-	const perSecond = 120
-	received := int64(grown(perSecond, seconds))
-	done := int64(grown(perSecond, behind(seconds)))
-	rejected := done / 500
-	return map[string]int64{
-		"messages_received": received,
-		"messages_written":  done - rejected,
-		"messages_rejected": rejected,
-		"queue_depth":       received - done,
+const (
+	perSecond = 120 // of what arrives
+	oneIn     = 500 // is what the last total counts, such as rejected messages
+)
+
+// numbers are what a service reports after some seconds. Its first total counts what arrives, its last what seldom
+// happens, those between what was worked off, and a gauge what waits.
+func numbers(counters []config.Counter, seconds float64) map[string]int64 {
+	arrived, done := int64(grown(perSecond, seconds)), int64(grown(perSecond, behind(seconds)))
+	values := make(map[string]int64, len(counters))
+	var totals []string
+	for _, c := range counters {
+		if c.Gauge {
+			values[c.Name] = arrived - done
+		} else {
+			totals = append(totals, c.Name)
+		}
 	}
-}
-
-func evaluatorCounters(seconds float64) map[string]int64 {
-	evaluated := int64(grown(40, seconds))
-	return map[string]int64{"rules_evaluated": evaluated, "alerts_created": evaluated / 800}
-}
-
-func dispatcherCounters(seconds float64) map[string]int64 {
-	processed := int64(grown(0.5, seconds))
-	return map[string]int64{"alerts_processed": processed, "routes_matched": processed * 3 / 2}
-}
-
-func deliveryCounters(seconds float64) map[string]int64 {
-	const perSecond = 8
-	queued := int64(grown(perSecond, seconds))
-	done := int64(grown(perSecond, behind(seconds)))
-	failed := done / 40
-	return map[string]int64{"jobs_succeeded": done - failed, "jobs_failed": failed, "jobs_pending": queued - done}
+	for i, name := range totals {
+		switch i {
+		case 0:
+			values[name] = arrived
+		case len(totals) - 1:
+			values[name] = done / oneIn
+		default:
+			values[name] = done - done/oneIn
+		}
+	}
+	return values
 }

@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"ops_worker/internal/pgtest"
 )
@@ -40,33 +39,21 @@ func mustNew(t *testing.T, name string) *Service {
 
 func TestShape(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]struct {
-		counters []string
-		activity string
-	}{
-		"ingest":     {[]string{"messages_received", "messages_written", "messages_rejected", "queue_depth"}, "last_write_at"},
-		"evaluator":  {[]string{"rules_evaluated", "alerts_created"}, "last_evaluation_at"},
-		"dispatcher": {[]string{"alerts_processed", "routes_matched"}, "last_dispatch_at"},
-		"delivery":   {[]string{"jobs_succeeded", "jobs_failed", "jobs_pending"}, "last_delivery_at"},
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, want := range played() {
+		t.Run(want.Name, func(t *testing.T) {
 			t.Parallel()
-			status, body := ask(t, mustNew(t, name))
+			status, body := ask(t, mustNew(t, want.Name))
 			if status != http.StatusOK || body["status"] != "healthy" {
 				t.Errorf("answered %d, %v", status, body["status"])
 			}
 			counters, _ := body["counters"].(map[string]any)
-			if len(counters) != len(want.counters) {
-				t.Errorf("counters %v, want %v", counters, want.counters)
+			if len(counters) != len(want.Counters) {
+				t.Errorf("counters %v, want %v", counters, want.Counters)
 			}
-			for _, counter := range want.counters {
-				if value, ok := counters[counter].(float64); !ok || value < 0 {
-					t.Errorf("counter %s is %v", counter, counters[counter])
+			for _, c := range want.Counters {
+				if value, ok := counters[c.Name].(float64); !ok || value < 0 {
+					t.Errorf("counter %s is %v", c.Name, counters[c.Name])
 				}
-			}
-			activity, _ := body[want.activity].(string)
-			if _, err := time.Parse(time.RFC3339Nano, activity); err != nil {
-				t.Errorf("%s: %v", want.activity, err)
 			}
 		})
 	}
@@ -74,24 +61,24 @@ func TestShape(t *testing.T) {
 
 func TestCountersMoveAndTotalsNeverFall(t *testing.T) {
 	t.Parallel()
-	gauges := map[string]bool{"queue_depth": true, "jobs_pending": true}
-	for _, name := range Names() {
-		t.Run(name, func(t *testing.T) {
+	for _, service := range played() {
+		t.Run(service.Name, func(t *testing.T) {
 			t.Parallel()
 			before := map[string]int64{}
 			changed := map[string]bool{}
 			for seconds := 0.0; seconds < 3600; seconds += 0.7 {
-				for counter, now := range kinds[name].counters(seconds) {
-					if now < 0 || now < before[counter] && !gauges[counter] {
-						t.Fatalf("after %.1f s %s went from %v to %v", seconds, counter, before[counter], now)
+				now := numbers(service.Counters, seconds)
+				for _, c := range service.Counters {
+					if now[c.Name] < 0 || now[c.Name] < before[c.Name] && !c.Gauge {
+						t.Fatalf("after %.1f s %s went from %v to %v", seconds, c.Name, before[c.Name], now[c.Name])
 					}
-					changed[counter] = changed[counter] || now != before[counter]
-					before[counter] = now
+					changed[c.Name] = changed[c.Name] || now[c.Name] != before[c.Name]
+					before[c.Name] = now[c.Name]
 				}
 			}
-			for counter := range before {
-				if !changed[counter] {
-					t.Errorf("%s stood still for an hour", counter)
+			for name := range before {
+				if !changed[name] {
+					t.Errorf("%s stood still for an hour", name)
 				}
 			}
 		})
@@ -100,8 +87,9 @@ func TestCountersMoveAndTotalsNeverFall(t *testing.T) {
 
 func TestIngestAddsUp(t *testing.T) {
 	t.Parallel()
+	ingest := mustNew(t, "ingest")
 	for seconds := 0.0; seconds < 600; seconds += 0.37 {
-		got := ingestCounters(seconds)
+		got := numbers(ingest.Counters, seconds)
 		if got["messages_written"]+got["messages_rejected"]+got["queue_depth"] != got["messages_received"] {
 			t.Fatalf("after %.2f s: %v", seconds, got)
 		}

@@ -1,34 +1,23 @@
 -- What `ops-worker doctor` asks. Every query runs in a read-only transaction
 -- with a statement time-out, on a database that may be in any state: so the
 -- catalogues are asked first, and a query on a table only where that stands.
---
--- Two queries hand a statement to query_to_xml as text, since one that reads a
--- table cannot even be prepared where there is no such table: goose's before
--- the first migration, TimescaleDB's views on plain PostgreSQL. The one row in
--- their answer holds JSON.
 
 -- name: DoctorBackend :one
 -- Which server process answers. Two of them within one client's connection, or
 -- one for two clients, tell a pooler in transaction mode.
 SELECT pg_backend_pid()::integer AS pid;
 
+-- name: DoctorEnterRole :one
+-- From here to the end of the transaction: a role, or the login role where none
+-- is given; and an error where row-level security would hide rows.
+SELECT set_config('row_security', 'off', true)::text AS row_security,
+       set_config('role', coalesce(nullif(@role::text, ''), current_user)::text, true)::text AS role;
+
 -- name: DoctorHealthRows :many
 -- service_health whole: a row a service.
 SELECT service, status, checked_at, clock_timestamp()::timestamptz AS now
 FROM service_health
 ORDER BY service;
-
--- name: DoctorMigrations :one
--- The state of goose's version table, or no row where there is none. The newest
--- entry of a version counts, as goose reads it.
-SELECT query_to_xml('
-    SELECT coalesce(json_agg(v.version_id ORDER BY v.version_id), ''[]'')::text AS json
-    FROM (SELECT DISTINCT ON (version_id) version_id, is_applied
-          FROM ops_worker_schema_version
-          ORDER BY version_id, id DESC) v
-    WHERE v.is_applied AND v.version_id > 0', false, true, '')::text AS answer
-FROM pg_catalog.pg_class c
-WHERE c.oid = to_regclass('ops_worker_schema_version');
 
 -- name: DoctorNewestSamples :many
 -- The newest sample of each given series, the epoch where it has none: one step
@@ -96,18 +85,6 @@ WHERE tenant_id = '__system__'
   AND status IN ('OPEN', 'ACKNOWLEDGED')
 ORDER BY fingerprint, created_at;
 
--- name: DoctorPolicies :many
--- Row-level security of the given tables, and whether it binds the role that
--- the transaction has taken on: then rows are hidden from it.
-SELECT n.name::text AS name,
-       c.relrowsecurity::boolean AS enabled,
-       c.relforcerowsecurity::boolean AS forced,
-       row_security_active(c.oid)::boolean AS binding
-FROM (SELECT unnest(@names::text[]) AS name) n
-JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name)
-WHERE c.relkind IN ('r', 'p')
-ORDER BY n.name;
-
 -- name: DoctorPrivileges :many
 -- Of the given privileges those that are missing, on tables that stand and for
 -- roles that exist.
@@ -122,44 +99,28 @@ JOIN pg_catalog.pg_class c ON c.oid = to_regclass(w.relation)
 WHERE NOT has_table_privilege(r.oid, c.oid, w.privilege)
 ORDER BY w.role, w.relation, w.privilege;
 
--- name: DoctorRelations :many
--- Which of the given tables and views stand, and their columns.
-SELECT n.name::text AS name,
-       c.relkind::text AS kind,
-       (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
-       coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
-       ARRAY(
-           SELECT a.attname::text
-           FROM pg_catalog.pg_attribute a
-           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-           ORDER BY a.attnum
-       )::text[] AS columns
-FROM (SELECT unnest(@names::text[]) AS name) n
-JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name);
-
 -- name: DoctorRole :one
 -- The login role, and the role that the platform's routes take on.
-SELECT session_user::text AS login_role,
+SELECT current_user::text AS login_role,
        (p.oid IS NOT NULL)::boolean AS operator_exists,
        coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
-       coalesce(pg_has_role(session_user, p.oid, 'MEMBER'), false)::boolean AS operator_granted,
+       coalesce(pg_has_role(current_user, p.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)::boolean AS operator_granted,
        coalesce(current_schema(), '')::text AS schema,
-       coalesce(has_schema_privilege(session_user, current_schema(), 'CREATE'), false)::boolean AS creates_tables,
+       coalesce(has_schema_privilege(current_user, current_schema(), 'CREATE'), false)::boolean AS creates_tables,
        coalesce(has_schema_privilege(p.oid, to_regnamespace(quote_ident(current_schema())), 'USAGE'), false)::boolean AS operator_uses_schema
-FROM pg_catalog.pg_roles me
-LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator'
-WHERE me.rolname = session_user;
+FROM (SELECT) me
+LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator';
 
--- name: DoctorSequence :one
--- The sequence behind fleet_alert.id, and whether role may draw from it; no row
--- where an insert needs no right to one.
-SELECT s.name::text AS name, has_sequence_privilege(@role::text, s.name, 'USAGE')::boolean AS usable
-FROM pg_catalog.pg_attribute a
-CROSS JOIN LATERAL (SELECT pg_get_serial_sequence('fleet_alert', a.attname::text) AS name) s
-WHERE a.attrelid = to_regclass('fleet_alert')
-  AND a.attname = 'id'
-  AND a.attidentity = ''
-  AND s.name IS NOT NULL;
+-- name: DoctorSequences :many
+-- The sequences behind the given tables that a role may not draw from: an insert
+-- needs that, and planning one does not show it.
+SELECT s.name::text AS name
+FROM (SELECT unnest(@names::text[]) AS name) n
+JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(n.name) AND a.attnum > 0 AND a.attidentity = '' AND NOT a.attisdropped
+CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(n.name, a.attname::text) AS name) s
+WHERE s.name IS NOT NULL
+  AND NOT has_sequence_privilege(@role::text, s.name, 'USAGE')
+ORDER BY s.name;
 
 -- name: DoctorSeries :many
 -- The points of the last window_seconds, series by series, and how many follow
@@ -216,44 +177,3 @@ ORDER BY 4 DESC, 1, 2, 3;
 SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
 FROM pg_catalog.pg_class c
 WHERE c.oid = to_regclass('system_metrics');
-
--- name: DoctorTimescale :one
--- TimescaleDB's version and what it does with system_metrics; no row without
--- the extension. Some of its jobs have no hypertable: quote_ident takes that.
-SELECT e.extversion::text AS version,
-       query_to_xml(format('
-           SELECT json_build_object(
-               ''hypertable'', h.relation IS NOT NULL,
-               ''bytes'', CASE WHEN h.relation IS NOT NULL THEN %1$I.hypertable_size(h.relation) END,
-               ''rows'', CASE WHEN h.relation IS NOT NULL THEN %1$I.approximate_row_count(h.relation) END,
-               ''chunk_seconds'', (
-                   SELECT extract(epoch FROM d.time_interval)
-                   FROM timescaledb_information.dimensions d
-                   WHERE d.dimension_number = 1
-                     AND to_regclass(quote_ident(d.hypertable_schema) || ''.'' || quote_ident(d.hypertable_name)) = h.relation),
-               ''oldest'', (
-                   SELECT min(c.range_start)
-                   FROM timescaledb_information.chunks c
-                   WHERE to_regclass(quote_ident(c.hypertable_schema) || ''.'' || quote_ident(c.hypertable_name)) = h.relation),
-               ''jobs'', (
-                   SELECT json_agg(json_build_object(
-                       ''id'', j.job_id,
-                       ''name'', j.proc_name,
-                       ''scheduled'', j.scheduled,
-                       ''drop_seconds'', extract(epoch FROM (j.config->>''drop_after'')::interval),
-                       ''compress_after'', j.config->>''compress_after'') ORDER BY j.job_id)
-                   FROM timescaledb_information.jobs j
-                   WHERE to_regclass(quote_ident(j.hypertable_schema) || ''.'' || quote_ident(j.hypertable_name)) = h.relation),
-               ''aggregates'', (
-                   SELECT json_agg(a.view_name ORDER BY a.view_name)
-                   FROM timescaledb_information.continuous_aggregates a
-                   WHERE to_regclass(quote_ident(a.hypertable_schema) || ''.'' || quote_ident(a.hypertable_name)) = h.relation)
-           )::text AS json
-           FROM (SELECT (
-               SELECT to_regclass(quote_ident(t.hypertable_schema) || ''.'' || quote_ident(t.hypertable_name))
-               FROM timescaledb_information.hypertables t
-               WHERE to_regclass(quote_ident(t.hypertable_schema) || ''.'' || quote_ident(t.hypertable_name)) = to_regclass(''system_metrics'')
-           ) AS relation) h', n.nspname), false, true, '')::text AS answer
-FROM pg_catalog.pg_extension e
-JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
-WHERE e.extname = 'timescaledb';

@@ -3,18 +3,53 @@
 -- lock longer than the lease lasts. Holder and epoch are the fencing token.
 
 -- name: AcquireLease :one
--- Takes the lease where it is free, expired or left over from this very holder;
--- no row means that another replica holds it. Waits for a store in flight.
--- Caller: a standby, every few seconds.
-INSERT INTO ops_worker_lease AS l (name, holder, epoch, acquired_at, expires_at)
-VALUES (@name, @holder, 1, clock_timestamp(), clock_timestamp() + make_interval(secs => @ttl_seconds::float8))
-ON CONFLICT (name) DO UPDATE
-SET holder = EXCLUDED.holder,
+-- Takes the lease where nobody holds it, or this very holder has left it; no row
+-- means that another replica holds it. It waits for a store in flight.
+-- Caller: a standby that finds the lease free; it looks once a second.
+UPDATE ops_worker_lease l
+SET holder = @holder,
     epoch = l.epoch + 1,
     acquired_at = clock_timestamp(),
-    expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8)
-WHERE l.expires_at <= clock_timestamp() OR l.holder = EXCLUDED.holder
-RETURNING epoch, last_cycle_at, clock_timestamp()::timestamptz AS now;
+    expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8),
+    ttl = make_interval(secs => @ttl_seconds::float8)
+WHERE l.name = @name
+  AND (l.holder IN ('', @holder) OR NOT (l.expires_at > clock_timestamp() AND l.expires_at <= clock_timestamp() + l.ttl))
+RETURNING l.epoch, l.last_cycle_at, clock_timestamp()::timestamptz AS now;
+
+-- name: CorrectNewestCycle :execrows
+-- Puts last_cycle_at back to the newest stored sample where it lies so far ahead
+-- that the database's clock must have been wrong, or where the row was just made.
+-- Samples that lie so far ahead do not count. The newest sample is found by one
+-- step a name through (metric_name, time).
+-- Caller: a take-over, and a store that finds last_cycle_at far ahead.
+WITH RECURSIVE names AS (
+    (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
+    UNION ALL
+    SELECT (SELECT m.metric_name FROM system_metrics m WHERE m.metric_name > n.metric_name ORDER BY m.metric_name LIMIT 1)
+    FROM names n
+    WHERE n.metric_name IS NOT NULL
+), newest AS (
+    SELECT coalesce(max(s.time), 'epoch') AS time
+    FROM names n
+    CROSS JOIN LATERAL (
+        SELECT m.time
+        FROM system_metrics m
+        WHERE m.metric_name = n.metric_name
+          AND m.time <= clock_timestamp() + make_interval(secs => @future_seconds::float8)
+        ORDER BY m.time DESC
+        LIMIT 1
+    ) s
+)
+UPDATE ops_worker_lease l
+SET last_cycle_at = (SELECT newest.time FROM newest)
+WHERE l.name = @name AND l.last_cycle_at > clock_timestamp() + make_interval(secs => @future_seconds::float8);
+
+-- name: CreateLease :exec
+-- Makes the row where it is missing, held by nobody; CorrectNewestCycle says what
+-- is stored already. Caller: a take-over that finds no row.
+INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl, last_cycle_at)
+VALUES (@name, '', 0, clock_timestamp(), clock_timestamp(), interval '0', 'infinity')
+ON CONFLICT DO NOTHING;
 
 -- name: HoldLease :one
 -- The fence: locks the lease to the end of the transaction while it is still
@@ -31,9 +66,13 @@ FOR KEY SHARE;
 SELECT FROM ops_worker_lease WHERE name = @name FOR UPDATE;
 
 -- name: ReadLease :one
--- Who collects, for `doctor` and for a standby's log.
+-- Who collects. A lease that was handed back has no holder, and one that lies
+-- further ahead than it is taken for is not held, whoever wrote it.
+-- Caller: a standby, once a second; retention, before each batch; and doctor.
 SELECT holder, epoch, acquired_at, expires_at, last_cycle_at,
-       (expires_at > clock_timestamp())::boolean AS held,
+       (holder <> '' AND expires_at > clock_timestamp() AND expires_at <= clock_timestamp() + ttl)::boolean AS held,
+       (expires_at > clock_timestamp() + ttl)::boolean AS from_the_future,
+       pg_is_in_recovery()::boolean AS read_only,
        clock_timestamp()::timestamptz AS now
 FROM ops_worker_lease
 WHERE name = @name;
@@ -49,7 +88,8 @@ WHERE name = @name AND holder = @holder AND epoch = @epoch;
 -- Extends a lease that has not expired; no row means that it is lost. Returns
 -- the database's clock, which the samples are stamped by.
 UPDATE ops_worker_lease
-SET expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8)
+SET expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8),
+    ttl = make_interval(secs => @ttl_seconds::float8)
 WHERE name = @name AND holder = @holder AND epoch = @epoch AND expires_at > clock_timestamp()
 RETURNING clock_timestamp()::timestamptz AS now;
 

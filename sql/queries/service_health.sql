@@ -1,6 +1,6 @@
 -- name: UpsertServiceHealth :execrows
 -- All services of a health cycle in one statement, by primary key. A latency of
--- -1 is none. Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
+-- -1 stands for NULL. Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 INSERT INTO service_health (service, status, latency_ms, details, checked_at)
 SELECT x.service, x.status, nullif(x.latency_ms, -1), x.details::jsonb, @checked_at::timestamptz
 FROM (

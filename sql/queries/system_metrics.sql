@@ -4,10 +4,14 @@
 -- HoldLease: no row means that the lease is lost and nothing was written.
 -- Cycles up to last_cycle_at stand already and are passed over, so a store whose
 -- outcome is unknown may be repeated; one that is still in flight is waited for.
+-- With recheck each sample is looked for as well, by (metric_name, time): so a
+-- repetition adds nothing even where a clock that jumped has spoilt last_cycle_at.
+-- Where that lies far ahead, nothing is stored and trusted is false.
 -- Returns how many samples were new, and the database's clock.
 -- Caller: the metrics collector, every METRICS_COLLECTION_INTERVAL.
 WITH held AS (
-    SELECT l.last_cycle_at
+    SELECT l.last_cycle_at,
+           l.last_cycle_at <= clock_timestamp() + make_interval(secs => @future_seconds::float8) AS trusted
     FROM ops_worker_lease l
     WHERE l.name = @lease_name AND l.holder = @holder AND l.epoch = @epoch AND l.expires_at > clock_timestamp()
     FOR NO KEY UPDATE
@@ -22,16 +26,20 @@ WITH held AS (
                unnest(@values::float8[]) AS value
     ) x
     CROSS JOIN held
-    WHERE x.time > held.last_cycle_at
+    WHERE held.trusted
+      AND x.time > held.last_cycle_at
+      AND (NOT @recheck::boolean OR NOT EXISTS (
+          SELECT FROM system_metrics m
+          WHERE m.metric_name = x.metric_name AND m.time = x.time AND coalesce(m.service, '') = x.service))
     RETURNING 1
 ), moved AS (
     UPDATE ops_worker_lease l
     SET last_cycle_at = greatest(l.last_cycle_at, @cycle_at::timestamptz),
         expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8)
     FROM held
-    WHERE l.name = @lease_name
+    WHERE l.name = @lease_name AND held.trusted
 )
-SELECT (SELECT count(*) FROM stored)::bigint AS samples, clock_timestamp()::timestamptz AS now
+SELECT (SELECT count(*) FROM stored)::bigint AS samples, held.trusted::boolean AS trusted, clock_timestamp()::timestamptz AS now
 FROM held;
 
 -- name: DeleteExpiredSamples :execrows
@@ -61,11 +69,3 @@ WITH RECURSIVE names AS (
 DELETE FROM system_metrics d
 USING (SELECT DISTINCT metric_name, time FROM expired) e
 WHERE d.metric_name = e.metric_name AND d.time = e.time;
-
--- name: DropExpiredChunks :one
--- The same on a hypertable without a retention policy: whole chunks.
-SELECT ops_worker_drop_chunks(@cutoff::timestamptz)::bigint AS chunks;
-
--- name: RetentionMode :one
--- 'plain', 'hypertable', or 'policy' where TimescaleDB does it itself.
-SELECT ops_worker_retention_mode()::text AS mode;

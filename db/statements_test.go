@@ -1,0 +1,135 @@
+package db_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db"
+	"ops_worker/internal/pgtest"
+)
+
+// A statement that doctor does not plan is one that it knows nothing of.
+func TestEveryQueryOnATableIsPlanned(t *testing.T) {
+	t.Parallel()
+	planned := map[string]bool{}
+	for _, s := range db.WorkerStatements() {
+		_, name, _ := strings.Cut(s.Text(), "-- name: ")
+		name, _, _ = strings.Cut(name, " ")
+		planned[name] = true
+	}
+	files, err := filepath.Glob("../sql/queries/*.sql")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, query := range strings.Split(string(content), "-- name: ")[1:] {
+			name, text, _ := strings.Cut(query, " ")
+			onTable := len(db.PrivilegesOf("--"+text)) > 0
+			if onTable && !planned[name] && !strings.HasPrefix(name, "Doctor") {
+				t.Errorf("%s of %s reads or writes a table: add it to WorkerStatements in db/statements.go", name, filepath.Base(file))
+			}
+		}
+	}
+}
+
+// grant lets a role do what a list of rights says.
+func grant(t *testing.T, database *pgtest.Database, role string, rights []db.Privilege) {
+	t.Helper()
+	for _, p := range rights {
+		database.Exec(t, fmt.Sprintf("GRANT %s ON %s TO %s", p.Right, p.Relation, role))
+	}
+}
+
+func isRefused(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == "42501"
+}
+
+// The rights that are read off a statement's text are those that the server
+// asks for: with all of them it is planned, without any one of them it is not.
+func TestTheRightsOfAStatementAreWhatTheServerAsksFor(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	database.Exec(t, "CREATE TABLE rate_limit_events (created_at timestamptz, tenant_id text, device_id text, event_count int)")
+	statements := db.WorkerStatements()
+	for _, r := range db.Routes {
+		statements = append(statements, r.Statement())
+	}
+	// One role for all, since only its rights change.
+	role, address := database.Role(t, "NOSUPERUSER NOBYPASSRLS")
+	pool := database.PoolAs(t, address)
+	for _, s := range statements {
+		rights := s.Privileges()
+		grant(t, database, role, rights)
+		if as, err := s.Plan(t.Context(), pool, 5*time.Second, ""); err != nil || as != role {
+			t.Errorf("%s as %s, with %v: %v", s.Use, as, rights, err)
+		}
+		for _, p := range rights {
+			database.Exec(t, fmt.Sprintf("REVOKE %s ON %s FROM %s", p.Right, p.Relation, role))
+			if _, err := s.Plan(t.Context(), pool, 5*time.Second, ""); !isRefused(err) {
+				t.Errorf("%s without %v: %v", s.Use, p, err)
+			}
+			grant(t, database, role, []db.Privilege{p})
+		}
+		for _, p := range rights {
+			database.Exec(t, fmt.Sprintf("REVOKE ALL ON %s FROM %s", p.Relation, role))
+		}
+	}
+}
+
+func TestPlanningExecutesNothing(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool(t)
+	for _, s := range db.WorkerStatements() {
+		if _, err := s.Plan(t.Context(), pool, 5*time.Second, ""); err != nil {
+			t.Errorf("%s: %v", s.Use, err)
+		}
+	}
+	for _, table := range []string{"ops_worker_lease", "service_health", "system_metrics", "fleet_alert", "tenants"} {
+		if n := pgtest.Count(t, pool, "SELECT count(*) FROM "+table); n != 0 {
+			t.Errorf("%d rows in %s", n, table)
+		}
+	}
+}
+
+func TestPlanningSeesWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ spoil, code string }{
+		"a missing table":  {"DROP TABLE device_state", "42P01"},
+		"a missing column": {"ALTER TABLE fleet_alert DROP COLUMN status CASCADE", "42703"},
+		"a missing key":    {"ALTER TABLE service_health DROP CONSTRAINT service_health_pkey", "42P10"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.New(t)
+			database.Exec(t, test.spoil)
+			pool := database.Pool(t)
+			if !slices.ContainsFunc(db.WorkerStatements(), func(s db.Statement) bool { return codeOf(t, s, pool) == test.code }) {
+				t.Errorf("no statement is refused with %s", test.code)
+			}
+		})
+	}
+}
+
+func codeOf(t *testing.T, s db.Statement, pool *pgxpool.Pool) string {
+	t.Helper()
+	_, err := s.Plan(t.Context(), pool, 5*time.Second, "")
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return refused.Code
+	}
+	return ""
+}

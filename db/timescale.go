@@ -1,0 +1,121 @@
+package db
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"ops_worker/sql"
+)
+
+// samplesTable is the one of the worker's tables that TimescaleDB manages.
+const samplesTable = "system_metrics"
+
+// Timescale is TimescaleDB in one database. What it runs stands in sql/timescale,
+// since sqlc cannot compile it: on plain PostgreSQL none of it exists.
+type Timescale struct {
+	Version string
+	schema  string
+}
+
+// FindTimescale is nil on plain PostgreSQL.
+func FindTimescale(ctx context.Context, q *Queries) (*Timescale, error) {
+	row, err := q.TimescaleExtension(ctx)
+	if IsNoRows(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Timescale{Version: row.Version, schema: pgx.Identifier{row.Schema}.Sanitize()}, nil
+}
+
+// text is a statement of sql/timescale, for the schema that TimescaleDB is in.
+func (t *Timescale) text(file string) (string, bool) {
+	content, err := sql.Timescale.ReadFile("timescale/" + file + ".sql")
+	return strings.ReplaceAll(string(content), "@extschema@", t.schema), err == nil
+}
+
+// conversion is the statement that makes a hypertable of a table, if one should
+// be made.
+func (t *Timescale) conversion(table string) (string, bool) { return t.text("hypertables/" + table) }
+
+// ask runs a statement that answers one value.
+func ask[T any](ctx context.Context, t *Timescale, q *Queries, file string, args ...any) (value T, err error) {
+	statement, _ := t.text(file)
+	err = q.db.QueryRow(ctx, statement, args...).Scan(&value)
+	return value, err
+}
+
+// IsHypertable reports whether a table is one.
+func (t *Timescale) IsHypertable(ctx context.Context, q *Queries, table string) (bool, error) {
+	return ask[bool](ctx, t, q, "is_hypertable", table)
+}
+
+// Hypertable is what TimescaleDB does with system_metrics.
+type Hypertable struct {
+	Bytes, Rows  float64
+	ChunkSeconds float64
+	Oldest       *time.Time // where the oldest chunk begins
+	Jobs         []TimescaleJob
+	Aggregates   []string
+}
+
+// TimescaleJob is a policy on system_metrics. What it does not do is nil.
+type TimescaleJob struct {
+	ID            int64    `json:"id"`
+	Name          string   `json:"name"`
+	Scheduled     bool     `json:"scheduled"`
+	DropSeconds   *float64 `json:"drop_seconds"`
+	CompressAfter *string  `json:"compress_after"`
+}
+
+// Describe is nil where system_metrics is no hypertable.
+func (t *Timescale) Describe(ctx context.Context, q *Queries) (*Hypertable, error) {
+	statement, _ := t.text("describe")
+	rows, err := q.db.Query(ctx, statement)
+	if err != nil {
+		return nil, err
+	}
+	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Hypertable])
+	if IsNoRows(err) {
+		return nil, nil
+	}
+	return &found, err
+}
+
+// Expirer is who keeps system_metrics from growing.
+type Expirer int
+
+// The ways in which samples expire: by deletes of ours from a plain table, by
+// whole chunks that we drop from a hypertable, or by TimescaleDB's own policy.
+const (
+	ExpiresByDelete Expirer = iota
+	ExpiresByChunk
+	ExpiresByPolicy
+)
+
+// FindExpirer reports how samples expire in q's database.
+func FindExpirer(ctx context.Context, q *Queries) (Expirer, *Timescale, error) {
+	t, err := FindTimescale(ctx, q)
+	if err != nil || t == nil {
+		return ExpiresByDelete, nil, err
+	}
+	hypertable, err := t.IsHypertable(ctx, q, samplesTable)
+	if err != nil || !hypertable {
+		return ExpiresByDelete, t, err
+	}
+	policy, err := ask[bool](ctx, t, q, "has_retention_policy", samplesTable)
+	if policy {
+		return ExpiresByPolicy, t, err
+	}
+	return ExpiresByChunk, t, err
+}
+
+// DropChunks drops the chunks of system_metrics that end before cutoff and
+// returns how many.
+func (t *Timescale) DropChunks(ctx context.Context, q *Queries, cutoff time.Time) (int64, error) {
+	return ask[int64](ctx, t, q, "drop_chunks", cutoff)
+}

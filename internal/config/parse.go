@@ -1,0 +1,92 @@
+package config
+
+import (
+	"errors"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/rs/zerolog"
+)
+
+// parsers are the library's hooks for the types of the settings. Their errors
+// never quote the value: it may be a secret that was put into the wrong
+// variable.
+var parsers = map[reflect.Type]env.ParserFunc{
+	reflect.TypeFor[time.Duration](): parseDuration,
+	reflect.TypeFor[int]():           parseCount,
+	reflect.TypeFor[bool]():          parseBool,
+}
+
+var errDuration = errors.New("must be a number of seconds or a duration like 30s, 5m or 7d")
+
+// maxDuration keeps sums of settings far from overflow: ten years.
+const maxDuration = 10 * 365 * 24 * time.Hour
+
+// parseDuration takes whole seconds, a Go duration, or days (7d).
+func parseDuration(text string) (any, error) {
+	number, unit := text, time.Second
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		number, unit = days, 24*time.Hour
+	}
+	if n, err := strconv.ParseInt(number, 10, 64); err == nil {
+		if n < 0 || n > int64(maxDuration/unit) {
+			return nil, errDuration
+		}
+		return time.Duration(n) * unit, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 || d > maxDuration {
+		return nil, errDuration
+	}
+	return d, nil
+}
+
+// parseCount takes a whole number, zero or more.
+func parseCount(text string) (any, error) {
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil || n < 0 {
+		return nil, errors.New("must be a whole number")
+	}
+	return int(n), nil
+}
+
+// parseBool takes the words that the platform's other services take.
+func parseBool(text string) (any, error) {
+	switch strings.ToLower(text) {
+	case "true", "1", "yes", "on":
+		return true, nil
+	case "false", "0", "no", "off":
+		return false, nil
+	}
+	return nil, errors.New("must be true or false (or 1, yes, on, 0, no, off)")
+}
+
+// Level is a log level, by its zerolog or its Python name.
+type Level zerolog.Level
+
+// UnmarshalText is the library's other hook: zerolog's own would win over a
+// parser.
+func (l *Level) UnmarshalText(text []byte) error {
+	name := strings.ToLower(string(text))
+	switch name {
+	case "warning":
+		name = "warn"
+	case "critical":
+		name = "fatal"
+	}
+	parsed, err := zerolog.ParseLevel(name)
+	if err != nil || parsed == zerolog.NoLevel {
+		return errors.New("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
+	}
+	*l = Level(parsed)
+	return nil
+}
+
+func isHTTP(value string) bool {
+	u, err := url.Parse(value)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
+}

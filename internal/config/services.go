@@ -1,0 +1,159 @@
+package config
+
+import (
+	"net"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ProbeKind is how a service is asked.
+type ProbeKind int
+
+// The kinds of probes.
+const (
+	// ProbeCounters is a GET that answers JSON with counters. Such a service's
+	// counters and health are samples too; the others are probed by the health
+	// monitor alone.
+	ProbeCounters ProbeKind = iota
+	ProbeStatus             // a GET that answers 200
+	ProbeTCP                // a connection that is accepted
+	ProbeDatabase           // a query on the worker's own database
+)
+
+// Counter is a number that a service reports.
+type Counter struct {
+	Name string
+	// Gauge marks a number that also falls; the others fall at a restart alone.
+	Gauge bool
+}
+
+// Service is a monitored service.
+type Service struct {
+	Name string
+	// Variable is the setting that says where it is.
+	Variable string
+	Kind     ProbeKind
+	// Address is a URL, or host:port of a ProbeTCP; it may hold a secret.
+	Address string
+	// Counters are stored as samples, 0 where the service does not report one.
+	Counters []Counter
+	// AllCounters stores whatever counters the service reports instead.
+	AllCounters bool
+}
+
+// DatabaseService is the worker's own database among the services.
+const DatabaseService = "postgres"
+
+// row is a service that the platform has.
+type row struct {
+	Service
+	fallback string // what Variable is where it is unset
+	// address is made of what Variable says.
+	address func(c *Config, value string) string
+}
+
+// platformServices is the table to extend: a row a service of the platform,
+// after its contract. The settings, the probes, the samples, doctor and the
+// simulator follow from it.
+var platformServices = []row{
+	{fallback: "http://iot-ingest:8080", address: health, Service: Service{Name: "ingest", Variable: "INGEST_HEALTH_URL",
+		Counters: []Counter{{Name: "messages_received"}, {Name: "messages_written"}, {Name: "messages_rejected"}, {Name: "queue_depth", Gauge: true}}}},
+	{fallback: "http://iot-evaluator:8080", address: health, Service: Service{Name: "evaluator", Variable: "EVALUATOR_HEALTH_URL",
+		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}}}},
+	{address: health, Service: Service{Name: "dispatcher", Variable: "DISPATCHER_HEALTH_URL",
+		Counters: []Counter{{Name: "alerts_processed"}, {Name: "routes_matched"}}}},
+	{address: health, Service: Service{Name: "delivery", Variable: "DELIVERY_HEALTH_URL",
+		Counters: []Counter{{Name: "jobs_succeeded"}, {Name: "jobs_failed"}, {Name: "jobs_pending", Gauge: true}}}},
+	{address: realm, Service: Service{Name: "keycloak", Variable: "KEYCLOAK_INTERNAL_URL", Kind: ProbeStatus}},
+	{address: broker, Service: Service{Name: "mqtt", Variable: "MQTT_HOST", Kind: ProbeTCP}},
+	{address: func(*Config, string) string { return "" }, Service: Service{Name: DatabaseService, Kind: ProbeDatabase}},
+}
+
+// healthPath is where the platform's own services answer.
+const healthPath = "/health"
+
+func health(_ *Config, base string) string { return base + healthPath }
+
+func realm(c *Config, base string) string { return base + "/realms/" + c.KeycloakRealm }
+
+func broker(c *Config, host string) string { return net.JoinHostPort(host, strconv.Itoa(c.MQTTPort)) }
+
+// PlatformServices are the services that the platform has, monitored or not,
+// without their addresses.
+func PlatformServices() []Service {
+	services := make([]Service, len(platformServices))
+	for i, r := range platformServices {
+		services[i] = r.Service
+	}
+	return services
+}
+
+// monitored lists the services that set names: those of the platform, and
+// HEALTH_SERVICES.
+func (c *Config) monitored(set map[string]string, p *problems) []Service {
+	var services []Service
+	for _, r := range platformServices {
+		value, ok := set[r.Variable]
+		if !ok {
+			value = r.fallback
+		}
+		if value == "" && r.Kind != ProbeDatabase {
+			continue
+		}
+		if r.Kind == ProbeCounters || r.Kind == ProbeStatus {
+			p.check(r.Variable, isHTTP(value), "must be a URL like http://host:8080")
+			p.check(r.Variable, !strings.ContainsAny(value, "?#"), "must end with the host, the port or a path: a query or a fragment cannot be sent")
+			value = strings.TrimRight(value, "/")
+			p.check(r.Variable, r.Kind != ProbeCounters || !strings.HasSuffix(value, healthPath), "must not end in %s, which is added", healthPath)
+		}
+		r.Address = r.address(c, value)
+		services = append(services, r.Service)
+	}
+	return append(services, extraServices(p, c.HealthServices)...)
+}
+
+var serviceName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
+
+const maxExtraServices = 64
+
+// extraServices reads HEALTH_SERVICES=name=url,name=url. A comma inside a URL
+// must be written %2C.
+func extraServices(p *problems, value string) []Service {
+	var list []Service
+	named := func(name string) func(Service) bool { return func(s Service) bool { return s.Name == name } }
+	for i, entry := range strings.Split(value, ",") {
+		if entry = strings.TrimSpace(entry); entry == "" {
+			continue
+		}
+		name, address, found := strings.Cut(entry, "=")
+		name, address = strings.TrimSpace(name), strings.TrimSpace(address)
+		switch {
+		case !found:
+			p.add(ExtraServicesVariable, "entry %d is not of the form name=url", i+1)
+		case !serviceName.MatchString(name):
+			p.add(ExtraServicesVariable, "the name of entry %d must be 1 to 64 characters of a-z 0-9 _ -", i+1)
+		case name == platformSamples || slices.ContainsFunc(PlatformServices(), named(name)):
+			p.add(ExtraServicesVariable, "%s is a name of the platform's own", name)
+		case slices.ContainsFunc(list, named(name)):
+			p.add(ExtraServicesVariable, "%s is there twice", name)
+		case !isHTTP(address):
+			p.add(ExtraServicesVariable, "the URL of %s must be like http://host:8080/health", name)
+		default:
+			list = append(list, Service{Name: name, Variable: ExtraServicesVariable, Address: address, AllCounters: true})
+		}
+	}
+	p.check(ExtraServicesVariable, len(list) <= maxExtraServices, "may name at most %d services", maxExtraServices)
+	return list
+}
+
+const (
+	// ExtraServicesVariable names the services that the platform does not have.
+	ExtraServicesVariable = "HEALTH_SERVICES"
+	// HealthSample is the sample that says whether a service is well, 1 or 0.
+	HealthSample = "healthy"
+	// platformSamples is the service under which the platform's own samples are
+	// written.
+	platformSamples = "platform"
+)

@@ -1,0 +1,211 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"ops_worker/db"
+)
+
+// refusal is a statement that the server would not run.
+type refusal struct {
+	statement db.Statement
+	role      string // that would run it
+	err       *pgconn.PgError
+}
+
+// refusals are what the server's planner says of every statement that the worker
+// runs and of every read of the routes.
+func (r *run) refusals(ctx context.Context) ([]refusal, error) {
+	return r.plans.get(func() ([]refusal, error) {
+		var list []refusal
+		plan := func(s db.Statement, role string, ignored ...string) error {
+			as, err := s.Plan(ctx, r.pool, r.limits.check, role)
+			var refused *pgconn.PgError
+			var wrongRole *db.RoleError
+			switch {
+			case err == nil:
+				return nil
+			case errors.As(err, &wrongRole) || !errors.As(err, &refused):
+				return fmt.Errorf("plan what %s needs: %w", s.Use, err)
+			case !slices.Contains(ignored, refused.Code):
+				list = append(list, refusal{s, as, refused})
+			}
+			return nil
+		}
+		for _, s := range db.WorkerStatements() {
+			if r.runs(s) {
+				if err := plan(s, ""); err != nil {
+					return nil, err
+				}
+			}
+		}
+		roles, err := r.roles(ctx)
+		if err != nil {
+			return nil, err
+		}
+		stands, err := r.standing(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, route := range db.Routes {
+			if _, exists := stands[route.If]; route.If != "" && !exists {
+				continue
+			}
+			if route.Operator && roles.OperatorGranted {
+				err = plan(route.Statement(), db.OperatorRole)
+			} else {
+				// Of another role's rights nothing can be planned; its tables and
+				// columns are the same.
+				err = plan(route.Statement(), "", privilegeCode)
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		return list, nil
+	})
+}
+
+// runs reports whether a worker with these settings runs a statement.
+func (r *run) runs(s db.Statement) bool {
+	switch s.Use {
+	case db.ForRetention:
+		return r.cfg.MetricsRetention > 0
+	case db.ForSystemAlerts:
+		return r.cfg.SystemAlerts
+	}
+	return true
+}
+
+// The server's words for what a plan may lack. A policy that would hide rows is
+// a matter of privilege too, and told apart by db.IsRowSecurity.
+const (
+	relationCode  = "42P01"
+	columnCode    = "42703"
+	privilegeCode = "42501"
+)
+
+// users lists what uses the same thing, in the order of first mention.
+type users struct {
+	order []string
+	by    map[string][]string
+}
+
+func (n *users) add(what, use string) {
+	if n.by == nil {
+		n.by = map[string][]string{}
+	}
+	if n.by[what] == nil {
+		n.order = append(n.order, what)
+	}
+	if !slices.Contains(n.by[what], use) {
+		n.by[what] = append(n.by[what], use)
+	}
+}
+
+func (n *users) text(what string) string {
+	return "used by " + strings.Join(n.by[what], ", ")
+}
+
+// standing are the relations that stand of those that the worker or the routes
+// use.
+func (r *run) standing(ctx context.Context) (map[string]db.DescribeRelationsRow, error) {
+	return r.relations.get(func() (stands map[string]db.DescribeRelationsRow, err error) {
+		err = r.read(ctx, func(q *db.Queries) error {
+			stands, err = db.StandingRelations(ctx, q)
+			return err
+		})
+		return stands, err
+	})
+}
+
+// require skips a check whose tables are missing.
+func (r *run) require(ctx context.Context, names ...string) error {
+	stands, err := r.standing(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, ok := stands[name]; !ok {
+			return skip("there is no table %s", name)
+		}
+	}
+	return nil
+}
+
+// checkTables reports what the planner misses: tables, columns, and whatever
+// else makes a statement impossible.
+func checkTables(ctx context.Context, r *run, f *findings) error {
+	a, err := r.access(ctx)
+	if err != nil {
+		return err
+	}
+	pending := r.pending(ctx)
+	advice := map[string]string{}
+	var missing users
+	for _, refused := range a.refusals {
+		message := refused.err.Message
+		switch {
+		case refused.err.Code == privilegeCode || refused.err.Code == relationCode && pending:
+			continue
+		case refused.err.Code == relationCode:
+			advice[message] = "restart the worker, or `ops-worker migrate up`: it makes what is missing, a view where a successor of the table stands"
+		case refused.err.Code == columnCode:
+			advice[message] = "run the platform's migrator to its end; the worker alters no table that stands"
+		default:
+			advice[message] = "compare the table with the platform's schema"
+		}
+		missing.add(message, refused.statement.Use)
+	}
+	for _, message := range missing.order {
+		f.fail(advice[message], "%s (%s)", message, missing.text(message))
+	}
+	if coming := db.Missing(a.stands); pending && len(coming) > 0 {
+		f.warn("nothing, if the worker is about to be started: it makes what is missing; else `ops-worker migrate up`",
+			"not there yet: %s", strings.Join(coming, ", "))
+	}
+	if f.result == OK {
+		f.note("every statement of the worker and of the routes finds its tables and columns")
+	}
+	return nil
+}
+
+// checkStandIns looks at the tables that newer releases have dropped while the
+// routes still read them.
+func checkStandIns(ctx context.Context, r *run, f *findings) error {
+	stands, err := r.standing(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range db.StandIns {
+		stood, exists := stands[s.Name]
+		_, succeeded := stands[s.Successor]
+		switch {
+		case !exists && succeeded:
+			f.warn("restart the worker, or `ops-worker migrate up`: it makes the view", "%s is missing, and no view over %s stands in for it", s.Name, s.Successor)
+		case !exists:
+			f.note("%s: missing, and so is its successor %s", s.Name, s.Successor)
+		case stood.IsView() && stood.MadeByWorker() && r.server.VersionNum >= 150000 && !stood.SecurityInvoker:
+			f.warn(fmt.Sprintf("DROP VIEW %s; and restart the worker, which makes it anew", s.Name),
+				"%s is a view over %s from before the server's upgrade: it shows rows by its owner's rights, not its reader's", s.Name, s.Successor)
+		case stood.IsView() && stood.MadeByWorker():
+			f.note("%s: a view over %s, made by ops_worker", s.Name, s.Successor)
+		case stood.IsView():
+			f.note("%s: a view of the platform's own", s.Name)
+		case succeeded && stood.MadeByWorker():
+			f.fail(fmt.Sprintf("if nothing writes to it: DROP TABLE %s; and restart the worker, which puts a view in its place", s.Name),
+				"%s is a table that ops_worker made before there was %s, and hides it: the routes and the samples see that table alone", s.Name, s.Successor)
+		case succeeded:
+			f.note("%s: the platform's own table, used as it is although %s stands too", s.Name, s.Successor)
+		default:
+			f.note("%s: a table, no stand-in needed", s.Name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,128 @@
+package lease
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"ops_worker/db"
+)
+
+// Name is the row of the lease table that the worker's replicas share.
+const Name = "ops_worker"
+
+// Postgres is the Store on a real database.
+type Postgres struct{ client *db.Client }
+
+// NewPostgres keeps the lease in client's database.
+func NewPostgres(client *db.Client) *Postgres { return &Postgres{client} }
+
+var _ Store = (*Postgres)(nil)
+
+// lost says what it means that a statement found no row of this holder.
+func lost(err error) error {
+	if db.IsNoRows(err) {
+		return ErrLost
+	}
+	return err
+}
+
+// FutureLimit is how far ahead of the database's clock the newest stored cycle
+// may be. What lies further ahead was stamped by a clock that was wrong, and
+// counts for nothing.
+const FutureLimit = time.Hour
+
+// Fenced runs fn in a transaction that holds the lease. Without it nothing is
+// written, and the error is ErrLost; fn's own queries return at least a row.
+func Fenced(ctx context.Context, client *db.Client, token Token, fn func(*db.Queries) error) error {
+	return lost(client.InTx(ctx, func(q *db.Queries) error {
+		if _, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: Name, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
+			return fmt.Errorf("hold lease: %w", err)
+		}
+		return fn(q)
+	}))
+}
+
+// Check fails with ErrLost where the lease is not token's. It locks nothing.
+func Check(ctx context.Context, q *db.Queries, token Token) error {
+	lease, err := q.ReadLease(ctx, Name)
+	if err == nil && !(lease.Held && token == Token{lease.Holder, lease.Epoch}) {
+		return ErrLost
+	}
+	return lost(err)
+}
+
+// Look reads the lease without locking it.
+func (p *Postgres) Look(ctx context.Context) (State, error) {
+	var row db.ReadLeaseRow
+	err := p.client.Read(ctx, func(q *db.Queries) (err error) {
+		row, err = q.ReadLease(ctx, Name)
+		return err
+	})
+	if db.IsNoRows(err) {
+		return State{}, nil
+	}
+	return State{Holder: row.Holder, Held: row.Held, FromTheFuture: row.FromTheFuture, ReadOnly: row.ReadOnly}, err
+}
+
+// Touch fails where the database refuses writes.
+func (p *Postgres) Touch(ctx context.Context) error {
+	return p.client.Write(ctx, func(q *db.Queries) error {
+		_, err := q.TouchLease(ctx, Name)
+		return err
+	})
+}
+
+// Acquire takes the lease if it can be had.
+func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration) (grant Grant, err error) {
+	err = p.client.InTx(ctx, func(q *db.Queries) error {
+		rows, err := q.LockLease(ctx, Name)
+		if err != nil {
+			return fmt.Errorf("lock lease: %w", err)
+		}
+		if rows == 0 {
+			if err := q.CreateLease(ctx, Name); err != nil {
+				return fmt.Errorf("create lease: %w", err)
+			}
+		}
+		if err := CorrectNewestCycle(ctx, q); err != nil {
+			return err
+		}
+		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: Name, Holder: holder, TtlSeconds: ttl.Seconds()})
+		grant = Grant(row)
+		return err
+	})
+	return grant, lost(err)
+}
+
+// CorrectNewestCycle puts the newest stored cycle right where a clock that was
+// wrong has spoilt it. It changes nothing elsewhere.
+func CorrectNewestCycle(ctx context.Context, q *db.Queries) error {
+	_, err := q.CorrectNewestCycle(ctx, db.CorrectNewestCycleParams{Name: Name, FutureSeconds: FutureLimit.Seconds()})
+	if err != nil {
+		return fmt.Errorf("correct the newest cycle: %w", err)
+	}
+	return nil
+}
+
+// Renew extends the lease.
+func (p *Postgres) Renew(ctx context.Context, token Token, ttl time.Duration) (now time.Time, err error) {
+	err = p.client.Write(ctx, func(q *db.Queries) error {
+		now, err = q.RenewLease(ctx, db.RenewLeaseParams{Name: Name, Holder: token.Holder, Epoch: token.Epoch, TtlSeconds: ttl.Seconds()})
+		return err
+	})
+	return now, lost(err)
+}
+
+// Release hands the lease back.
+func (p *Postgres) Release(ctx context.Context, token Token) error {
+	var rows int64
+	err := p.client.Write(ctx, func(q *db.Queries) (err error) {
+		rows, err = q.ReleaseLease(ctx, db.ReleaseLeaseParams{Name: Name, Holder: token.Holder, Epoch: token.Epoch})
+		return err
+	})
+	if err == nil && rows == 0 {
+		return ErrLost
+	}
+	return err
+}

@@ -1,0 +1,288 @@
+// Package probe asks one service how it is, by HTTP, TCP or a query.
+package probe
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"ops_worker/internal/config"
+	"ops_worker/internal/faultlog"
+)
+
+// Status is what a probe found: the words of the platform's details.status.
+type Status string
+
+// The statuses of a probe. service_health.status knows healthy and, for the
+// other three, unhealthy.
+const (
+	Healthy  Status = "healthy"  // answered 200
+	Degraded Status = "degraded" // answered anything else
+	Down     Status = "down"     // refused the connection
+	Unknown  Status = "unknown"  // time-out, no such host, no JSON, …
+)
+
+// Reading is what one probe brought back.
+type Reading struct {
+	Status Status
+	// Latency is how long the answer took; 0 when nothing answered.
+	Latency time.Duration
+	// HTTPStatus is 0 where no HTTP was spoken.
+	HTTPStatus int
+	// Counters are the numeric counters of the answer that may be stored.
+	Counters map[string]float64
+	// LeftOut counts the counters that may not.
+	LeftOut int
+	// Err says why an Unknown is one: plain text, without secrets.
+	Err string
+}
+
+// Reason is the reading in the few words of an alert's summary.
+func (r Reading) Reason() string {
+	switch {
+	case r.Status == Degraded && r.HTTPStatus != 0:
+		return fmt.Sprintf("HTTP %d", r.HTTPStatus)
+	case r.Status == Down:
+		return "connection refused"
+	case r.Err != "":
+		return r.Err
+	}
+	return string(r.Status)
+}
+
+// Probe asks one service how it is. It answers within ctx's deadline and has no
+// error: whatever goes wrong is the reading.
+type Probe func(ctx context.Context) Reading
+
+// Limits on what a service may answer: it is hostile until read.
+const (
+	maxBody     = 1 << 20
+	maxHeader   = 64 << 10
+	maxCounters = 64
+)
+
+var counterName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,63}$`)
+
+// Client sends the HTTP probes of all services over one transport.
+type Client struct{ transport *http.Transport }
+
+// NewClient makes the client. It speaks to the services directly, whatever
+// proxy the environment names, and as a transport without a client, which
+// follows no redirect: another host's answer is not the service's.
+func NewClient() *Client {
+	return &Client{&http.Transport{
+		DialContext:            (&net.Dialer{}).DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    2,
+		IdleConnTimeout:        2 * time.Minute,
+		MaxResponseHeaderBytes: maxHeader,
+	}}
+}
+
+// Close frees the idle connections.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }
+
+// counters probes a URL and reads the counters of its answer: those in keep, and
+// others up to a limit.
+func (c *Client) counters(address string, keep []config.Counter) Probe {
+	return c.get(address, func(r *Reading, body []byte) {
+		if len(body) > maxBody {
+			r.Status, r.Err = Unknown, "the answer is longer than 1 MiB"
+			return
+		}
+		counters, leftOut, err := parseCounters(body, keep)
+		if err != nil {
+			r.Status, r.Err = Unknown, "the answer is not JSON"
+			return
+		}
+		r.Counters, r.LeftOut = counters, leftOut
+	})
+}
+
+// status probes a URL for its HTTP status alone.
+func (c *Client) status(address string) Probe {
+	return c.get(address, func(*Reading, []byte) {})
+}
+
+func (c *Client) get(address string, read func(*Reading, []byte)) Probe {
+	return func(ctx context.Context) Reading {
+		begin := time.Now()
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+		if err != nil {
+			return Reading{Status: Unknown, Err: "not a valid URL"}
+		}
+		if user := req.URL.User; user != nil {
+			password, _ := user.Password()
+			req.SetBasicAuth(user.Username(), password)
+		}
+		req.Header.Set("Accept", "application/json")
+		req.Header.Set("User-Agent", "ops-worker")
+		if id := TraceID(ctx); id != "" {
+			req.Header.Set(traceHeader, id)
+		}
+		resp, err := c.transport.RoundTrip(req)
+		if err != nil {
+			return failedReading(ctx, err, begin)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+		reading := Reading{Status: Healthy, HTTPStatus: resp.StatusCode, Latency: time.Since(begin)}
+		switch {
+		case resp.StatusCode != http.StatusOK:
+			reading.Status = Degraded
+		case err != nil:
+			failed := failedReading(ctx, err, begin)
+			failed.HTTPStatus = resp.StatusCode
+			return failed
+		default:
+			read(&reading, body)
+		}
+		return reading
+	}
+}
+
+// tcp probes by connecting to address, host:port.
+func tcp(address string) Probe {
+	return func(ctx context.Context) Reading {
+		begin := time.Now()
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return failedReading(ctx, err, begin)
+		}
+		reading := Reading{Status: Healthy, Latency: time.Since(begin)}
+		conn.Close()
+		return reading
+	}
+}
+
+// query probes the database.
+func query(ping func(context.Context) error) Probe {
+	return func(ctx context.Context) Reading {
+		begin := time.Now()
+		if err := ping(ctx); err != nil {
+			return failedReading(ctx, err, begin)
+		}
+		return Reading{Status: Healthy, Latency: time.Since(begin)}
+	}
+}
+
+// failedReading classifies an error as the contract has it: a refused
+// connection is down, anything else unknown.
+func failedReading(ctx context.Context, err error, begin time.Time) Reading {
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return Reading{Status: Down, Err: "connection refused"}
+	}
+	var netErr net.Error
+	if ctx.Err() != nil || (errors.As(err, &netErr) && netErr.Timeout()) {
+		return Reading{Status: Unknown, Err: "no answer within " + time.Since(begin).Round(100*time.Millisecond).String()}
+	}
+	var dnsErr *net.DNSError
+	if errors.As(err, &dnsErr) && dnsErr.IsNotFound {
+		return Reading{Status: Unknown, Err: "no such host"}
+	}
+	// The URL may hold a password or a token, and the error quotes it.
+	var urlErr *url.Error
+	if errors.As(err, &urlErr) {
+		err = urlErr.Err
+	}
+	return Reading{Status: Unknown, Err: faultlog.PlainText(err.Error())}
+}
+
+// parseCounters reads the numeric counters of a health answer: those in keep,
+// and the first 64 others that may be stored. It fails only where body is no
+// JSON; an answer of another shape has no counters. The others that may not be
+// stored are counted: no finite number, no proper name, or one too many.
+// It reads token by token, so that an answer costs what is kept of it.
+func parseCounters(body []byte, keep []config.Counter) (counters map[string]float64, leftOut int, err error) {
+	if !json.Valid(body) {
+		return nil, 0, errors.New("no JSON")
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	if !enterObject(dec) {
+		return nil, 0, nil
+	}
+	c := counterReader{keep: keep, counters: map[string]float64{}}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return nil, 0, err
+		}
+		if key != "counters" {
+			if err := skipValue(dec); err != nil {
+				return nil, 0, err
+			}
+			continue
+		}
+		if !enterObject(dec) {
+			return nil, 0, nil
+		}
+		if err := c.read(dec); err != nil {
+			return nil, 0, err
+		}
+	}
+	return c.counters, c.leftOut, nil
+}
+
+// counterReader gathers the counters that may be stored.
+type counterReader struct {
+	keep            []config.Counter
+	counters        map[string]float64
+	others, leftOut int
+}
+
+// read reads an object of counters to its end.
+func (c *counterReader) read(dec *json.Decoder) error {
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		var raw json.RawMessage
+		if err := dec.Decode(&raw); err != nil {
+			return err
+		}
+		name, _ := key.(string)
+		c.add(name, string(raw))
+	}
+	_, err := dec.Token()
+	return err
+}
+
+func (c *counterReader) add(name, text string) {
+	value, err := strconv.ParseFloat(text, 64)
+	_, seen := c.counters[name]
+	kept := seen || slices.ContainsFunc(c.keep, func(k config.Counter) bool { return k.Name == name })
+	if err != nil || math.IsInf(value, 0) || !counterName.MatchString(name) || (!kept && c.others == maxCounters) {
+		c.leftOut++
+		return
+	}
+	if !kept {
+		c.others++
+	}
+	c.counters[name] = value
+}
+
+// enterObject reads the next token and reports whether it opens an object.
+func enterObject(dec *json.Decoder) bool {
+	token, err := dec.Token()
+	return err == nil && token == json.Delim('{')
+}
+
+func skipValue(dec *json.Decoder) error {
+	var skipped json.RawMessage
+	return dec.Decode(&skipped)
+}

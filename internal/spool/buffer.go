@@ -1,0 +1,141 @@
+// Package spool keeps finished cycles, oldest first, until the database has
+// them: in memory, and with a directory on disk as well.
+package spool
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+	"unsafe"
+)
+
+// Sample is one measured value, less its time, which is its cycle's.
+type Sample struct {
+	Metric  string
+	Service string // empty for a sample of no service
+	Tags    string // a JSON object
+	Value   float64
+}
+
+// Cycle is what one turn of the metrics collector measured.
+type Cycle struct {
+	At      time.Time
+	Samples []Sample
+}
+
+// size is roughly what a cycle weighs in memory.
+func (c Cycle) size() int {
+	size := int(unsafe.Sizeof(c))
+	for _, s := range c.Samples {
+		size += int(unsafe.Sizeof(s)) + len(s.Metric) + len(s.Service) + len(s.Tags)
+	}
+	return size
+}
+
+// maxBufferBytes bounds the buffer where cycles are large.
+const maxBufferBytes = 32 << 20
+
+// Storable reports why a sample cannot be stored in its table, whatever its rows
+// are allowed to hold; nil where it can. What is refused all the same, the table
+// refuses, and an operator can mend.
+func (s Sample) Storable() error {
+	for _, name := range []string{s.Metric, s.Service} {
+		if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
+			return errors.New("its name is no text")
+		}
+	}
+	if math.IsNaN(s.Value) || math.IsInf(s.Value, 0) {
+		return errors.New("its value is no finite number")
+	}
+	var tags map[string]any
+	if err := json.Unmarshal([]byte(s.Tags), &tags); err != nil || tags == nil || len(s.Tags) > maxTags || strings.Contains(s.Tags, `\u`) {
+		return errors.New("its tags are no JSON object that the database takes")
+	}
+	return nil
+}
+
+// maxTags bounds the tags of one sample.
+const maxTags = 64 << 10
+
+// Buffer keeps finished cycles, oldest first, until they are stored.
+type Buffer interface {
+	// Push adds a cycle and drops the oldest ones that there is no room for.
+	Push(Cycle) (dropped int, err error)
+	// Oldest returns the first cycles, at least one and at most so many that
+	// they have samples for one statement, and what Remove takes them away by.
+	Oldest(samples int) (cycles []Cycle, through uint64)
+	// Remove takes away the cycles up to those that Oldest returned, less what
+	// Push has dropped meanwhile.
+	Remove(through uint64) error
+	Len() int
+	// Newest is the time of the last cycle, zero in an empty buffer.
+	Newest() time.Time
+}
+
+// memoryBuffer is a Buffer that lives as long as the process.
+type memoryBuffer struct {
+	limit  int
+	cycles []Cycle
+	bytes  int
+	gone   uint64 // how many cycles have been taken away
+}
+
+// NewMemory keeps at most limit cycles, as long as the process lives.
+func NewMemory(limit int) Buffer { return &memoryBuffer{limit: limit} }
+
+func (b *memoryBuffer) Push(c Cycle) (dropped int, err error) { return b.push(c), nil }
+
+func (b *memoryBuffer) push(c Cycle) (dropped int) {
+	b.cycles = append(b.cycles, c)
+	b.bytes += c.size()
+	for len(b.cycles) > b.limit || (b.bytes > maxBufferBytes && len(b.cycles) > 1) {
+		b.remove(1)
+		dropped++
+	}
+	return dropped
+}
+
+func (b *memoryBuffer) Oldest(samples int) (cycles []Cycle, through uint64) {
+	n, rows := 0, 0
+	for n < len(b.cycles) && (n == 0 || rows+len(b.cycles[n].Samples) <= samples) {
+		rows += len(b.cycles[n].Samples)
+		n++
+	}
+	return slices.Clone(b.cycles[:n]), b.gone + uint64(n)
+}
+
+func (b *memoryBuffer) Remove(through uint64) error {
+	b.removeThrough(through)
+	return nil
+}
+
+func (b *memoryBuffer) removeThrough(through uint64) {
+	if through > b.gone {
+		b.remove(int(through - b.gone))
+	}
+}
+
+func (b *memoryBuffer) remove(n int) {
+	for i := range n {
+		b.bytes -= b.cycles[i].size()
+		b.cycles[i] = Cycle{} // or the array behind the slice would keep it
+	}
+	b.cycles = b.cycles[n:]
+	b.gone += uint64(n)
+	if len(b.cycles) == 0 {
+		b.cycles = nil
+	}
+}
+
+func (b *memoryBuffer) Len() int { return len(b.cycles) }
+
+func (b *memoryBuffer) Newest() time.Time {
+	if len(b.cycles) == 0 {
+		return time.Time{}
+	}
+	return b.cycles[len(b.cycles)-1].At
+}
