@@ -95,14 +95,29 @@ image: ## build the container image
 	  --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) .
 
 .PHONY: up
-up: ## start PostgreSQL, the worker and the simulated services in containers
+up: ## start PostgreSQL, the worker, the simulated services and a seeded fleet in containers
 	$(COMPOSE) up --detach --build
 	$(COMPOSE) ps
+	@echo
+	@echo "Look at it with:"
+	@echo "  $(COMPOSE) logs --follow ops-worker"
+	@echo "  $(COMPOSE) exec ops-worker /ops-worker doctor"
+	@echo "  $(COMPOSE) exec postgres psql -U iot iotcloud -c 'SELECT * FROM service_health' -c 'SELECT * FROM system_metrics_latest'"
 
 .PHONY: down
 down: ## stop what `up` started, and remove its data
 	$(COMPOSE) down --volumes
 
 .PHONY: clean
-clean: ## remove what was built
+clean: ## remove what was built, and the images without a name that builds leave behind
 	rm -rf bin .ci/log
+	@! docker info >/dev/null 2>&1 || \
+	  docker image prune --force --filter label=org.opencontainers.image.title=ops-worker-build
+
+# What go test generates is tried for half a minute each; more with FUZZTIME=5m.
+FUZZTIME ?= 30s
+
+.PHONY: fuzz
+fuzz: ## try settings and passwords that nobody thought of
+	go test ./internal/config -run '^$$' -fuzz '^FuzzPassword$$' -fuzztime $(FUZZTIME)
+	go test ./internal/config -run '^$$' -fuzz '^FuzzSetting$$' -fuzztime $(FUZZTIME)

@@ -2,9 +2,12 @@
 //
 //	platform-sim [--listen :8080] ingest|evaluator|dispatcher|delivery
 //	platform-sim --check http://127.0.0.1:8080/health
+//	platform-sim fleet
 //
 // It answers GET /health as the platform does, with counters that move, until SIGTERM or SIGINT. The second form asks
-// such a service once and exits 0 if it is healthy: a container's health check needs no other program.
+// such a service once and exits 0 if it is healthy: a container's health check needs no other program. The third fills
+// the platform's tables, once the worker has made them, and keeps them moving; PGHOST, PGUSER, PGPASSWORD and PGDATABASE
+// say where.
 package main
 
 import (
@@ -20,6 +23,7 @@ import (
 	"syscall"
 	"time"
 
+	"ops_worker/db"
 	"ops_worker/internal/platformsim"
 )
 
@@ -50,6 +54,13 @@ func run(ctx context.Context, args []string, output io.Writer) int {
 		}
 		return 0
 	}
+	if flags.NArg() == 1 && flags.Arg(0) == "fleet" {
+		if err := fleet(ctx); err != nil {
+			fmt.Fprintln(output, "platform-sim:", err)
+			return 1
+		}
+		return 0
+	}
 	service, err := platformsim.New(flags.Arg(0))
 	if err != nil || flags.NArg() != 1 {
 		fmt.Fprintln(output, "platform-sim: name one service:", errors.Join(err))
@@ -70,6 +81,18 @@ func serve(ctx context.Context, address string, service *platformsim.Service, ou
 	}
 	fmt.Fprintf(output, "platform-sim: %s listens on %s\n", service.Name, listener.Addr())
 	return platformsim.Serve(ctx, listener, service)
+}
+
+const moveInterval = time.Second
+
+// fleet moves the fleet in the database that libpq's variables name.
+func fleet(ctx context.Context) error {
+	pool, err := db.Open(ctx, db.Options{URL: "postgres://", MaxConns: 1, ConnectTimeout: checkTimeout, ApplicationName: "platform-sim"})
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	return platformsim.RunFleet(ctx, pool, moveInterval)
 }
 
 func check(ctx context.Context, target string) error {

@@ -3,12 +3,15 @@ package platformsim
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
+	"ops_worker/db"
 	"ops_worker/internal/pgtest"
 )
 
@@ -238,6 +241,36 @@ func TestSeedTwiceAndMove(t *testing.T) {
 	moved := count()
 	if online := moved["online"]; online < 80 || online > 180 {
 		t.Errorf("%d devices are online after a move", online)
+	}
+}
+
+func TestAwaitTablesGivesUp(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewEmpty(t).Pool(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	reason := errors.New("enough")
+	cancel(reason)
+	if err := AwaitTables(ctx, pool); !errors.Is(err, reason) {
+		t.Errorf("ended with %v, want %v", err, reason)
+	}
+}
+
+func TestTheFleetWaitsForItsTablesAndMoves(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	pool := database.Pool(t)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- RunFleet(ctx, pool, 10*time.Millisecond) }()
+	if _, err := db.MigrateUp(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Eventually(t, "the fleet is seeded", func() bool { return pgtest.Count(t, pool, "SELECT count(*) FROM device_registry") == 200 })
+	before := pgtest.Count(t, pool, "SELECT count(*) FROM telemetry")
+	pgtest.Eventually(t, "telemetry comes in", func() bool { return pgtest.Count(t, pool, "SELECT count(*) FROM telemetry") > before })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

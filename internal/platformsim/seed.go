@@ -4,8 +4,11 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db"
 )
 
 //go:embed seed.sql
@@ -30,4 +33,49 @@ func Move(ctx context.Context, pool *pgxpool.Pool) error {
 		return fmt.Errorf("move the fleet: %w", err)
 	}
 	return nil
+}
+
+// AwaitTables waits until the worker's migrations have made the tables that Seed fills.
+func AwaitTables(ctx context.Context, pool *pgxpool.Pool) error {
+	pause := time.NewTicker(100 * time.Millisecond)
+	defer pause.Stop()
+	for {
+		if missing, err := db.MissingTables(ctx, db.New(pool)); err == nil && len(missing) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the tables: %w", context.Cause(ctx))
+		case <-pause.C:
+		}
+	}
+}
+
+// RunFleet seeds the fleet once the tables stand, and moves it every interval until the context ends, which is no
+// error. A database that is away meanwhile is waited for.
+func RunFleet(ctx context.Context, pool *pgxpool.Pool, interval time.Duration) error {
+	if err := AwaitTables(ctx, pool); err != nil {
+		return stopped(ctx, err)
+	}
+	if err := Seed(ctx, pool); err != nil {
+		return stopped(ctx, err)
+	}
+	move := time.NewTicker(interval)
+	defer move.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-move.C:
+			_ = Move(ctx, pool) // the next one makes up for it
+		}
+	}
+}
+
+// stopped leaves out the error of what the end of the context has interrupted.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
