@@ -55,6 +55,7 @@ type MetricsCollector struct {
 	aggregating map[string]*faultlog.Log
 	leftOut     map[string]int
 	last        spool.Cycle
+	failed      []string // aggregates, in that cycle
 
 	// Of the storing loop: how many samples a statement takes now, and whether
 	// what waits may stand already, as an earlier process or an attempt whose
@@ -79,6 +80,18 @@ func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 		leftOut:     map[string]int{},
 		batch:       storeBatch,
 		recheck:     buffer.Len() > 0,
+	}
+}
+
+// storeDeadline bounds one turn of the storing loop; each store in it has a
+// deadline of its own.
+const storeDeadline = time.Minute
+
+// loops are the two that drive the collector.
+func (c *MetricsCollector) loops(interval time.Duration) []*Loop {
+	return []*Loop{
+		{Name: metricsLoop, Interval: interval, Deadline: interval * 9 / 10, Cycle: c.Gather},
+		{Name: storeLoop, Trigger: c.gathered, Deadline: storeDeadline, Cycle: c.Store},
 	}
 }
 
@@ -118,6 +131,9 @@ func (c *MetricsCollector) Gather(ctx context.Context) error {
 
 // Last returns the newest cycle; not while one is gathered.
 func (c *MetricsCollector) Last() spool.Cycle { return c.last }
+
+// FailedAggregates are those whose samples the newest cycle lacks.
+func (c *MetricsCollector) FailedAggregates() []string { return c.failed }
 
 // stamp is the time of the cycle that begins now.
 func (c *MetricsCollector) stamp(log zerolog.Logger) time.Time {
@@ -184,6 +200,7 @@ func (c *MetricsCollector) readAggregates(ctx context.Context) (result Aggregate
 
 // logAggregates logs the aggregates that fail, each at its changes.
 func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
+	c.failed = slices.Sorted(maps.Keys(a.Failed))
 	if !a.Answered {
 		return // the store that follows says so
 	}

@@ -367,10 +367,7 @@ func TestAHungServiceDoesNotStarveASlowStore(t *testing.T) {
 		collector := NewMetricsCollector(targets, store, leasetest.Held(t, store, 24*time.Hour), spool.NewMemory(100), 5*time.Second)
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute-time.Second)
 		defer cancel()
-		runLoops(ctx, []*Loop{
-			{Name: metricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Gather},
-			{Name: storeLoop, Trigger: collector.gathered, Deadline: storeDeadline, Log: zerolog.Nop(), Cycle: collector.Store},
-		})
+		runLoops(ctx, collector.loops(5*time.Second))
 		if n := len(store.cycles); n < 118 {
 			t.Errorf("%d of 120 cycles are stored", n)
 		}

@@ -31,8 +31,11 @@ type schemaKeeper struct {
 	unmade map[db.Change]bool
 }
 
-func newSchemaKeeper(client *db.Client) *schemaKeeper {
-	return &schemaKeeper{client: client, ensure: db.Ensure, ended: time.Now(), unmade: map[db.Change]bool{}}
+func newSchemaKeeper(client *db.Client, options func() []db.MigratorOption) *schemaKeeper {
+	ensure := func(ctx context.Context, pool *pgxpool.Pool) ([]db.Change, error) {
+		return db.Ensure(ctx, pool, options()...)
+	}
+	return &schemaKeeper{client: client, ensure: ensure, ended: time.Now(), unmade: map[db.Change]bool{}}
 }
 
 // cycle ensures where a statement has met a missing table, and otherwise hourly.
@@ -58,7 +61,7 @@ func (k *schemaKeeper) log(log zerolog.Logger, changes []db.Change) {
 	done := map[string]int{}
 	for _, c := range changes {
 		event := log.Debug()
-		if c.Failed() {
+		if c.Failed() || c.Postponed() {
 			k.unmade[c] = true
 			if before[c] {
 				continue

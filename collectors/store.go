@@ -78,7 +78,7 @@ func (p *Postgres) AppendCycles(ctx context.Context, token lease.Token, cycles [
 		Services:      make([]string, 0, n),
 		Tags:          make([]string, 0, n),
 		Values:        make([]float64, 0, n),
-		LeaseName:     lease.Name,
+		LeaseName:     db.LeaseName,
 		Holder:        token.Holder,
 		Epoch:         token.Epoch,
 		TtlSeconds:    p.ttl.Seconds(),

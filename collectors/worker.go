@@ -49,6 +49,9 @@ type Worker struct {
 
 	heartFailed sync.Once
 
+	// AnyDatabase accepts a database that is not the platform's.
+	AnyDatabase bool
+
 	Store   *Postgres
 	Lease   *lease.Lease
 	Targets []probe.Target
@@ -60,9 +63,11 @@ type Worker struct {
 func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
 	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.NewClient()}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
-	w.schema = newSchemaKeeper(w.client)
+	w.schema = newSchemaKeeper(w.client, w.migratorOptions)
 	w.Store = NewPostgres(w.client, cfg.LeaseTTL)
-	w.Lease = lease.New(lease.NewPostgres(w.client), holderName(), cfg.LeaseTTL, log, func(next time.Duration) { w.beat(leaseLoop, next) })
+	leases := lease.NewPostgres(w.client)
+	leases.CycleInterval = cfg.MetricsInterval
+	w.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, func(next time.Duration) { w.beat(leaseLoop, next) })
 	w.Targets = probe.Targets(cfg.Services, w.http, w.Store.Ping)
 	w.Health = NewHealthMonitor(w.Targets, w.Store, w.Lease, cfg.HealthInterval, cfg.SystemAlerts)
 	w.Metrics = NewMetricsCollector(w.Targets, w.Store, w.Lease, buffer, cfg.MetricsInterval)
@@ -71,6 +76,13 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 
 // Close frees what NewWorker made.
 func (w *Worker) Close() { w.http.Close() }
+
+func (w *Worker) migratorOptions() []db.MigratorOption {
+	if w.AnyDatabase {
+		return []db.MigratorOption{db.AnyDatabase}
+	}
+	return nil
+}
 
 // holderName is a name for the lease that no other process has, and that says
 // to an operator where to look.
@@ -95,10 +107,11 @@ func (w *Worker) noteBeat(err error) {
 }
 
 // Run prepares the database, waiting for it as long as it takes, and then
-// collects whenever this replica has the lease, until ctx is done.
-func (w *Worker) Run(ctx context.Context) {
-	if !w.awaitDatabase(ctx) {
-		return
+// collects whenever this replica has the lease, until ctx is done. It fails where
+// the database is not one for the worker.
+func (w *Worker) Run(ctx context.Context) error {
+	if err := w.awaitDatabase(ctx); err != nil || ctx.Err() != nil {
+		return err
 	}
 	w.noteBeat(w.heart.Forget(startLoop))
 	var running sync.WaitGroup
@@ -108,6 +121,7 @@ func (w *Worker) Run(ctx context.Context) {
 	})
 	w.Lease.Run(ctx, w.collect)
 	running.Wait()
+	return nil
 }
 
 const (
@@ -117,19 +131,19 @@ const (
 	startDeadline = 5 * time.Minute
 )
 
-// awaitDatabase prepares the database, with back-off. It is false when ctx
-// ended first.
-func (w *Worker) awaitDatabase(ctx context.Context) bool {
+// awaitDatabase prepares the database, with back-off, until ctx ends or the
+// database turns out to be one that is refused.
+func (w *Worker) awaitDatabase(ctx context.Context) error {
 	retry := backoff.New(startBackOff)
 	var logged time.Time
 	for {
 		w.beat(startLoop, startDeadline)
 		err := w.attemptStart(ctx)
-		if err == nil {
-			return true
+		if err == nil || db.IsRefused(err) {
+			return err
 		}
 		if ctx.Err() != nil {
-			return false
+			return nil
 		}
 		delay := retry.NextBackOff()
 		if now := time.Now(); now.Sub(logged) >= 30*time.Second {
@@ -137,7 +151,7 @@ func (w *Worker) awaitDatabase(ctx context.Context) bool {
 			w.log.Error().Err(err).Dur("retry_in_ms", delay).Msg("database is not ready, waiting for it")
 		}
 		if backoff.Wait(ctx, delay); ctx.Err() != nil {
-			return false
+			return nil
 		}
 	}
 }
@@ -151,7 +165,7 @@ func (w *Worker) attemptStart(ctx context.Context) (err error) {
 
 // Prepare brings the schema up to date and logs what the worker found.
 func (w *Worker) Prepare(ctx context.Context) error {
-	changes, err := db.MigrateUp(ctx, w.pool)
+	changes, err := db.MigrateUp(ctx, w.pool, w.migratorOptions()...)
 	w.schema.log(w.log, changes)
 	if err != nil {
 		return err
@@ -190,11 +204,8 @@ func (w *Worker) Prepare(ctx context.Context) error {
 
 // collect runs the loops until ctx is done.
 func (w *Worker) collect(ctx context.Context) {
-	loops := []*Loop{
-		{Name: healthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10, Cycle: w.Health.Cycle},
-		{Name: metricsLoop, Interval: w.cfg.MetricsInterval, Deadline: w.cfg.MetricsInterval * 9 / 10, Cycle: w.Metrics.Gather},
-		{Name: storeLoop, Trigger: w.Metrics.gathered, Deadline: storeDeadline, Cycle: w.Metrics.Store},
-	}
+	loops := append(w.Metrics.loops(w.cfg.MetricsInterval),
+		&Loop{Name: healthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10, Cycle: w.Health.Cycle})
 	if w.cfg.MetricsRetention > 0 {
 		retention := NewRetention(w.Store, w.Lease, w.cfg.MetricsRetention)
 		loops = append(loops, &Loop{Name: retentionLoop, Interval: retentionInterval, Deadline: retentionDeadline,
@@ -212,10 +223,6 @@ func (w *Worker) collect(ctx context.Context) {
 	w.storeLast(ctx, <-stopped)
 	w.noteBeat(w.heart.Forget(healthLoop, metricsLoop))
 }
-
-// storeDeadline bounds one turn of the storing loop; each store in it has a
-// deadline of its own.
-const storeDeadline = time.Minute
 
 // storeLast stores the cycle that was gathered while the loops stopped, in what
 // is left of stopGrace.

@@ -56,7 +56,11 @@ func startWorker(t *testing.T, cfg config.Config, log zerolog.Logger) (stop func
 	worker := NewWorker(cfg, pool, spool.NewMemory(cfg.BufferCycles), NoHeart, log)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
-	running.Go(func() { worker.Run(ctx) })
+	running.Go(func() {
+		if err := worker.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
 	stop = sync.OnceFunc(func() {
 		cancel()
 		running.Wait()

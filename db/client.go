@@ -126,6 +126,9 @@ func IsTimeout(err error) bool {
 	return code(err) == "57014" || code(err) == "" && (errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err))
 }
 
+// IsLocked reports whether a statement was given up for a lock.
+func IsLocked(err error) bool { return code(err) == "55P03" }
+
 // isConflict reports whether another transaction was in the way at that moment:
 // a serialization failure or a deadlock.
 func isConflict(err error) bool { return code(err) == "40001" || code(err) == "40P01" }

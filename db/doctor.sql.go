@@ -284,10 +284,10 @@ SELECT current_user::text AS login_role,
        (p.oid IS NOT NULL)::boolean AS operator_exists,
        coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
        coalesce(pg_has_role(current_user, p.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)::boolean AS operator_granted,
-       coalesce(current_schema(), '')::text AS schema,
-       coalesce(has_schema_privilege(current_user, current_schema(), 'CREATE'), false)::boolean AS creates_tables,
-       coalesce(has_schema_privilege(p.oid, to_regnamespace(quote_ident(current_schema())), 'USAGE'), false)::boolean AS operator_uses_schema
+       coalesce(has_schema_privilege(current_user, n.oid, 'CREATE'), false)::boolean AS creates_tables,
+       coalesce(has_schema_privilege(p.oid, n.oid, 'USAGE'), false)::boolean AS operator_uses_schema
 FROM (SELECT) me
+LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = $1::text
 LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator'
 `
 
@@ -296,21 +296,20 @@ type DoctorRoleRow struct {
 	OperatorExists     bool
 	OperatorBypasses   bool
 	OperatorGranted    bool
-	Schema             string
 	CreatesTables      bool
 	OperatorUsesSchema bool
 }
 
-// The login role, and the role that the platform's routes take on.
-func (q *Queries) DoctorRole(ctx context.Context) (DoctorRoleRow, error) {
-	row := q.db.QueryRow(ctx, DoctorRole)
+// The login role, the role that the platform's routes take on, and what both may
+// do in the schema where the tables are.
+func (q *Queries) DoctorRole(ctx context.Context, schema string) (DoctorRoleRow, error) {
+	row := q.db.QueryRow(ctx, DoctorRole, schema)
 	var i DoctorRoleRow
 	err := row.Scan(
 		&i.LoginRole,
 		&i.OperatorExists,
 		&i.OperatorBypasses,
 		&i.OperatorGranted,
-		&i.Schema,
 		&i.CreatesTables,
 		&i.OperatorUsesSchema,
 	)
@@ -509,24 +508,4 @@ func (q *Queries) DoctorSessions(ctx context.Context, ownName string) ([]DoctorS
 		return nil, err
 	}
 	return items, nil
-}
-
-const DoctorSize = `-- name: DoctorSize :one
-SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
-FROM pg_catalog.pg_class c
-WHERE c.oid = to_regclass('system_metrics')
-`
-
-type DoctorSizeRow struct {
-	EstimatedRows float64
-	Bytes         int64
-}
-
-// A plain table's size and the planner's estimate of its rows, -1 or 0 where it
-// was never analysed.
-func (q *Queries) DoctorSize(ctx context.Context) (DoctorSizeRow, error) {
-	row := q.db.QueryRow(ctx, DoctorSize)
-	var i DoctorSizeRow
-	err := row.Scan(&i.EstimatedRows, &i.Bytes)
-	return i, err
 }

@@ -17,16 +17,18 @@ SET holder = $1,
     epoch = l.epoch + 1,
     acquired_at = clock_timestamp(),
     expires_at = clock_timestamp() + make_interval(secs => $2::float8),
-    ttl = make_interval(secs => $2::float8)
-WHERE l.name = $3
+    ttl = make_interval(secs => $2::float8),
+    cycle_interval = make_interval(secs => $3::float8)
+WHERE l.name = $4
   AND (l.holder IN ('', $1) OR NOT (l.expires_at > clock_timestamp() AND l.expires_at <= clock_timestamp() + l.ttl))
 RETURNING l.epoch, l.last_cycle_at, clock_timestamp()::timestamptz AS now
 `
 
 type AcquireLeaseParams struct {
-	Holder     string
-	TtlSeconds float64
-	Name       string
+	Holder       string
+	TtlSeconds   float64
+	CycleSeconds float64
+	Name         string
 }
 
 type AcquireLeaseRow struct {
@@ -42,7 +44,12 @@ type AcquireLeaseRow struct {
 // means that another replica holds it. It waits for a store in flight.
 // Caller: a standby that finds the lease free; it looks once a second.
 func (q *Queries) AcquireLease(ctx context.Context, arg AcquireLeaseParams) (AcquireLeaseRow, error) {
-	row := q.db.QueryRow(ctx, AcquireLease, arg.Holder, arg.TtlSeconds, arg.Name)
+	row := q.db.QueryRow(ctx, AcquireLease,
+		arg.Holder,
+		arg.TtlSeconds,
+		arg.CycleSeconds,
+		arg.Name,
+	)
 	var i AcquireLeaseRow
 	err := row.Scan(&i.Epoch, &i.LastCycleAt, &i.Now)
 	return i, err
@@ -93,7 +100,7 @@ func (q *Queries) CorrectNewestCycle(ctx context.Context, arg CorrectNewestCycle
 const CreateLease = `-- name: CreateLease :exec
 INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl, last_cycle_at)
 VALUES ($1, '', 0, clock_timestamp(), clock_timestamp(), interval '0', 'infinity')
-ON CONFLICT DO NOTHING
+ON CONFLICT (name) DO NOTHING
 `
 
 // Makes the row where it is missing, held by nobody; CorrectNewestCycle says what
@@ -141,7 +148,8 @@ func (q *Queries) LockLease(ctx context.Context, name string) (int64, error) {
 }
 
 const ReadLease = `-- name: ReadLease :one
-SELECT holder, epoch, acquired_at, expires_at, last_cycle_at,
+SELECT holder, last_holder, epoch, acquired_at, expires_at, last_cycle_at,
+       date_part('epoch', cycle_interval)::float8 AS cycle_seconds,
        (holder <> '' AND expires_at > clock_timestamp() AND expires_at <= clock_timestamp() + ttl)::boolean AS held,
        (expires_at > clock_timestamp() + ttl)::boolean AS from_the_future,
        pg_is_in_recovery()::boolean AS read_only,
@@ -152,10 +160,12 @@ WHERE name = $1
 
 type ReadLeaseRow struct {
 	Holder        string
+	LastHolder    string
 	Epoch         int64
 	AcquiredAt    time.Time
 	ExpiresAt     time.Time
 	LastCycleAt   time.Time
+	CycleSeconds  float64
 	Held          bool
 	FromTheFuture bool
 	ReadOnly      bool
@@ -170,10 +180,12 @@ func (q *Queries) ReadLease(ctx context.Context, name string) (ReadLeaseRow, err
 	var i ReadLeaseRow
 	err := row.Scan(
 		&i.Holder,
+		&i.LastHolder,
 		&i.Epoch,
 		&i.AcquiredAt,
 		&i.ExpiresAt,
 		&i.LastCycleAt,
+		&i.CycleSeconds,
 		&i.Held,
 		&i.FromTheFuture,
 		&i.ReadOnly,
@@ -184,7 +196,7 @@ func (q *Queries) ReadLease(ctx context.Context, name string) (ReadLeaseRow, err
 
 const ReleaseLease = `-- name: ReleaseLease :execrows
 UPDATE ops_worker_lease
-SET holder = '', expires_at = clock_timestamp()
+SET holder = '', last_holder = holder, expires_at = clock_timestamp()
 WHERE name = $1 AND holder = $2 AND epoch = $3
 `
 

@@ -3,11 +3,13 @@ package db_test
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -183,12 +185,9 @@ func TestDownRemovesWhatIsOursAndNothingElse(t *testing.T) {
 	pool := database.Pool(t)
 	before := schema(t, pool)
 	migrate(t, pool)
-	m, err := db.NewMigrator(pool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := db.NewMigrator(pool)
 	defer m.Close()
-	if _, err := m.Down(t.Context(), true); err != nil {
+	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); err != nil {
 		t.Fatal(err)
 	}
 	after := slices.DeleteFunc(schema(t, pool), func(line string) bool { return strings.Contains(line, "ops_worker_schema_") })
@@ -206,12 +205,9 @@ func TestDownStopsAtWhatThePlatformBuiltOnOurTables(t *testing.T) {
 	database := pgtest.New(t)
 	database.Exec(t, "CREATE VIEW the_platforms AS SELECT * FROM system_metrics")
 	pool := database.Pool(t)
-	m, err := db.NewMigrator(pool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := db.NewMigrator(pool)
 	defer m.Close()
-	if _, err := m.Down(t.Context(), true); err == nil || !strings.Contains(err.Error(), "the_platforms") && !strings.Contains(err.Error(), "2BP01") {
+	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); err == nil || !strings.Contains(err.Error(), "the_platforms") && !strings.Contains(err.Error(), "2BP01") {
 		t.Errorf("down: %v", err)
 	}
 	if _, err := pool.Exec(t.Context(), "SELECT FROM the_platforms"); err != nil {
@@ -222,15 +218,12 @@ func TestDownStopsAtWhatThePlatformBuiltOnOurTables(t *testing.T) {
 func TestStatusListsEveryMigration(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t).Pool(t)
-	m, err := db.NewMigrator(pool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := db.NewMigrator(pool)
 	defer m.Close()
-	if _, err := m.Down(t.Context(), false); err != nil {
+	if _, err := m.Down(t.Context(), db.DownOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	states, err := m.Status(t.Context())
+	states, err := db.Status(t.Context(), pool)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,5 +282,79 @@ func TestEveryFileOfThePlatformMakesWhatItIsNamedFor(t *testing.T) {
 		if strings.Contains(r.Name, " as ") || strings.Contains(r.Name, " if ") || !strings.HasSuffix(r.SQL, ";") {
 			t.Errorf("the head of a route is not understood: %+v", r)
 		}
+	}
+}
+
+func TestDownRefusesWhileAWorkerCollects(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	database.Exec(t, `INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl)
+		VALUES ('ops_worker', 'host/1/a', 1, now(), now() + interval '1 minute', '1 minute')`)
+	pool := database.Pool(t)
+	before := schema(t, pool)
+	m := db.NewMigrator(pool)
+	defer m.Close()
+	var held *db.LeaseHeldError
+	if changes, err := m.Down(t.Context(), db.DownOptions{All: true}); !errors.As(err, &held) || held.Holder != "host/1/a" || len(changes) != 0 {
+		t.Errorf("down: %v, %v", changes, err)
+	}
+	if diff := cmp.Diff(before, schema(t, pool)); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := m.Down(t.Context(), db.DownOptions{All: true, Force: true}); err != nil {
+		t.Error(err)
+	}
+}
+
+// What was done before a migration failed is told, and once it is mended the rest
+// goes on.
+func TestDownThatFailsHalfWayGoesOn(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	database.Exec(t, "CREATE VIEW the_platforms AS SELECT * FROM system_metrics")
+	pool := database.Pool(t)
+	m := db.NewMigrator(pool)
+	defer m.Close()
+	changes, err := m.Down(t.Context(), db.DownOptions{All: true})
+	if err == nil || len(changes) != 1 || !strings.Contains(changes[0].Object, "lease") {
+		t.Errorf("down: %v, %v", changes, err)
+	}
+	database.Exec(t, "DROP VIEW the_platforms")
+	changes, err = m.Down(t.Context(), db.DownOptions{All: true})
+	if err != nil || len(changes) != 1 {
+		t.Errorf("down again: %v, %v", changes, err)
+	}
+	pgtest.WantRows(t, pool, "SELECT to_regclass('system_metrics') IS NULL", "true")
+}
+
+func TestUpThatFailsHalfWayTellsWhatItDid(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.Exec(t, "CREATE DOMAIN ops_worker_lease AS integer") // in the way of the table
+	changes, err := db.MigrateUp(t.Context(), database.Pool(t))
+	if err == nil || !slices.ContainsFunc(changes, func(c db.Change) bool { return strings.Contains(c.Object, "00001") }) {
+		t.Errorf("up: %v, %v", changes, err)
+	}
+}
+
+// A server that refuses for good is not asked for two minutes long.
+func TestWhatIsForbiddenFailsAtOnce(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	_, address := database.Role(t, "NOSUPERUSER")
+	database.Exec(t, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+	began := time.Now()
+	if _, err := db.MigrateUp(t.Context(), database.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "42501") {
+		t.Errorf("up: %v", err)
+	}
+	applied := pgtest.New(t)
+	applied.Exec(t, "DELETE FROM ops_worker_schema_version WHERE version_id = 2")
+	_, address = applied.Role(t, "NOSUPERUSER")
+	applied.Exec(t, "GRANT ALL ON schema_migrations TO PUBLIC; GRANT SELECT ON ops_worker_schema_version TO PUBLIC")
+	if _, err := db.MigrateUp(t.Context(), applied.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "42501") {
+		t.Errorf("up without rights to the lock: %v", err)
+	}
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("that took %s", took)
 	}
 }

@@ -30,8 +30,29 @@ const (
 )
 
 // MadeByWorker reports whether the worker made the relation in the platform's
-// place.
-func (r DescribeRelationsRow) MadeByWorker() bool { return strings.HasPrefix(r.Comment, madeByWorker) }
+// place, and nobody has made it their own since. The comment alone does not tell:
+// the platform's migrator goes on from a table that stands.
+func (r DescribeRelationsRow) MadeByWorker() bool {
+	if !strings.HasPrefix(r.Comment, madeByWorker) {
+		return false
+	}
+	return r.IsView() || !r.Linked && slices.Equal(r.Columns, firstColumns(r.Name))
+}
+
+// Spare reports whether the relation is a table that the worker made and that
+// never had a row.
+func (r DescribeRelationsRow) Spare() bool { return r.MadeByWorker() && !r.IsView() && !r.Filled }
+
+var columnLine = regexp.MustCompile(`(?m)^    ([a-z_]+) `)
+
+// firstColumns are those of a platform's table in its first form.
+func firstColumns(table string) []string {
+	var names []string
+	for _, match := range columnLine.FindAllStringSubmatch(sqlFile("platform/tables", table), -1) {
+		names = append(names, match[1])
+	}
+	return names
+}
 
 // IsView reports whether the relation is a view.
 func (r DescribeRelationsRow) IsView() bool { return r.Kind == "v" }
@@ -127,7 +148,7 @@ func readRoutes() []Route {
 // occasion is when the platform's tables are made sure of.
 type occasion struct {
 	limits Limits
-	// convert lets a system_metrics of any length become a hypertable.
+	// convert lets system_metrics become a hypertable.
 	convert bool
 }
 
@@ -142,10 +163,10 @@ var (
 // their first form, views in the place of dropped ones, and the role. What
 // stands is left as it is. It returns a change for each thing that it made or
 // could not make; none of these keeps it from the others.
-func ensurePlatform(ctx context.Context, pool *pgxpool.Pool, when occasion) ([]Change, error) {
+func ensurePlatform(ctx context.Context, pool *pgxpool.Pool, when occasion, anyDatabase bool) ([]Change, error) {
 	var e ensurer
 	err := inTx(ctx, pool, ReadWrite, when.limits, func(tx pgx.Tx) error {
-		e = ensurer{tx: tx, q: New(tx), convertOld: when.convert}
+		e = ensurer{tx: tx, q: New(tx), when: when, anyDatabase: anyDatabase}
 		return e.run(ctx)
 	})
 	if err != nil {
@@ -156,17 +177,21 @@ func ensurePlatform(ctx context.Context, pool *pgxpool.Pool, when occasion) ([]C
 
 // ensurer is one run of ensurePlatform, in one transaction.
 type ensurer struct {
-	tx         pgx.Tx
-	q          *Queries
-	convertOld bool
-	server     DescribeServerRow
-	timescale  *Timescale // nil on plain PostgreSQL
-	stands     map[string]DescribeRelationsRow
-	changes    []Change
+	tx          pgx.Tx
+	q           *Queries
+	when        occasion
+	anyDatabase bool
+	server      DescribeServerRow
+	timescale   *Timescale // nil on plain PostgreSQL
+	stands      map[string]DescribeRelationsRow
+	changes     []Change
 }
 
 func (e *ensurer) run(ctx context.Context) (err error) {
 	if err := e.q.LockSchema(ctx); err != nil {
+		return err
+	}
+	if _, e.changes, err = settle(ctx, e.tx, e.anyDatabase); err != nil {
 		return err
 	}
 	if e.server, err = e.q.DescribeServer(ctx); err != nil {
@@ -228,7 +253,7 @@ func MissingTables(ctx context.Context, q *Queries) ([]string, error) {
 // step runs statements behind a savepoint. Where the server refuses one, the
 // change has failed, which is no error.
 func (e *ensurer) step(ctx context.Context, done Change, statements ...string) error {
-	err := pgx.BeginFunc(ctx, e.tx, func(savepoint pgx.Tx) error {
+	return e.try(ctx, done, func(savepoint pgx.Tx) error {
 		for _, statement := range statements {
 			if _, err := savepoint.Exec(ctx, statement); err != nil {
 				return err
@@ -236,6 +261,10 @@ func (e *ensurer) step(ctx context.Context, done Change, statements ...string) e
 		}
 		return nil
 	})
+}
+
+func (e *ensurer) try(ctx context.Context, done Change, fn func(savepoint pgx.Tx) error) error {
+	err := pgx.BeginFunc(ctx, e.tx, fn)
 	var refused *pgconn.PgError
 	switch {
 	case errors.As(err, &refused):
@@ -252,7 +281,7 @@ func (e *ensurer) step(ctx context.Context, done Change, statements ...string) e
 // migrator would find a role and leave it as it is.
 func (e *ensurer) ensureRole(ctx context.Context) error {
 	if e.server.OperatorExists {
-		return nil
+		return e.ensureMembership(ctx)
 	}
 	err := e.step(ctx, Change{OperatorRole, created, "role"},
 		"CREATE ROLE "+OperatorRole+" NOLOGIN BYPASSRLS", "GRANT "+OperatorRole+" TO CURRENT_USER")
@@ -266,6 +295,28 @@ func (e *ensurer) ensureRole(ctx context.Context) error {
 	return err
 }
 
+// ensureMembership lets the login role take on the operator's role, which belongs
+// to the whole server: another database's worker may have made it.
+func (e *ensurer) ensureMembership(ctx context.Context) error {
+	if e.server.TakesOnOperator {
+		return nil
+	}
+	begin := len(e.changes)
+	grant := "GRANT " + OperatorRole + " TO CURRENT_USER"
+	if e.server.VersionNum >= 160000 {
+		grant += " WITH SET TRUE" // a membership may be without
+	}
+	if err := e.step(ctx, Change{OperatorRole, "granted", "to the login role"}, grant); err != nil {
+		return err
+	}
+	server, err := e.q.DescribeServer(ctx)
+	if err == nil && !server.TakesOnOperator {
+		// Not ours to grant. Where it is needed, the aggregates and doctor say so.
+		e.changes = e.changes[:begin]
+	}
+	return err
+}
+
 func (e *ensurer) ensureStandIns(ctx context.Context) error {
 	for _, s := range StandIns {
 		stands, exists := e.stands[s.Name]
@@ -273,8 +324,8 @@ func (e *ensurer) ensureStandIns(ctx context.Context) error {
 			continue
 		}
 		if exists {
-			// It may be in use by now, so it is only named, never dropped.
-			if !stands.IsView() && stands.MadeByWorker() {
+			// It may be in use at any time, so it is only named, never dropped.
+			if stands.Spare() {
 				e.changes = append(e.changes, Change{s.Name, failed, fmt.Sprintf(
 					"a table that ops_worker made hides %s; if nothing uses it, DROP TABLE %s", s.Successor, s.Name)})
 			}
@@ -329,27 +380,65 @@ func succeeded(stands map[string]DescribeRelationsRow, name string) bool {
 	})
 }
 
+// What of system_metrics is converted at a start: no more than a second's work.
+const (
+	smallTable = 16 << 20 // bytes, some 100,000 samples
+	shortSpan  = 14 * 24 * time.Hour
+)
+
+// conversionLock is how long a start waits for the table.
+const conversionLock = 5 * time.Second
+
 // ensureHypertable converts system_metrics on a database that got TimescaleDB
-// after it.
+// after it, where that is quickly done.
 func (e *ensurer) ensureHypertable(ctx context.Context) error {
-	if e.timescale == nil || !e.convertOld {
+	if e.timescale == nil || !e.when.convert {
 		return nil
 	}
 	converted, err := e.timescale.IsHypertable(ctx, e.q, samplesTable)
 	if err != nil || converted {
 		return err
 	}
-	return e.convert(ctx, samplesTable)
+	size, err := e.q.SamplesSize(ctx)
+	if err != nil {
+		return err
+	}
+	small := size.Bytes <= smallTable
+	if small {
+		seconds, err := e.q.SamplesSpan(ctx)
+		if err != nil {
+			return err
+		}
+		small = seconds <= shortSpan.Seconds()
+	}
+	if !small {
+		e.changes = append(e.changes, Change{samplesTable, postponed, "a hypertable: it is too long for a start, `ops-worker migrate hypertable` converts it"})
+		return nil
+	}
+	statement, _ := e.timescale.text("convert_samples")
+	return e.makeHypertable(ctx, samplesTable, statement, chunkInterval)
 }
 
-// convert makes a hypertable of a table that is to be one.
+// convert makes a hypertable of a table that was just made, if it is to be one.
 func (e *ensurer) convert(ctx context.Context, table string) error {
 	statement, ok := e.timescale.conversion(table)
 	if !ok {
 		return nil
 	}
+	return e.makeHypertable(ctx, table, statement)
+}
+
+func (e *ensurer) makeHypertable(ctx context.Context, table, statement string, args ...any) error {
 	before := len(e.changes)
-	err := e.step(ctx, Change{table, created, "hypertable"}, statement)
+	err := e.try(ctx, Change{table, created, "hypertable"}, func(savepoint pgx.Tx) error {
+		if _, err := savepoint.Exec(ctx, "SELECT set_config('lock_timeout', $1, true)", fmt.Sprint(conversionLock.Milliseconds())); err != nil {
+			return err
+		}
+		if _, err := savepoint.Exec(ctx, statement, args...); err != nil {
+			return err
+		}
+		return New(savepoint).ConfigureTransaction(ctx, e.when.limits.params())
+	})
 	if err == nil && e.changes[before].Failed() {
 		e.changes[before].Detail = "hypertable: " + e.changes[before].Detail
 	}
@@ -394,24 +483,18 @@ func (r DescribeRelationsRow) IsIndex() bool { return r.Kind == "i" || r.Kind ==
 
 // dropStandIns takes back the views that the worker has made. The platform's
 // tables stay, those that it made included: they may hold data by now.
-func dropStandIns(ctx context.Context, pool *pgxpool.Pool) (changes []Change, err error) {
-	err = inTx(ctx, pool, ReadWrite, whileRunning.limits, func(tx pgx.Tx) error {
-		stands, err := StandingRelations(ctx, New(tx))
-		if err != nil {
-			return err
-		}
-		for _, s := range StandIns {
-			if view := stands[s.Name]; view.IsView() && view.MadeByWorker() {
-				if _, err := tx.Exec(ctx, "DROP VIEW "+s.Name); err != nil {
-					return err
-				}
-				changes = append(changes, Change{s.Name, reverted, "view over " + s.Successor})
-			}
-		}
-		return nil
-	})
+func dropStandIns(ctx context.Context, tx pgx.Tx) (changes []Change, err error) {
+	stands, err := StandingRelations(ctx, New(tx))
 	if err != nil {
-		return nil, fmt.Errorf("drop the views in the platform's place: %w", err)
+		return nil, err
+	}
+	for _, s := range StandIns {
+		if view := stands[s.Name]; view.IsView() && view.MadeByWorker() {
+			if _, err := tx.Exec(ctx, "DROP VIEW "+s.Name); err != nil {
+				return nil, fmt.Errorf("drop the view %s: %w", s.Name, err)
+			}
+			changes = append(changes, Change{s.Name, reverted, "view over " + s.Successor})
+		}
 	}
 	return changes, nil
 }

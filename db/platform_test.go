@@ -157,38 +157,6 @@ func TestTablesAreEnsuredAtEveryStart(t *testing.T) {
 	}
 }
 
-// The platform's migrator runs after ours on the same database: its first
-// migrations find everything, and its later ones build on it.
-func TestThePlatformsMigratorRunsAfterOurs(t *testing.T) {
-	t.Parallel()
-	database := pgtest.New(t)
-	database.Exec(t, `
-		CREATE TABLE IF NOT EXISTS tenants (tenant_id text PRIMARY KEY);
-		CREATE TABLE IF NOT EXISTS fleet_alert (id bigserial PRIMARY KEY);
-		CREATE UNIQUE INDEX IF NOT EXISTS idx_fleet_alert_open_uq ON fleet_alert (tenant_id, fingerprint) WHERE status = 'OPEN';
-		CREATE TABLE IF NOT EXISTS system_metrics (time timestamptz NOT NULL);
-		CREATE INDEX IF NOT EXISTS idx_system_metrics_name_time ON system_metrics (metric_name, time DESC);
-		CREATE OR REPLACE VIEW system_metrics_latest AS
-			SELECT DISTINCT ON (metric_name, service) time, metric_name, service, value, tags FROM system_metrics ORDER BY metric_name, service, time DESC;
-		CREATE OR REPLACE VIEW system_metrics_recent AS
-			SELECT metric_name, service, avg(value) AS avg_value, max(value) AS max_value, min(value) AS min_value, count(*) AS sample_count
-			FROM system_metrics WHERE time > now() - interval '5 minutes' GROUP BY metric_name, service;
-		ALTER TABLE device_registry ADD COLUMN device_type text;
-		ALTER TABLE fleet_alert ADD CONSTRAINT fleet_alert_tenant_fk FOREIGN KEY (tenant_id) REFERENCES tenants;
-		ALTER TABLE device_state ENABLE ROW LEVEL SECURITY;
-		ALTER TABLE device_state FORCE ROW LEVEL SECURITY;
-		CREATE POLICY tenant ON device_state USING (tenant_id = current_setting('app.tenant_id', true));
-		DROP TABLE delivery_jobs;
-		DROP TABLE integrations;
-		CREATE TABLE notification_channels (channel_id serial PRIMARY KEY, tenant_id text, name text, channel_type text, config jsonb,
-			is_enabled boolean, created_at timestamptz, updated_at timestamptz);
-		CREATE TABLE notification_jobs (job_id bigserial PRIMARY KEY, tenant_id text, alert_id bigint, channel_id int, rule_id int, deliver_on_event text,
-			status text, attempts int, next_run_at timestamptz, last_error text, payload_json jsonb, created_at timestamptz, updated_at timestamptz)`)
-	pool := database.Pool(t)
-	migrate(t, pool)
-	wantRoutes(t, pool)
-}
-
 func TestALoginRoleThatMayNotCreateRolesIsToldSo(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
@@ -203,4 +171,54 @@ func TestALoginRoleThatMayNotCreateRolesIsToldSo(t *testing.T) {
 	}) {
 		t.Errorf("changes: %v", changes)
 	}
+}
+
+// A table that the platform's migrator has gone on from keeps our comment, and is
+// the platform's all the same.
+func TestATableThatThePlatformHasMadeItsOwnIsNotOurs(t *testing.T) {
+	t.Parallel()
+	for name, adopt := range map[string]string{
+		"a column":            "ALTER TABLE delivery_jobs ADD COLUMN priority integer",
+		"a dropped column":    "ALTER TABLE delivery_jobs DROP COLUMN payload_json",
+		"a trigger":           "CREATE TRIGGER t BEFORE UPDATE ON delivery_jobs FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+		"a foreign key":       "ALTER TABLE delivery_jobs ADD FOREIGN KEY (tenant_id) REFERENCES tenants",
+		"a foreign key to it": "CREATE TABLE delivery_attempts (job_id bigint REFERENCES delivery_jobs)",
+		"a row": `INSERT INTO delivery_jobs (tenant_id, alert_id, integration_id, route_id, deliver_on_event, payload_json)
+			VALUES ('t', 1, gen_random_uuid(), gen_random_uuid(), 'OPEN', '{}')`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.New(t)
+			database.Exec(t, adopt)
+			database.Exec(t, "CREATE TABLE notification_jobs (job_id bigint)")
+			for _, c := range migrate(t, database.Pool(t)) {
+				if c.Object == "delivery_jobs" {
+					t.Errorf("%+v", c)
+				}
+			}
+		})
+	}
+}
+
+// The role belongs to the whole server, so another database's worker may have
+// made it: where the login role may, it is granted the role.
+func TestAnOperatorRoleThatStandsIsGranted(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	pool := database.Pool(t)
+	createrole, address := database.Role(t, "CREATEROLE NOSUPERUSER")
+	database.Exec(t, "GRANT CREATE, USAGE ON SCHEMA public TO "+createrole+"; GRANT ALL ON ALL TABLES IN SCHEMA public TO "+createrole)
+	database.Exec(t, "GRANT pulse_operator TO "+createrole+" WITH ADMIN OPTION")
+	version := pgtest.Count(t, pool, "SELECT current_setting('server_version_num')::integer")
+	if version >= 160000 {
+		database.Exec(t, "GRANT pulse_operator TO "+createrole+" WITH SET FALSE")
+	} else {
+		database.Exec(t, "REVOKE pulse_operator FROM "+createrole)
+	}
+	migrate(t, database.PoolAs(t, address))
+	mode := "MEMBER"
+	if version >= 160000 {
+		mode = "SET"
+	}
+	pgtest.WantRows(t, pool, "SELECT pg_has_role('"+createrole+"', 'pulse_operator', '"+mode+"')", "true")
 }

@@ -7,42 +7,83 @@ package db
 
 import (
 	"context"
+	"time"
 )
 
 const AppliedMigrations = `-- name: AppliedMigrations :many
 
-SELECT v.version_id
-FROM (
-    SELECT DISTINCT ON (version_id) version_id, is_applied
-    FROM ops_worker_schema_version
-    ORDER BY version_id, id DESC
-) v
-WHERE v.is_applied AND v.version_id > 0
+SELECT v.version_id, (max(v.tstamp) AT TIME ZONE 'UTC')::timestamptz AS applied_at
+FROM ops_worker_schema_version v
+WHERE v.version_id > 0
+GROUP BY v.version_id
 ORDER BY v.version_id
 `
 
+type AppliedMigrationsRow struct {
+	VersionID int64
+	AppliedAt time.Time
+}
+
 // What stands in the database: db makes sure of it, and doctor judges it.
 // Caller, unless a query says otherwise: every start, and hourly.
-// The migrations that goose has applied; the newest entry of a version counts,
-// as goose reads it. Only where goose's table stands.
-func (q *Queries) AppliedMigrations(ctx context.Context) ([]int64, error) {
+// The migrations that goose has applied: it takes the row of one that is taken
+// back away. Only where goose's table stands.
+func (q *Queries) AppliedMigrations(ctx context.Context) ([]AppliedMigrationsRow, error) {
 	rows, err := q.db.Query(ctx, AppliedMigrations)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []int64{}
+	items := []AppliedMigrationsRow{}
 	for rows.Next() {
-		var version_id int64
-		if err := rows.Scan(&version_id); err != nil {
+		var i AppliedMigrationsRow
+		if err := rows.Scan(&i.VersionID, &i.AppliedAt); err != nil {
 			return nil, err
 		}
-		items = append(items, version_id)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
 	}
 	return items, nil
+}
+
+const DescribeDatabase = `-- name: DescribeDatabase :one
+SELECT current_database()::text AS name,
+       current_user::text AS login_role,
+       current_setting('search_path')::text AS search_path,
+       coalesce(current_schema(), '')::text AS schema,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_class c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+             AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\_%' AND n.nspname !~ '^_?timescaledb_'
+             AND NOT EXISTS (
+                 SELECT FROM pg_catalog.pg_depend d
+                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))::boolean AS has_tables
+`
+
+type DescribeDatabaseRow struct {
+	Name       string
+	LoginRole  string
+	SearchPath string
+	Schema     string
+	HasTables  bool
+}
+
+// What decides whether this is a database for the worker, and which schema of it.
+// A table of an extension is nobody's.
+func (q *Queries) DescribeDatabase(ctx context.Context) (DescribeDatabaseRow, error) {
+	row := q.db.QueryRow(ctx, DescribeDatabase)
+	var i DescribeDatabaseRow
+	err := row.Scan(
+		&i.Name,
+		&i.LoginRole,
+		&i.SearchPath,
+		&i.Schema,
+		&i.HasTables,
+	)
+	return i, err
 }
 
 const DescribeRelations = `-- name: DescribeRelations :many
@@ -51,7 +92,16 @@ SELECT n.name::text AS name,
        c.relrowsecurity::boolean AS row_security,
        (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
        coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
-       coalesce(has_table_privilege(r.oid, c.oid, 'SELECT'), false)::boolean AS operator_reads
+       coalesce(has_table_privilege(r.oid, c.oid, 'SELECT'), false)::boolean AS operator_reads,
+       has_table_privilege(c.oid, 'SELECT')::boolean AS readable,
+       ARRAY(
+           SELECT a.attname::text
+           FROM pg_catalog.pg_attribute a
+           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+           ORDER BY a.attnum)::text[] AS columns,
+       (EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgname <> 'ts_insert_blocker')
+        OR EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid)))::boolean AS linked,
+       (c.relkind = 'r' AND pg_relation_size(c.oid) > 0)::boolean AS filled
 FROM (SELECT unnest($1::text[]) AS name) n
 JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name)
 LEFT JOIN pg_catalog.pg_roles r ON r.rolname = 'pulse_operator'
@@ -65,10 +115,16 @@ type DescribeRelationsRow struct {
 	SecurityInvoker bool
 	Comment         string
 	OperatorReads   bool
+	Readable        bool
+	Columns         []string
+	Linked          bool
+	Filled          bool
 }
 
-// Those of the given tables, views and indexes that stand, and whether the role
-// that the platform's system routes take on may read them.
+// Those of the given tables, views and indexes that stand, whether the login role
+// and the role that the platform's system routes take on may read them, and what
+// tells a table that the worker made from one that the platform has made its own
+// since. TimescaleDB puts a trigger on a hypertable.
 func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]DescribeRelationsRow, error) {
 	rows, err := q.db.Query(ctx, DescribeRelations, names)
 	if err != nil {
@@ -85,6 +141,10 @@ func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]Desc
 			&i.SecurityInvoker,
 			&i.Comment,
 			&i.OperatorReads,
+			&i.Readable,
+			&i.Columns,
+			&i.Linked,
+			&i.Filled,
 		); err != nil {
 			return nil, err
 		}
@@ -99,21 +159,68 @@ func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]Desc
 const DescribeServer = `-- name: DescribeServer :one
 SELECT current_setting('server_version_num')::integer AS version_num,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_operator')::boolean AS operator_exists,
+       coalesce((
+           SELECT pg_has_role(current_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+           FROM pg_catalog.pg_roles r
+           WHERE r.rolname = 'pulse_operator'), false)::boolean AS takes_on_operator,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_app')::boolean AS app_exists
 `
 
 type DescribeServerRow struct {
-	VersionNum     int32
-	OperatorExists bool
-	AppExists      bool
+	VersionNum      int32
+	OperatorExists  bool
+	TakesOnOperator bool
+	AppExists       bool
 }
 
 // What decides which statements make what is missing.
 func (q *Queries) DescribeServer(ctx context.Context) (DescribeServerRow, error) {
 	row := q.db.QueryRow(ctx, DescribeServer)
 	var i DescribeServerRow
-	err := row.Scan(&i.VersionNum, &i.OperatorExists, &i.AppExists)
+	err := row.Scan(
+		&i.VersionNum,
+		&i.OperatorExists,
+		&i.TakesOnOperator,
+		&i.AppExists,
+	)
 	return i, err
+}
+
+const FindInSearchPath = `-- name: FindInSearchPath :many
+SELECT c.relname::text AS name, n.nspname::text AS schema
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname::text = ANY ($1::text[])
+  AND c.relkind IN ('r', 'p')
+  AND n.nspname = ANY (current_schemas(false))
+ORDER BY array_position(current_schemas(false), n.nspname), array_position($1::text[], c.relname::text)
+`
+
+type FindInSearchPathRow struct {
+	Name   string
+	Schema string
+}
+
+// Where the given tables stand among the schemas of the search path, in its
+// order.
+func (q *Queries) FindInSearchPath(ctx context.Context, names []string) ([]FindInSearchPathRow, error) {
+	rows, err := q.db.Query(ctx, FindInSearchPath, names)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []FindInSearchPathRow{}
+	for rows.Next() {
+		var i FindInSearchPathRow
+		if err := rows.Scan(&i.Name, &i.Schema); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const LockSchema = `-- name: LockSchema :exec
@@ -125,6 +232,82 @@ SELECT pg_advisory_xact_lock(hashtext('ops_worker_ensure_platform'))
 func (q *Queries) LockSchema(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, LockSchema)
 	return err
+}
+
+const MarkForMigrator = `-- name: MarkForMigrator :execrows
+INSERT INTO schema_migrations (version, filename)
+SELECT $1, $2
+WHERE NOT EXISTS (SELECT FROM schema_migrations)
+`
+
+type MarkForMigratorParams struct {
+	Version  string
+	Filename string
+}
+
+// The worker's row for the platform's migrator, which takes a database with
+// tables and without a row for one that it has migrated before. Only where
+// schema_migrations stands.
+func (q *Queries) MarkForMigrator(ctx context.Context, arg MarkForMigratorParams) (int64, error) {
+	result, err := q.db.Exec(ctx, MarkForMigrator, arg.Version, arg.Filename)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const MigratorHistory = `-- name: MigratorHistory :one
+SELECT count(*) FILTER (WHERE version <> $1)::bigint AS files,
+       (count(*) FILTER (WHERE version = $1) > 0)::boolean AS marked
+FROM schema_migrations
+`
+
+type MigratorHistoryRow struct {
+	Files  int64
+	Marked bool
+}
+
+// What the platform's migrator has noted, and whether the worker has. Only where
+// schema_migrations stands.
+func (q *Queries) MigratorHistory(ctx context.Context, mark string) (MigratorHistoryRow, error) {
+	row := q.db.QueryRow(ctx, MigratorHistory, mark)
+	var i MigratorHistoryRow
+	err := row.Scan(&i.Files, &i.Marked)
+	return i, err
+}
+
+const SamplesSize = `-- name: SamplesSize :one
+SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
+FROM pg_catalog.pg_class c
+WHERE c.oid = to_regclass('system_metrics')
+`
+
+type SamplesSizeRow struct {
+	EstimatedRows float64
+	Bytes         int64
+}
+
+// A plain table's size and the planner's estimate of its rows, -1 or 0 where it
+// was never analysed. Caller: doctor too.
+func (q *Queries) SamplesSize(ctx context.Context) (SamplesSizeRow, error) {
+	row := q.db.QueryRow(ctx, SamplesSize)
+	var i SamplesSizeRow
+	err := row.Scan(&i.EstimatedRows, &i.Bytes)
+	return i, err
+}
+
+const SamplesSpan = `-- name: SamplesSpan :one
+SELECT coalesce(extract(epoch FROM max(time) - min(time)), 0)::float8 AS seconds
+FROM system_metrics
+`
+
+// The time between the oldest and the newest sample, in seconds. Reads the whole
+// table. Caller: what makes a hypertable of it.
+func (q *Queries) SamplesSpan(ctx context.Context) (float64, error) {
+	row := q.db.QueryRow(ctx, SamplesSpan)
+	var seconds float64
+	err := row.Scan(&seconds)
+	return seconds, err
 }
 
 const TimescaleExtension = `-- name: TimescaleExtension :one
@@ -146,4 +329,14 @@ func (q *Queries) TimescaleExtension(ctx context.Context) (TimescaleExtensionRow
 	var i TimescaleExtensionRow
 	err := row.Scan(&i.Version, &i.Schema)
 	return i, err
+}
+
+const UseSchema = `-- name: UseSchema :exec
+SELECT set_config('search_path', quote_ident($1::text) || ', ' || current_setting('search_path'), true)
+`
+
+// Puts a schema before the others, to the end of the transaction.
+func (q *Queries) UseSchema(ctx context.Context, schema string) error {
+	_, err := q.db.Exec(ctx, UseSchema, schema)
+	return err
 }

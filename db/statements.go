@@ -58,30 +58,34 @@ type Statement struct {
 	call     func(context.Context, *Queries)
 }
 
-// What some of the statements are for, which a setting turns off.
+// What some of the statements are for.
 const (
+	ForLease        = "the lease"
 	ForRetention    = "retention"
 	ForSystemAlerts = "system alerts"
 )
 
-const forLease = "the lease"
+const (
+	forSamples    = "the samples"
+	forHealthRows = "the health rows"
+)
 
 // WorkerStatements are all that the worker runs on tables. Their arguments mean
 // nothing: none of them is executed.
 func WorkerStatements() []Statement {
 	list := []Statement{
-		{forLease, false, func(ctx context.Context, q *Queries) { _, _ = q.AcquireLease(ctx, AcquireLeaseParams{}) }},
-		{forLease, false, func(ctx context.Context, q *Queries) { _ = q.CreateLease(ctx, "") }},
-		{forLease, false, func(ctx context.Context, q *Queries) { _, _ = q.CorrectNewestCycle(ctx, CorrectNewestCycleParams{}) }},
-		{forLease, false, func(ctx context.Context, q *Queries) { _, _ = q.HoldLease(ctx, HoldLeaseParams{}) }},
-		{forLease, false, func(ctx context.Context, q *Queries) { _, _ = q.LockLease(ctx, "") }},
-		{forLease, false, func(ctx context.Context, q *Queries) { _, _ = q.ReadLease(ctx, "") }},
-		{forLease, false, func(ctx context.Context, q *Queries) { _, _ = q.ReleaseLease(ctx, ReleaseLeaseParams{}) }},
-		{forLease, false, func(ctx context.Context, q *Queries) { _, _ = q.RenewLease(ctx, RenewLeaseParams{}) }},
-		{forLease, false, func(ctx context.Context, q *Queries) { _, _ = q.TouchLease(ctx, "") }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.AcquireLease(ctx, AcquireLeaseParams{}) }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _ = q.CreateLease(ctx, "") }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.CorrectNewestCycle(ctx, CorrectNewestCycleParams{}) }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.HoldLease(ctx, HoldLeaseParams{}) }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.LockLease(ctx, "") }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.ReadLease(ctx, "") }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.ReleaseLease(ctx, ReleaseLeaseParams{}) }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.RenewLease(ctx, RenewLeaseParams{}) }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.TouchLease(ctx, "") }},
 		{"the worker's start", false, func(ctx context.Context, q *Queries) { _, _ = q.AppliedMigrations(ctx) }},
-		{"the health rows", false, func(ctx context.Context, q *Queries) { _, _ = q.UpsertServiceHealth(ctx, UpsertServiceHealthParams{}) }},
-		{"the samples", false, func(ctx context.Context, q *Queries) { _, _ = q.AppendSamples(ctx, AppendSamplesParams{Recheck: true}) }},
+		{forHealthRows, false, func(ctx context.Context, q *Queries) { _, _ = q.UpsertServiceHealth(ctx, UpsertServiceHealthParams{}) }},
+		{forSamples, false, func(ctx context.Context, q *Queries) { _, _ = q.AppendSamples(ctx, AppendSamplesParams{Recheck: true}) }},
 		{ForRetention, false, func(ctx context.Context, q *Queries) {
 			_, _ = q.DeleteExpiredSamples(ctx, DeleteExpiredSamplesParams{})
 		}},
@@ -151,6 +155,7 @@ var (
 	sqlNoise    = regexp.MustCompile(`--[^\n]*|'(?:[^']|'')*'`)
 	sqlRelation = regexp.MustCompile(`(?i)\b(INSERT INTO|DELETE FROM|UPDATE|FROM|JOIN|USING)\s+([a-zA-Z_][a-z0-9_.]*|SET)\b(\s*\()?`)
 	sqlCTE      = regexp.MustCompile(`(?i)(?:\bWITH(?:\s+RECURSIVE)?|,)\s+([a-z_]+)\s+AS\s*\(`)
+	sqlTarget   = regexp.MustCompile(`(?i)\bINSERT INTO ([a-z_]+)\b[^;]*?\bON CONFLICT \(([a-z_, ]+)\)`)
 	sqlUpdates  = regexp.MustCompile(`(?i)\bON CONFLICT\b[^;]*\bDO UPDATE\b`)
 	sqlLocks    = regexp.MustCompile(`(?i)\bFOR (?:NO KEY )?(?:UPDATE|SHARE|KEY SHARE)\b`)
 )
@@ -183,6 +188,9 @@ func (s Statement) Privileges() []Privilege {
 		switch word {
 		case "INSERT INTO":
 			need(relation, "INSERT")
+			if sqlTarget.MatchString(text) {
+				need(relation, "SELECT")
+			}
 			if sqlUpdates.MatchString(text) {
 				need(relation, "SELECT", "UPDATE")
 			}
@@ -198,6 +206,15 @@ func (s Statement) Privileges() []Privilege {
 		}
 	}
 	return list
+}
+
+// Conflict is the table of an insert and the columns that must be unique in it,
+// empty where the statement names none.
+func (s Statement) Conflict() (table, columns string) {
+	if match := sqlTarget.FindStringSubmatch(sqlNoise.ReplaceAllString(s.text(), " ")); match != nil {
+		return match[1], match[2]
+	}
+	return "", ""
 }
 
 // lockedRelations are those behind whose FROM a locking clause stands next.

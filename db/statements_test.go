@@ -20,7 +20,8 @@ import (
 // A statement that doctor does not plan is one that it knows nothing of.
 func TestEveryQueryOnATableIsPlanned(t *testing.T) {
 	t.Parallel()
-	planned := map[string]bool{}
+	// Asked where their tables stand, on the way to making others.
+	planned := map[string]bool{"MarkForMigrator": true, "MigratorHistory": true, "SamplesSpan": true}
 	for _, s := range db.WorkerStatements() {
 		_, name, _ := strings.Cut(s.Text(), "-- name: ")
 		name, _, _ = strings.Cut(name, " ")

@@ -1,9 +1,12 @@
 package db_test
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -38,6 +41,8 @@ const fakeTimescale = `
 		INSERT INTO timescaledb_information.calls VALUES (format('create_hypertable %s %s %s', relation, time_column_name, chunk_time_interval));
 		INSERT INTO timescaledb_information.hypertables VALUES ('public', relation::text);
 	END $$;
+	CREATE FUNCTION set_chunk_time_interval(relation regclass, chunk_time_interval anyelement) RETURNS void LANGUAGE sql AS $$
+		INSERT INTO timescaledb_information.calls VALUES (format('set_chunk_time_interval %s %s', relation, chunk_time_interval)) $$;
 	CREATE FUNCTION drop_chunks(relation regclass, older_than anyelement) RETURNS SETOF text LANGUAGE plpgsql AS $$
 	BEGIN
 		INSERT INTO timescaledb_information.calls VALUES (format('drop_chunks %s', relation));
@@ -74,6 +79,19 @@ func TestOnTimescaleHypertablesAndNothingMore(t *testing.T) {
 	wantRoutes(t, pool)
 }
 
+func TestTimescaleOutsideOfTheSearchPathIsFound(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	elsewhere := strings.NewReplacer("CREATE FUNCTION ", "CREATE FUNCTION tsdb.", "'public'::regnamespace", "'tsdb'::regnamespace")
+	database.Exec(t, "CREATE SCHEMA tsdb;"+elsewhere.Replace(fakeTimescale))
+	pool := database.Pool(t)
+	migrate(t, pool)
+	want := []string{"create_hypertable system_metrics time 01:00:00", "create_hypertable telemetry time 1 day"}
+	if diff := cmp.Diff(want, timescaleCalls(t, pool)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestOnTimescaleWhatThePlatformHasMadeIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
@@ -99,6 +117,73 @@ func TestOnTimescaleOurOwnPlainTableIsConvertedWithItsSamples(t *testing.T) {
 	migrate(t, pool)
 	if diff := cmp.Diff([]string{"create_hypertable system_metrics time 01:00:00"}, timescaleCalls(t, pool)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A long table is left to the command for it, which chooses chunks that are not
+// too many.
+func TestOnTimescaleALongTableIsConvertedByCommandAlone(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		rows  string
+		chunk time.Duration
+	}{
+		"a long span":  {"VALUES (now(), 'x', 1), (now() - interval '8760 hours', 'x', 1)", 9 * time.Hour},
+		"a large size": {"SELECT now() - make_interval(secs => i), repeat('x', 500), 1 FROM generate_series(1, 40000) i", time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.New(t)
+			database.Exec(t, "INSERT INTO system_metrics (time, metric_name, value) "+test.rows)
+			pool := database.Pool(t)
+			if plan, err := db.PlanConversion(t.Context(), pool); err != nil || plan.Needed {
+				t.Errorf("plan without TimescaleDB: %+v, %v", plan, err)
+			}
+			database.Exec(t, fakeTimescale)
+			changes := migrate(t, pool)
+			if len(changes) != 1 || !changes[0].Postponed() || changes[0].Failed() || !strings.Contains(changes[0].Detail, "ops-worker migrate hypertable") {
+				t.Errorf("changes: %v", changes)
+			}
+			if calls := timescaleCalls(t, pool); len(calls) != 0 {
+				t.Errorf("calls: %v", calls)
+			}
+			plan, err := db.PlanConversion(t.Context(), pool)
+			if err != nil || !plan.Needed || plan.Chunk != test.chunk {
+				t.Errorf("plan: %+v, %v", plan, err)
+			}
+			if err := db.ConvertSamples(t.Context(), pool, plan); err != nil {
+				t.Fatal(err)
+			}
+			want := []string{fmt.Sprintf("create_hypertable system_metrics time %02d:00:00", int(test.chunk.Hours())), "set_chunk_time_interval system_metrics 01:00:00"}
+			if diff := cmp.Diff(want, timescaleCalls(t, pool)); diff != "" {
+				t.Error(diff)
+			}
+			if changes := migrate(t, pool); len(changes) != 0 {
+				t.Errorf("after the conversion: %v", changes)
+			}
+		})
+	}
+}
+
+// A start does not wait long for a table that somebody holds.
+func TestOnTimescaleAConversionGivesUpOnALock(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	database.Exec(t, fakeTimescale)
+	database.Exec(t, `CREATE FUNCTION lock_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN LOCK TABLE system_metrics; RETURN NEW; END $$;
+		CREATE TRIGGER lock_it BEFORE INSERT ON timescaledb_information.calls FOR EACH ROW EXECUTE FUNCTION lock_it()`)
+	pool := database.Pool(t)
+	holding, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = holding.Rollback(context.Background()) }() // it only read
+	if _, err := holding.Exec(t.Context(), "SELECT FROM system_metrics"); err != nil {
+		t.Fatal(err)
+	}
+	changes := migrate(t, pool)
+	if !slices.ContainsFunc(changes, func(c db.Change) bool { return c.Failed() && strings.Contains(c.Detail, "lock timeout") }) {
+		t.Errorf("changes: %v", changes)
 	}
 }
 

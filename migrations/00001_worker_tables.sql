@@ -1,6 +1,7 @@
 -- What the worker writes and the platform's system routes read.
--- The platform's own migrator makes the same objects, in either order, so
--- nothing here fails on finding them.
+-- The platform's own migrator makes the same objects: nothing here fails on
+-- finding them, and it accepts these. Where it has not run yet, the worker leaves
+-- a mark for it first (db/home.go).
 
 -- +goose Up
 CREATE TABLE IF NOT EXISTS service_health (

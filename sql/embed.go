@@ -15,7 +15,7 @@ var Platform embed.FS
 
 // Timescale is what runs only where TimescaleDB is installed; @extschema@
 // stands for its schema, as in PostgreSQL's own extension scripts.
-// timescale/hypertables/NAME.sql converts a table.
+// timescale/hypertables/NAME.sql converts a table of the platform.
 //
 //go:embed timescale
 var Timescale embed.FS

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -151,7 +152,9 @@ func (d *demo) runParts(ctx context.Context, pool *pgxpool.Pool, address, state 
 		}
 	})
 	group.Go(func() error {
-		if err := awaitTables(ctx, pool); err != nil {
+		waiting, cancel := context.WithTimeoutCause(ctx, tablesTimeout, errors.New("the worker did not migrate in time"))
+		defer cancel()
+		if err := platformsim.AwaitTables(waiting, pool); err != nil {
 			return err
 		}
 		if err := platformsim.Seed(ctx, pool); err != nil {
@@ -205,25 +208,16 @@ func (d *demo) runWorker(ctx context.Context, fixed []string, defaults map[strin
 		}
 	}
 	command.Env = append(command.Env, fixed...) // of two, the last counts
-	return command.Run()
-}
-
-// awaitTables waits until the worker's migrations have made the tables that Seed fills.
-func awaitTables(ctx context.Context, pool *pgxpool.Pool) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, tablesTimeout, errors.New("the worker did not migrate in time"))
-	defer cancel()
-	pause := time.NewTicker(100 * time.Millisecond)
-	defer pause.Stop()
-	for {
-		if missing, err := db.MissingTables(ctx, db.New(pool)); err == nil && len(missing) == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the tables: %w", context.Cause(ctx))
-		case <-pause.C:
-		}
+	if err := command.Start(); err != nil {
+		return err
 	}
+	// It must not outlive a demonstration that is killed.
+	guard, err := pgserver.NewGuard(nil, `kill -TERM "$1"`, strconv.Itoa(command.Process.Pid))
+	if err != nil {
+		return errors.Join(err, command.Cancel(), command.Wait())
+	}
+	err = command.Wait()
+	return errors.Join(err, guard.Dismiss())
 }
 
 // animate keeps the platform moving and prints what the worker makes of it.

@@ -30,6 +30,11 @@ func TestMain(m *testing.M) {
 		os.Exit(fakeWorker())
 	case "failing worker":
 		os.Exit(3)
+	case "demo with a worker":
+		if err := os.Setenv(envRole, "worker"); err != nil {
+			os.Exit(1)
+		}
+		os.Exit(run(os.Args[1], os.Environ(), os.Stdout))
 	case "demo":
 		if err := os.Setenv(envRole, "failing worker"); err != nil {
 			os.Exit(1)
@@ -170,17 +175,6 @@ func TestWithDatabaseURLAndNoWorker(t *testing.T) {
 	}
 }
 
-func TestAwaitTablesGivesUp(t *testing.T) {
-	t.Parallel()
-	pool := pgtest.NewEmpty(t).Pool(t)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	reason := errors.New("enough")
-	cancel(reason)
-	if err := awaitTables(ctx, pool); !errors.Is(err, reason) {
-		t.Errorf("ended with %v, want %v", err, reason)
-	}
-}
-
 func TestReportOfAnEmptyDatabase(t *testing.T) {
 	t.Parallel()
 	var output bytes.Buffer
@@ -209,5 +203,27 @@ func TestInOutage(t *testing.T) {
 		if got := inOutage(elapsed); got != want {
 			t.Errorf("after %s: %v, want %v", elapsed, got, want)
 		}
+	}
+}
+
+// A demonstration that is killed leaves no worker behind.
+func TestAKilledDemonstrationStopsItsWorker(t *testing.T) {
+	if testing.Short() {
+		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	command := exec.CommandContext(ctx, os.Args[0], os.Args[0])
+	command.Env = append(os.Environ(), envRole+"=demo with a worker", "DATABASE_URL=")
+	command.WaitDelay = time.Minute // the worker holds the output open
+	output := &watched{text: "worker: interval", found: func() { _ = command.Process.Kill() }}
+	command.Stdout, command.Stderr = output, output
+	err := command.Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	if !strings.Contains(output.String(), "worker: stopped") {
+		t.Errorf("the worker goes on:\n%s", output)
 	}
 }

@@ -3,14 +3,13 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	stdlog "log"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
@@ -33,21 +32,38 @@ func newRootCommand(environ []string) *cobra.Command {
 			"alerts up to date, and appends the platform's metrics to system_metrics.\n" +
 			"Without a command it runs, as `ops-worker run` does. All settings come from the\n" +
 			"environment; the README lists them.",
-		Args:          cobra.NoArgs,
+		Args:          knownCommand,
 		RunE:          run.RunE,
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetVersionTemplate(versionLine())
+	root.Flags().AddFlagSet(run.Flags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(run, newMigrateCommand(load), newOnceCommand(load), newHealthcheckCommand(load), newDoctorCommand(load), newVersionCommand())
 	return root
+}
+
+// knownCommand refuses the argument of a command that has others below it, and
+// says which was meant.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if meant := cmd.SuggestionsFor(args[0]); len(meant) > 0 {
+		err = fmt.Errorf("%w: did you mean %s?", err, strings.Join(meant, " or "))
+	}
+	return err
 }
 
 type loader func() (config.Config, error)
 
 func newRunCommand(load loader) *cobra.Command {
-	return &cobra.Command{
+	var anyDatabase bool
+	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run both loops until SIGTERM or SIGINT",
 		Long: "Brings the schema up to date, waiting for the database as long as it takes, and\n" +
@@ -59,9 +75,11 @@ func newRunCommand(load loader) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return runWorker(cmd.Context(), cfg, cmd.ErrOrStderr())
+			return runWorker(cmd.Context(), cfg, anyDatabase, cmd.ErrOrStderr())
 		},
 	}
+	anyDatabaseFlag(cmd.Flags(), &anyDatabase)
+	return cmd
 }
 
 // The loops wait far more than they compute. One processor spares the wake-ups
@@ -72,7 +90,7 @@ const (
 	gcPercent  = 40
 )
 
-func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
+func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr io.Writer) error {
 	runtime.GOMAXPROCS(processors)
 	debug.SetGCPercent(gcPercent)
 	log := newLogger(cfg, stderr)
@@ -81,7 +99,7 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 	stdlog.SetFlags(0)
 	heart, err := heartbeat.New(cfg.StateDir, cfg.ServiceName)
 	if err != nil {
-		return err
+		log.Error().Err(err).Msg("heartbeat not written, healthcheck will fail")
 	}
 	defer heart.Close()
 	pool, err := db.Open(context.WithoutCancel(ctx), cfg.DatabaseOptions())
@@ -110,6 +128,7 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 	}
 	worker := collectors.NewWorker(cfg, pool, buffer, heart, log)
 	defer worker.Close()
+	worker.AnyDatabase = anyDatabase
 	for _, warning := range cfg.Warnings {
 		log.Warn().Msg(warning)
 	}
@@ -120,7 +139,10 @@ func runWorker(ctx context.Context, cfg config.Config, stderr io.Writer) error {
 	log.Info().Str("version", version).Str("commit", commit).Strs("monitored", names).
 		Stringer("health_interval", cfg.HealthInterval).Stringer("metrics_interval", cfg.MetricsInterval).
 		Bool("system_alerts", cfg.SystemAlerts).Msg("ops-worker starts")
-	worker.Run(ctx)
+	if err := worker.Run(ctx); err != nil {
+		log.Error().Err(err).Msg("the database is refused")
+		return &exitError{status: exitUsage}
+	}
 	if n := buffer.Len(); n > 0 && cfg.SpoolDir == "" {
 		log.Warn().Int("cycles", n).Msg("cycles that could not be stored are lost: there is no SPOOL_DIR")
 	}
@@ -137,68 +159,6 @@ func withPool(ctx context.Context, cfg config.Config, fn func(*pgxpool.Pool) err
 	}
 	defer db.Close(pool)
 	return fn(pool)
-}
-
-func newMigrateCommand(load loader) *cobra.Command {
-	migrate := &cobra.Command{
-		Use:   "migrate",
-		Short: "Bring the schema up to date, take it back, or show it",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	sub := func(use, short string, fn func(ctx context.Context, m *db.Migrator, out io.Writer) error) *cobra.Command {
-		cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, err := load()
-				if err != nil {
-					return err
-				}
-				return withPool(cmd.Context(), cfg, func(pool *pgxpool.Pool) (err error) {
-					m, err := db.NewMigrator(pool)
-					if err != nil {
-						return err
-					}
-					defer func() { err = errors.Join(err, m.Close()) }()
-					return fn(cmd.Context(), m, cmd.OutOrStdout())
-				})
-			}}
-		migrate.AddCommand(cmd)
-		return cmd
-	}
-	sub("up", "Apply the migrations and make sure of the platform's tables and role", func(ctx context.Context, m *db.Migrator, out io.Writer) error {
-		changes, err := m.Up(ctx)
-		return errors.Join(printChanges(out, changes, "nothing to do"), err)
-	})
-	var all bool
-	down := sub("down", "Take back the newest migration; with --all every one, and the samples with them", func(ctx context.Context, m *db.Migrator, out io.Writer) error {
-		changes, err := m.Down(ctx, all)
-		return errors.Join(printChanges(out, changes, "nothing to take back"), err)
-	})
-	down.Flags().BoolVar(&all, "all", false, "take back every migration: service_health and system_metrics are dropped")
-	sub("status", "List the migrations and when they were applied", func(ctx context.Context, m *db.Migrator, out io.Writer) error {
-		states, err := m.Status(ctx)
-		if err != nil {
-			return err
-		}
-		return printTable(out, []string{"MIGRATION", "APPLIED"}, len(states), func(i int) []any {
-			applied := "pending"
-			if at := states[i].AppliedAt; !at.IsZero() {
-				applied = at.UTC().Format(time.RFC3339)
-			}
-			return []any{states[i].Name, applied}
-		})
-	})
-	return migrate
-}
-
-func printChanges(out io.Writer, changes []db.Change, none string) error {
-	if len(changes) == 0 {
-		_, err := fmt.Fprintln(out, none)
-		return err
-	}
-	return printTable(out, []string{"OBJECT", "ACTION", "DETAIL"}, len(changes), func(i int) []any {
-		return []any{changes[i].Object, changes[i].Action, changes[i].Detail}
-	})
 }
 
 // printTable prints n rows under a head, in columns.
@@ -253,8 +213,12 @@ func newVersionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "ops-worker %s (commit %s, built %s)\n", version, commit, date)
+			_, err := fmt.Fprint(cmd.OutOrStdout(), versionLine())
 			return err
 		},
 	}
+}
+
+func versionLine() string {
+	return fmt.Sprintf("ops-worker %s (commit %s, built %s)\n", version, commit, date)
 }

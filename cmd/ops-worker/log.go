@@ -2,11 +2,9 @@ package main
 
 import (
 	"io"
-	"os"
 	"sync"
 	"time"
 
-	"github.com/mattn/go-isatty"
 	"github.com/rs/zerolog"
 
 	"ops_worker/internal/config"
@@ -34,7 +32,7 @@ var nameFields = sync.OnceFunc(func() {
 func newLogger(cfg config.Config, out io.Writer) zerolog.Logger {
 	nameFields()
 	format := cfg.LogFormat
-	if file, ok := out.(*os.File); format == "" && ok && isatty.IsTerminal(file.Fd()) {
+	if format == "" && isTerminal(out) {
 		format = "console"
 	}
 	if format == "console" {

@@ -43,19 +43,23 @@ func (r result) want(t *testing.T, status int, stdout, stderr string) {
 }
 
 func TestEveryCommandHasHelp(t *testing.T) {
-	for _, args := range [][]string{{}, {"run"}, {"migrate"}, {"migrate", "up"}, {"migrate", "down"}, {"migrate", "status"},
+	for _, args := range [][]string{{}, {"run"}, {"migrate"}, {"migrate", "up"}, {"migrate", "down"}, {"migrate", "status"}, {"migrate", "hypertable"},
 		{"once"}, {"once", "health"}, {"once", "metrics"}, {"healthcheck"}, {"version"}, {"doctor"}} {
 		command(t, nil, append(args, "--help")...).want(t, exitOK, "Usage:\n  ops-worker "+strings.Join(args, " "), "")
 	}
 }
 
 func TestVersion(t *testing.T) {
-	command(t, nil, "version").want(t, exitOK, "ops-worker dev (commit unknown, built unknown)\n", "")
+	for _, args := range []string{"version", "--version"} {
+		command(t, nil, args).want(t, exitOK, "ops-worker dev (commit unknown, built unknown)\n", "")
+	}
 }
 
 func TestWrongArgumentsAndSettingsExitWithTwo(t *testing.T) {
 	command(t, nil, "run", "--nonsense").want(t, exitUsage, "", "unknown flag: --nonsense")
 	command(t, nil, "bogus").want(t, exitUsage, "", "unknown command")
+	command(t, nil, "docter").want(t, exitUsage, "", "did you mean doctor?")
+	command(t, nil, "migrate", "statsu").want(t, exitUsage, "", "did you mean status?")
 	command(t, nil, "once", "health", "extra").want(t, exitUsage, "", "unknown command")
 	for _, args := range [][]string{{"run"}, {}, {"migrate", "up"}, {"once", "health"}, {"healthcheck"}} {
 		r := command(t, []string{"PG_PORT=hunter2", "LOG_LEVEL=hunter2"}, args...)
@@ -99,6 +103,76 @@ func TestMigrateCommands(t *testing.T) {
 	command(t, environ, "migrate", "up").want(t, exitOK, "nothing to do", "")
 	command(t, environ, "migrate", "down", "--all").want(t, exitOK, "reverted", "")
 	command(t, environ, "migrate", "down").want(t, exitOK, "nothing to take back", "")
+}
+
+func TestShellCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		command(t, nil, "completion", shell).want(t, exitOK, "ops-worker", "")
+	}
+}
+
+// None of these writes anything, whatever it finds.
+func TestWhatOnlyReadsLeavesAnEmptyDatabaseEmpty(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	environ := environment(t, database)
+	for _, args := range [][]string{{"migrate", "status"}, {"migrate", "down", "--all"}, {"doctor"}, {"once", "health", "--dry-run"},
+		{"once", "metrics", "--dry-run"}, {"healthcheck"}} {
+		command(t, environ, args...)
+		if left := pgtest.Rows(t, database.Pool(t), `SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+			WHERE nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema'`); len(left) > 0 {
+			t.Errorf("%v leaves %v", args, left)
+		}
+	}
+}
+
+func TestAForeignDatabaseIsRefused(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.Exec(t, "CREATE TABLE books (id bigint)")
+	environ := environment(t, database)
+	for _, args := range [][]string{{"run"}, {}, {"migrate", "up"}, {"once", "health"}} {
+		r := command(t, environ, args...)
+		r.want(t, exitUsage, "", "--any-database")
+		if strings.Contains(r.stdout, "nothing to do") {
+			t.Errorf("%v: %s", args, r.stdout)
+		}
+	}
+	command(t, environ, "once", "metrics", "--any-database").want(t, exitOK, "messages_received", "")
+}
+
+func TestMigrateTellsWhatFailed(t *testing.T) {
+	t.Parallel()
+	away := []string{"DATABASE_URL=postgres://iot:hunter2@127.0.0.1:1/iotcloud"}
+	for _, direction := range []string{"up", "down"} {
+		r := command(t, away, "migrate", direction)
+		r.want(t, exitFailed, "", "connection refused")
+		if r.stdout != "" {
+			t.Errorf("%s: %s", direction, r.stdout)
+		}
+	}
+	database := pgtest.New(t)
+	database.Exec(t, "DROP TABLE telemetry; CREATE DOMAIN telemetry AS integer") // in the way
+	command(t, environment(t, database), "migrate", "up").want(t, exitFailed, "failed", "telemetry could not be made")
+	database.Exec(t, `INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl)
+		VALUES ('ops_worker', 'the leader', 1, now(), now() + interval '1 hour', '1 hour')`)
+	command(t, environment(t, database), "migrate", "down").want(t, exitFailed, "", "the leader collects into these tables")
+	command(t, environment(t, database), "migrate", "down", "--force").want(t, exitOK, "reverted", "")
+}
+
+func TestOnceFailsWithAnAggregate(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	database.Exec(t, "ALTER TABLE device_state RENAME COLUMN status TO state_of_it")
+	command(t, environment(t, database), "once", "metrics").want(t, exitFailed, "alerts_open", "aggregates that failed, whose samples are missing: devices")
+}
+
+func TestOnlyYesIsYes(t *testing.T) {
+	for answer, want := range map[string]bool{"y\n": true, "YES\n": true, "\n": false, "": false, "no\n": false, "yep\n": false} {
+		if got := confirmed(strings.NewReader(answer), &bytes.Buffer{}, "?"); got != want {
+			t.Errorf("confirmed(%q) = %t", answer, got)
+		}
+	}
 }
 
 func TestOnce(t *testing.T) {
@@ -195,21 +269,30 @@ func TestRunWaitsForADatabaseThatIsAway(t *testing.T) {
 	}
 }
 
-func TestASpoolThatCannotBeOpenedIsNoReasonNotToMonitor(t *testing.T) {
+// Without its disk the worker goes on, and says so.
+func TestADiskThatCannotBeUsedIsNoReasonNotToMonitor(t *testing.T) {
 	t.Parallel()
-	database := pgtest.NewEmpty(t)
-	environ := append(environment(t, database), "SPOOL_DIR=/dev/null/spool")
-	ctx, stop := context.WithCancel(t.Context())
-	var log logtest.Log
-	status := make(chan int)
-	go func() { status <- execute(ctx, []string{"run"}, environ, &log, &log) }()
-	pool := database.Pool(t)
-	pgtest.Eventually(t, "cycles are stored", func() bool {
-		return len(pgtest.Rows(t, pool, "SELECT FROM pg_tables WHERE tablename = 'system_metrics'")) == 1 && pgtest.Count(t, pool, "SELECT count(*) FROM system_metrics") > 0
-	})
-	stop()
-	if got := <-status; got != exitOK || !strings.Contains(log.String(), "SPOOL_DIR") {
-		t.Errorf("status %d: %s", got, log.String())
+	for _, name := range []string{"SPOOL_DIR", "STATE_DIR"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.NewEmpty(t)
+			environ := append(environment(t, database), name+"=/dev/null/directory")
+			ctx, stop := context.WithCancel(t.Context())
+			var log logtest.Log
+			status := make(chan int)
+			go func() { status <- execute(ctx, []string{"run"}, environ, &log, &log) }()
+			pool := database.Pool(t)
+			pgtest.Eventually(t, "cycles are stored", func() bool {
+				return len(pgtest.Rows(t, pool, "SELECT FROM pg_tables WHERE tablename = 'system_metrics'")) == 1 && pgtest.Count(t, pool, "SELECT count(*) FROM system_metrics") > 0
+			})
+			if got := command(t, environ, "healthcheck").status; (got == exitOK) != (name == "SPOOL_DIR") {
+				t.Errorf("healthcheck: status %d", got)
+			}
+			stop()
+			if got := <-status; got != exitOK || !strings.Contains(log.String(), name) {
+				t.Errorf("status %d: %s", got, log.String())
+			}
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -26,12 +27,13 @@ func newOnceCommand(load loader) *cobra.Command {
 		Long: "Runs one cycle as `ops-worker run` would, prints what it collected, and exits 1 if\n" +
 			"the cycle failed. While another replica collects, nothing is stored: the cycle\n" +
 			"would stand in the table twice.",
-		Args: cobra.NoArgs,
+		Args: knownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	var asJSON, dryRun bool
+	var asJSON, dryRun, anyDatabase bool
 	once.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
 	once.PersistentFlags().BoolVar(&dryRun, "dry-run", false, "store nothing, and leave the schema as it is")
+	anyDatabaseFlag(once.PersistentFlags(), &anyDatabase)
 	sub := func(name, short string, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) {
 		once.AddCommand(&cobra.Command{Use: name, Short: short, Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
@@ -39,33 +41,42 @@ func newOnceCommand(load loader) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return runOnce(cmd, cfg, dryRun, cycle, print)
+				return runOnce(cmd, cfg, onceOptions{dryRun, anyDatabase}, cycle, print)
 			}})
 	}
 	sub("health", "Probe every service once",
 		func(ctx context.Context, w *collectors.Worker) error { return w.Health.Cycle(ctx) },
 		func(out io.Writer, w *collectors.Worker) error { return printHealth(out, w.Health.Last(), asJSON) })
 	sub("metrics", "Collect every sample once",
-		func(ctx context.Context, w *collectors.Worker) error { return w.Metrics.Cycle(ctx) },
+		func(ctx context.Context, w *collectors.Worker) error {
+			err := w.Metrics.Cycle(ctx)
+			if failed := w.Metrics.FailedAggregates(); len(failed) > 0 {
+				err = errors.Join(err, fmt.Errorf("aggregates that failed, whose samples are missing: %s", strings.Join(failed, ", ")))
+			}
+			return err
+		},
 		func(out io.Writer, w *collectors.Worker) error { return printMetrics(out, w.Metrics.Last(), asJSON) })
 	return once
 }
 
+type onceOptions struct{ dryRun, anyDatabase bool }
+
 // runOnce runs one cycle under the lease, or without storing anything where the
 // lease cannot be had.
-func runOnce(cmd *cobra.Command, cfg config.Config, dryRun bool, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) error {
+func runOnce(cmd *cobra.Command, cfg config.Config, options onceOptions, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), onceDeadline)
 	defer cancel()
 	return withPool(ctx, cfg, func(pool *pgxpool.Pool) error {
 		log := newLogger(cfg, cmd.ErrOrStderr())
 		worker := collectors.NewWorker(cfg, pool, spool.NewMemory(1), collectors.NoHeart, log)
 		defer worker.Close()
-		if !dryRun {
+		worker.AnyDatabase = options.anyDatabase
+		if !options.dryRun {
 			if err := worker.Prepare(ctx); err != nil {
-				return err
+				return refusal(err)
 			}
 		}
-		leader, err := worker.Once(ctx, dryRun, func(ctx context.Context) error { return cycle(ctx, worker) })
+		leader, err := worker.Once(ctx, options.dryRun, func(ctx context.Context) error { return cycle(ctx, worker) })
 		if leader != "" {
 			fmt.Fprintf(cmd.ErrOrStderr(), "ops-worker: %s collects, so nothing was stored\n", leader)
 		}

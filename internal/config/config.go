@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -98,12 +99,16 @@ const (
 
 // FromEnvironment reads the configuration from "NAME=value" pairs, as
 // os.Environ gives them. An empty value counts as unset, as compose files write
-// it. The error names every setting that is wrong, and holds no value of any.
+// it, and blanks around one are dropped, unless they may be a password's. The error
+// names every setting that is wrong, and holds no value of any.
 func FromEnvironment(environ []string) (Config, error) {
 	set := map[string]string{}
 	for _, pair := range environ {
 		name, value, _ := strings.Cut(pair, "=")
-		if value = strings.TrimSpace(value); value != "" {
+		if name != "PG_PASS" {
+			value = strings.TrimSpace(value)
+		}
+		if value != "" {
 			set[name] = value
 		}
 	}
@@ -138,7 +143,7 @@ func (c *Config) complete(p *problems) {
 		c.BufferCycles = max(int(defaultBufferSpan/c.MetricsInterval), 1)
 	}
 	if c.StateDir == "" {
-		c.StateDir = filepath.Join(os.TempDir(), "ops-worker")
+		c.StateDir = filepath.Join(os.TempDir(), fmt.Sprintf("ops-worker-%d", os.Geteuid()))
 	}
 }
 
@@ -168,13 +173,28 @@ func (d *Database) complete(set map[string]string, p *problems) {
 		Path:   "/" + d.Name,
 		User:   url.User(d.User),
 	}
+	if strings.HasPrefix(d.Host, "/") { // the directory of a Unix socket
+		u.Host, u.RawQuery = "", url.Values{"host": {d.Host}, "port": {strconv.Itoa(d.Port)}}.Encode()
+	} else {
+		p.checkHost("PG_HOST", d.Host, "PG_PORT")
+	}
 	if d.Password != "" {
 		u.User = url.UserPassword(d.User, d.Password)
 	}
 	d.URL = u.String()
 	if _, err := db.PoolConfig(db.Options{URL: d.URL}); err != nil && isPort(d.Port) {
-		p.add("PG_HOST", "PG_HOST, PG_DB and PG_USER do not make a valid address")
+		p.check("PG_HOST", false, "PG_HOST, PG_DB and PG_USER do not make a valid address")
 	}
+}
+
+// checkHost looks at a host whose port is a setting of its own.
+func (p *problems) checkHost(name, value, portName string) {
+	if _, err := netip.ParseAddr(value); err == nil {
+		return
+	}
+	p.check(name, !strings.HasPrefix(value, "["), "must be without brackets, and the port goes into %s", portName)
+	p.check(name, !strings.Contains(value, ":"), "must be a host alone: the port goes into %s", portName)
+	p.check(name, !strings.ContainsAny(value, "/@?# "), "must be a host name or an address")
 }
 
 func checkDatabaseURL(p *problems, name, value string) {

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -91,8 +92,15 @@ func TestEveryServiceHasItsSetting(t *testing.T) {
 
 func TestSettings(t *testing.T) {
 	for pair, check := range map[string]func(Config) bool{
-		"DATABASE_URL=postgres://a:b@c:1/d":     func(c Config) bool { return c.Database.URL == "postgres://a:b@c:1/d" },
-		"PG_PASS=p@ss/word":                     func(c Config) bool { return strings.Contains(c.Database.URL, "iot:p%40ss%2Fword@") },
+		"DATABASE_URL=postgres://a:b@c:1/d": func(c Config) bool { return c.Database.URL == "postgres://a:b@c:1/d" },
+		"PG_PASS=p@ss/word":                 func(c Config) bool { return strings.Contains(c.Database.URL, "iot:p%40ss%2Fword@") },
+		"PG_PASS= blank at both ends ":      func(c Config) bool { return strings.Contains(c.Database.URL, "iot:%20blank%20at%20both%20ends%20@") },
+		"PG_HOST=/var/run/postgresql": func(c Config) bool {
+			return strings.Contains(c.Database.URL, "@/iotcloud?host=%2Fvar%2Frun%2Fpostgresql&port=5432")
+		},
+		"HEALTH_CHECK_INTERVAL=7.5":             func(c Config) bool { return c.HealthInterval == 7500*time.Millisecond },
+		"METRICS_RETENTION=1.5d":                func(c Config) bool { return c.MetricsRetention == 36*time.Hour },
+		"MQTT_HOST=::1":                         func(c Config) bool { return slices.Contains(addresses(c), "mqtt [::1]:1883") },
 		"PG_HOST=::1":                           func(c Config) bool { return strings.Contains(c.Database.URL, "@[::1]:5432/") },
 		"HEALTH_CHECK_INTERVAL=90":              func(c Config) bool { return c.HealthInterval == 90*time.Second },
 		"HEALTH_CHECK_INTERVAL=2m":              func(c Config) bool { return c.HealthInterval == 2*time.Minute },
@@ -130,38 +138,51 @@ func TestDatabaseURLWins(t *testing.T) {
 
 func TestEachWrongSettingHasItsMessage(t *testing.T) {
 	for pair, want := range map[string]string{
-		"DATABASE_URL=mysql://a:hunter2@b/c":           "DATABASE_URL: must start with postgres:// or postgresql://",
-		"DATABASE_URL=postgres://a:hunter2/x@b/c":      "DATABASE_URL: not a valid postgres:// URL (characters like @ : / # ? % in a user name or password must be percent-encoded)",
-		"NOTIFY_DATABASE_URL=hunter2":                  "NOTIFY_DATABASE_URL: must start with postgres:// or postgresql://",
-		"PG_PORT=hunter2":                              "PG_PORT: must be a whole number",
-		"PG_PORT=70000":                                "PG_PORT: must be between 1 and 65535",
-		"PG_POOL_MAX=0":                                "PG_POOL_MAX: must be between 1 and 1000",
-		"PG_POOL_MIN=11":                               "PG_POOL_MIN: must be between 0 and PG_POOL_MAX",
-		"DB_CONNECT_TIMEOUT=0":                         "DB_CONNECT_TIMEOUT: must be longer than 0",
-		"HEALTH_CHECK_INTERVAL=0":                      "HEALTH_CHECK_INTERVAL: must be longer than 0",
-		"HEALTH_CHECK_INTERVAL=hunter2":                "HEALTH_CHECK_INTERVAL: must be a number of seconds or a duration like 30s, 5m or 7d",
-		"METRICS_COLLECTION_INTERVAL=-5":               "METRICS_COLLECTION_INTERVAL: must be a number of seconds or a duration like 30s, 5m or 7d",
-		"METRICS_COLLECTION_INTERVAL=1ms":              "METRICS_COLLECTION_INTERVAL: must be at least 100ms",
-		"METRICS_COLLECTION_INTERVAL=9999999999999999": "METRICS_COLLECTION_INTERVAL: must be a number of seconds or a duration like 30s, 5m or 7d",
-		"METRICS_RETENTION=60":                         "METRICS_RETENTION: must be 0 (keep for ever) or at least 1h",
-		"LEASE_TTL=1ms":                                "LEASE_TTL: must be at least 1s",
-		"BUFFER_CYCLES=9999999":                        "BUFFER_CYCLES: must be between 1 and 1000000",
-		"SYSTEM_ALERT_ENABLED=maybe":                   "SYSTEM_ALERT_ENABLED: must be true or false (or 1, yes, on, 0, no, off)",
-		"LOG_LEVEL=hunter2":                            "LOG_LEVEL: must be DEBUG, INFO, WARNING, ERROR or CRITICAL",
-		"LOG_FORMAT=hunter2":                           "LOG_FORMAT: must be json or console",
-		"MQTT_PORT=0":                                  "MQTT_PORT: must be between 1 and 65535",
-		"INGEST_HEALTH_URL=iot-ingest:8080":            "INGEST_HEALTH_URL: must be a URL like http://host:8080",
-		"KEYCLOAK_INTERNAL_URL=ftp://hunter2":          "KEYCLOAK_INTERNAL_URL: must be a URL like http://host:8080",
-		"DATABASE_URL=postgres://a:hun@ter2@b/c":       "DATABASE_URL: " + db.ErrURL.Error(),
-		"DATABASE_URL=postgres://a:p@hunter2#w@b/c":    "DATABASE_URL: " + db.ErrURL.Error(),
-		"DATABASE_URL=postgres://a:12/3hunter2@b/c":    "DATABASE_URL: " + db.ErrURL.Error(),
-		"INGEST_HEALTH_URL=http://x?hunter2":           "INGEST_HEALTH_URL: must end with the host, the port or a path: a query or a fragment cannot be sent",
-		"INGEST_HEALTH_URL=http://x/health/":           "INGEST_HEALTH_URL: must not end in /health, which is added",
-		"HEALTH_SERVICES=http://hunter2":               "HEALTH_SERVICES: entry 1 is not of the form name=url",
-		"HEALTH_SERVICES=a=http://a,Hunter2=http://b":  "HEALTH_SERVICES: the name of entry 2 must be 1 to 64 characters of a-z 0-9 _ -",
-		"HEALTH_SERVICES=a=http://a,a=http://b":        "HEALTH_SERVICES: a is there twice",
-		"HEALTH_SERVICES=postgres=http://a":            "HEALTH_SERVICES: postgres is a name of the platform's own",
-		"HEALTH_SERVICES=a=hunter2":                    "HEALTH_SERVICES: the URL of a must be like http://host:8080/health",
+		"DATABASE_URL=mysql://a:hunter2@b/c":                                             "DATABASE_URL: must start with postgres:// or postgresql://",
+		"DATABASE_URL=postgres://a:hunter2/x@b/c":                                        "DATABASE_URL: not a valid postgres:// URL (characters like @ : / # ? % in a user name or password must be percent-encoded)",
+		"DATABASE_URL=postgres://a:hunter2@b/c?sslmode=yes":                              "DATABASE_URL: the parameter sslmode must be disable, allow, prefer, require, verify-ca or verify-full",
+		"DATABASE_URL=postgres://a:hunter2@b/c?sslrootcert=/hunter2&sslmode=verify-full": "DATABASE_URL: the parameter sslrootcert must be a file with certificates that can be read",
+		"DATABASE_URL=postgres://a:hunter2@b/c?connect_timeout=1.5":                      "DATABASE_URL: the parameter connect_timeout must be a whole number of seconds",
+		"DATABASE_URL=postgres://a:hunter2@b/c?connect_timeout=x&sslmode=y":              "DATABASE_URL: the parameter connect_timeout must be a whole number of seconds; the parameter sslmode must be disable, allow, prefer, require, verify-ca or verify-full",
+		"MQTT_HOST=hunter2:1883":                                                         "MQTT_HOST: must be a host alone: the port goes into MQTT_PORT",
+		"PG_HOST=hunter2:5432":                                                           "PG_HOST: must be a host alone: the port goes into PG_PORT",
+		"PG_HOST=[::1]":                                                                  "PG_HOST: must be without brackets, and the port goes into PG_PORT",
+		"MQTT_HOST=[::1]:1883":                                                           "MQTT_HOST: must be without brackets, and the port goes into MQTT_PORT",
+		"MQTT_HOST=mqtt://h":                                                             "MQTT_HOST: must be a host alone: the port goes into MQTT_PORT",
+		"LOG_LEVEL=20":                                                                   "LOG_LEVEL: must be DEBUG, INFO, WARNING, ERROR or CRITICAL",
+		"LOG_LEVEL=disabled":                                                             "LOG_LEVEL: must be DEBUG, INFO, WARNING, ERROR or CRITICAL",
+		"LEASE_TTL=inf":                                                                  "LEASE_TTL: " + errDuration.Error(),
+		"LEASE_TTL=1e3":                                                                  "LEASE_TTL: " + errDuration.Error(),
+		"NOTIFY_DATABASE_URL=hunter2":                                                    "NOTIFY_DATABASE_URL: must start with postgres:// or postgresql://",
+		"PG_PORT=hunter2":                                                                "PG_PORT: must be a whole number",
+		"PG_PORT=70000":                                                                  "PG_PORT: must be between 1 and 65535",
+		"PG_POOL_MAX=0":                                                                  "PG_POOL_MAX: must be between 1 and 1000",
+		"PG_POOL_MIN=11":                                                                 "PG_POOL_MIN: must be between 0 and PG_POOL_MAX",
+		"DB_CONNECT_TIMEOUT=0":                                                           "DB_CONNECT_TIMEOUT: must be longer than 0",
+		"HEALTH_CHECK_INTERVAL=0":                                                        "HEALTH_CHECK_INTERVAL: must be longer than 0",
+		"HEALTH_CHECK_INTERVAL=hunter2":                                                  "HEALTH_CHECK_INTERVAL: must be a number of seconds or a duration like 30s, 5m or 7d",
+		"METRICS_COLLECTION_INTERVAL=-5":                                                 "METRICS_COLLECTION_INTERVAL: must be a number of seconds or a duration like 30s, 5m or 7d",
+		"METRICS_COLLECTION_INTERVAL=1ms":                                                "METRICS_COLLECTION_INTERVAL: must be at least 100ms",
+		"METRICS_COLLECTION_INTERVAL=9999999999999999":                                   "METRICS_COLLECTION_INTERVAL: must be a number of seconds or a duration like 30s, 5m or 7d",
+		"METRICS_RETENTION=60":                                                           "METRICS_RETENTION: must be 0 (keep for ever) or at least 1h",
+		"LEASE_TTL=1ms":                                                                  "LEASE_TTL: must be at least 1s",
+		"BUFFER_CYCLES=9999999":                                                          "BUFFER_CYCLES: must be between 1 and 1000000",
+		"SYSTEM_ALERT_ENABLED=maybe":                                                     "SYSTEM_ALERT_ENABLED: must be true or false (or 1, yes, on, 0, no, off)",
+		"LOG_LEVEL=hunter2":                                                              "LOG_LEVEL: must be DEBUG, INFO, WARNING, ERROR or CRITICAL",
+		"LOG_FORMAT=hunter2":                                                             "LOG_FORMAT: must be json or console",
+		"MQTT_PORT=0":                                                                    "MQTT_PORT: must be between 1 and 65535",
+		"INGEST_HEALTH_URL=iot-ingest:8080":                                              "INGEST_HEALTH_URL: must be a URL like http://host:8080",
+		"KEYCLOAK_INTERNAL_URL=ftp://hunter2":                                            "KEYCLOAK_INTERNAL_URL: must be a URL like http://host:8080",
+		"DATABASE_URL=postgres://a:hun@ter2@b/c":                                         "DATABASE_URL: " + db.ErrURL.Error(),
+		"DATABASE_URL=postgres://a:p@hunter2#w@b/c":                                      "DATABASE_URL: " + db.ErrURL.Error(),
+		"DATABASE_URL=postgres://a:12/3hunter2@b/c":                                      "DATABASE_URL: " + db.ErrURL.Error(),
+		"INGEST_HEALTH_URL=http://x?hunter2":                                             "INGEST_HEALTH_URL: must end with the host, the port or a path: a query or a fragment cannot be sent",
+		"INGEST_HEALTH_URL=http://x/health/":                                             "INGEST_HEALTH_URL: must not end in /health, which is added",
+		"HEALTH_SERVICES=http://hunter2":                                                 "HEALTH_SERVICES: entry 1 is not of the form name=url",
+		"HEALTH_SERVICES=a=http://a,Hunter2=http://b":                                    "HEALTH_SERVICES: the name of entry 2 must be 1 to 64 characters of a-z 0-9 _ -",
+		"HEALTH_SERVICES=a=http://a,a=http://b":                                          "HEALTH_SERVICES: a is there twice",
+		"HEALTH_SERVICES=postgres=http://a":                                              "HEALTH_SERVICES: postgres is a name of the platform's own",
+		"HEALTH_SERVICES=a=hunter2":                                                      "HEALTH_SERVICES: the URL of a must be like http://host:8080/health",
 	} {
 		_, err := FromEnvironment([]string{pair})
 		var settings *Error
@@ -217,6 +238,46 @@ func FuzzPassword(f *testing.F) {
 		}
 		if strings.TrimSpace(shown) != "" {
 			t.Errorf("password %q: %q is shown", password, shown)
+		}
+	})
+}
+
+// FuzzSetting gives any setting any value: the error names the setting, and does
+// not show the value.
+func FuzzSetting(f *testing.F) {
+	names := variables()
+	for i := range names {
+		for _, value := range []string{"", "secret words", "-1", "1e9", "NaN", "9999999999999999999", "http://user:secret@[::1", "postgres://u:se@cret@h/d?sslmode=x", "a=b,c", "\xff", "7d", "%zz"} {
+			f.Add(uint(i), value)
+		}
+	}
+	// Words of the messages are no parts of a value.
+	words := db.ErrURL.Error()
+	for _, file := range []string{"config.go", "parse.go", "services.go", "../../db/pool.go"} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		words += string(content)
+	}
+	f.Fuzz(func(t *testing.T, which uint, value string) {
+		name := names[which%uint(len(names))]
+		_, err := FromEnvironment([]string{name + "=" + value})
+		if err == nil {
+			return
+		}
+		var wrong *Error
+		if !errors.As(err, &wrong) {
+			t.Fatalf("%s=%q: %v", name, value, err)
+		}
+		for _, problem := range wrong.Problems {
+			// PG_HOST, PG_DB and PG_USER are judged together.
+			if !strings.HasPrefix(problem, name+": ") && !strings.Contains(problem, "PG_HOST, PG_DB and PG_USER") {
+				t.Errorf("%s=%q: %s", name, value, problem)
+			}
+			if shown := strings.TrimSpace(value); len(shown) > 3 && name != ExtraServicesVariable && !strings.Contains(words, shown) && strings.Contains(problem, shown) {
+				t.Errorf("%s=%q is shown: %s", name, value, problem)
+			}
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -26,17 +27,20 @@ var errDuration = errors.New("must be a number of seconds or a duration like 30s
 // maxDuration keeps sums of settings far from overflow: ten years.
 const maxDuration = 10 * 365 * 24 * time.Hour
 
-// parseDuration takes whole seconds, a Go duration, or days (7d).
+var plainNumber = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?$`)
+
+// parseDuration takes seconds, a Go duration, or days (7d).
 func parseDuration(text string) (any, error) {
 	number, unit := text, time.Second
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		number, unit = days, 24*time.Hour
 	}
-	if n, err := strconv.ParseInt(number, 10, 64); err == nil {
-		if n < 0 || n > int64(maxDuration/unit) {
+	if plainNumber.MatchString(number) {
+		n, err := strconv.ParseFloat(number, 64)
+		if err != nil || n > float64(maxDuration/unit) {
 			return nil, errDuration
 		}
-		return time.Duration(n) * unit, nil
+		return time.Duration(n * float64(unit)).Round(time.Microsecond), nil
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 || d > maxDuration {
@@ -68,21 +72,21 @@ func parseBool(text string) (any, error) {
 // Level is a log level, by its zerolog or its Python name.
 type Level zerolog.Level
 
+// levels are the names that are taken. Numbers are not: zerolog's are others than
+// Python's.
+var levels = map[string]zerolog.Level{
+	"debug": zerolog.DebugLevel, "info": zerolog.InfoLevel, "warning": zerolog.WarnLevel, "warn": zerolog.WarnLevel,
+	"error": zerolog.ErrorLevel, "critical": zerolog.FatalLevel, "fatal": zerolog.FatalLevel,
+}
+
 // UnmarshalText is the library's other hook: zerolog's own would win over a
 // parser.
 func (l *Level) UnmarshalText(text []byte) error {
-	name := strings.ToLower(string(text))
-	switch name {
-	case "warning":
-		name = "warn"
-	case "critical":
-		name = "fatal"
-	}
-	parsed, err := zerolog.ParseLevel(name)
-	if err != nil || parsed == zerolog.NoLevel {
+	level, ok := levels[strings.ToLower(string(text))]
+	if !ok {
 		return errors.New("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
 	}
-	*l = Level(parsed)
+	*l = Level(level)
 	return nil
 }
 

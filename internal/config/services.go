@@ -108,6 +108,9 @@ func (c *Config) monitored(set map[string]string, p *problems) []Service {
 			value = strings.TrimRight(value, "/")
 			p.check(r.Variable, r.Kind != ProbeCounters || !strings.HasSuffix(value, healthPath), "must not end in %s, which is added", healthPath)
 		}
+		if r.Kind == ProbeTCP {
+			p.checkHost(r.Variable, value, "MQTT_PORT")
+		}
 		r.Address = r.address(c, value)
 		services = append(services, r.Service)
 	}

@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -33,20 +34,35 @@ func (r *run) sessionRole(ctx context.Context) (session, error) {
 	})
 }
 
-func (r *run) roles(ctx context.Context) (db.DoctorRoleRow, error) {
-	return r.role.get(func() (row db.DoctorRoleRow, err error) {
-		err = r.read(ctx, func(q *db.Queries) error {
-			row, err = q.DoctorRole(ctx)
+// roles are the login role and the operator's, and what both may do in the schema
+// where the worker's tables belong.
+type roles struct {
+	db.DoctorRoleRow
+	Schema  string // empty where there is none
+	twoSets *db.TwoSetsError
+}
+
+func (r *run) roles(ctx context.Context) (roles, error) {
+	return r.role.get(func() (found roles, err error) {
+		err = r.read(ctx, func(q *db.Queries) (err error) {
+			found.Schema, err = db.FindHome(ctx, q)
+			if errors.As(err, &found.twoSets) {
+				found.Schema, err = found.twoSets.First, nil
+			}
+			if err != nil {
+				return err
+			}
+			found.DoctorRoleRow, err = q.DoctorRole(ctx, found.Schema)
 			return err
 		})
-		return row, err
+		return found, err
 	})
 }
 
 // access is what decides who may do what.
 type access struct {
 	session
-	roles    db.DoctorRoleRow
+	roles    roles
 	stands   map[string]db.DescribeRelationsRow
 	refusals []refusal
 }
@@ -101,9 +117,12 @@ func checkRole(ctx context.Context, r *run, f *findings) error {
 	case !roles.OperatorUsesSchema && roles.Schema != "":
 		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", ident(roles.Schema), db.OperatorRole),
 			"%s may not use the schema %s, so %s fail", db.OperatorRole, roles.Schema, routes)
+	case !roles.OperatorGranted:
+		f.warn(r.grantOperator(roles.LoginRole)+" unless the API logs in as another role, which has it",
+			"%s may not take on %s: where the API logs in as it, %s fail", roles.LoginRole, db.OperatorRole, routes)
 	}
 	if roles.Schema == "" {
-		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA public TO %s; or set its search_path", ident(roles.LoginRole)),
+		f.fail(fmt.Sprintf("set the search_path of %s to the schema of the platform's tables, and GRANT USAGE ON it", ident(roles.LoginRole)),
 			"no schema of %s's search_path exists and may be used by it", roles.LoginRole)
 	}
 	return nil
@@ -272,7 +291,7 @@ func checkRowSecurity(ctx context.Context, r *run, f *findings) error {
 	advice := map[string]string{}
 	for _, refused := range a.workerRefusals(privilegeCode, true) {
 		finding := fmt.Sprintf("%s: %s", refused.role, refused.err.Message)
-		advice[finding] = operatorAdvice(a.roles, a.LoginRole)
+		advice[finding] = r.operatorAdvice(a.roles, a.LoginRole)
 		if !refused.statement.Platform {
 			advice[finding] = a.disableAdvice(refused.statement)
 		}
@@ -313,9 +332,18 @@ func (a access) disableAdvice(s db.Statement) string {
 	return ""
 }
 
+// grantOperator lets a login role take on the operator's. Since PostgreSQL 16 a
+// membership may be without that.
+func (r *run) grantOperator(login string) string {
+	if r.server.VersionNum >= 160000 {
+		return fmt.Sprintf("GRANT %s TO %s WITH SET TRUE;", db.OperatorRole, ident(login))
+	}
+	return fmt.Sprintf("GRANT %s TO %s;", db.OperatorRole, ident(login))
+}
+
 // operatorAdvice is how to let the worker read past the policies.
-func operatorAdvice(roles db.DoctorRoleRow, login string) string {
-	grant := fmt.Sprintf("GRANT %s TO %s;", db.OperatorRole, ident(login))
+func (r *run) operatorAdvice(roles roles, login string) string {
+	grant := r.grantOperator(login)
 	switch {
 	case !roles.OperatorExists:
 		return fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; %s", db.OperatorRole, grant)

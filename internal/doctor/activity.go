@@ -12,11 +12,8 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
-	"ops_worker/internal/lease"
 	"ops_worker/internal/probe"
 )
-
-const leaseTable = "ops_worker_lease"
 
 // leaseState is who collects; exists is false where nobody ever has.
 type leaseState struct {
@@ -25,7 +22,7 @@ type leaseState struct {
 }
 
 func readLease(ctx context.Context, q *db.Queries) (leaseState, error) {
-	row, err := q.ReadLease(ctx, lease.Name)
+	row, err := q.ReadLease(ctx, db.LeaseName)
 	if db.IsNoRows(err) {
 		return leaseState{}, nil
 	}
@@ -33,7 +30,7 @@ func readLease(ctx context.Context, q *db.Queries) (leaseState, error) {
 }
 
 func (r *run) holder(ctx context.Context) (leaseState, error) {
-	if err := r.require(ctx, leaseTable); err != nil {
+	if err := r.require(ctx, db.LeaseTable); err != nil {
 		return leaseState{}, err
 	}
 	return r.lease.get(func() (state leaseState, err error) {
@@ -66,12 +63,33 @@ func (l leaseState) held() time.Duration {
 	return l.Now.Sub(l.AcquiredAt)
 }
 
+// metricsInterval is how often cycles come: by the lease's word, which is the
+// worker's own, and else by the settings here.
+func (r *run) metricsInterval(ctx context.Context) (time.Duration, error) {
+	lease, err := r.holderIfAny(ctx)
+	if err != nil || !lease.exists || lease.CycleSeconds <= 0 {
+		return r.cfg.MetricsInterval, err
+	}
+	return seconds(lease.CycleSeconds), nil
+}
+
+// startNeeds are the checks without which no worker can collect.
+var startNeeds = []string{"role", "privileges", "row security", "schema", "tables"}
+
 func checkLease(ctx context.Context, r *run, f *findings) error {
 	lease, err := r.holder(ctx)
 	if err != nil {
 		return err
 	}
-	const start = "start the worker, unless something else is to collect"
+	interval, err := r.metricsInterval(ctx)
+	if err != nil {
+		return err
+	}
+	start := "start the worker, unless something else is to collect"
+	blocking := slices.DeleteFunc(slices.Clone(r.failed), func(check string) bool { return !slices.Contains(startNeeds, check) })
+	if len(blocking) > 0 {
+		start = "mend what has failed above (" + strings.Join(blocking, ", ") + "), and start the worker"
+	}
 	switch {
 	case !lease.exists:
 		f.warn(start, "free: no ops-worker has ever collected here")
@@ -79,13 +97,20 @@ func checkLease(ctx context.Context, r *run, f *findings) error {
 		f.fail("start a worker, which takes it, or: UPDATE ops_worker_lease SET expires_at = now(); and check the database's clock",
 			"%s holds it for %s more, which is longer than a lease lasts: a clock was wrong, or somebody wrote there", cmp.Or(lease.Holder, "nobody"), age(lease.ExpiresAt.Sub(lease.Now)))
 	case !lease.Held:
-		f.warn(start, "free: %s held it (epoch %d) until %s ago", lease.Holder, lease.Epoch, age(lease.Now.Sub(lease.ExpiresAt)))
+		ended := "held it"
+		if lease.Holder == "" {
+			ended = "handed it back"
+		}
+		f.warn(start, "free: %s %s (epoch %d) %s ago", cmp.Or(lease.Holder, lease.LastHolder, "nobody"), ended, lease.Epoch, age(lease.Now.Sub(lease.ExpiresAt)))
 	default:
 		f.note("%s collects since %s (epoch %d, %s ago); the lease runs %s more unless renewed", lease.Holder,
 			lease.AcquiredAt.UTC().Format(time.DateTime), lease.Epoch, age(lease.held()), age(lease.ExpiresAt.Sub(lease.Now)))
+		if interval != r.cfg.MetricsInterval {
+			f.note("it collects every %s; METRICS_COLLECTION_INTERVAL is %s here", age(interval), age(r.cfg.MetricsInterval))
+		}
 		silent := lease.Now.Sub(lease.LastCycleAt)
-		if longest := patience * r.cfg.MetricsInterval; silent > longest && lease.held() > longest {
-			f.warn("see its log; METRICS_COLLECTION_INTERVAL must be the worker's own", "it has stored no metrics cycle for %s", since(lease.LastCycleAt, lease.Now))
+		if longest := patience * interval; silent > longest && lease.held() > longest {
+			f.warn("see its log", "it has stored no metrics cycle for %s", since(lease.LastCycleAt, lease.Now))
 		}
 	}
 	return nil
@@ -180,7 +205,11 @@ func checkSamples(ctx context.Context, r *run, f *findings) error {
 	}); err != nil {
 		return err
 	}
-	longest := patience * r.cfg.MetricsInterval
+	interval, err := r.metricsInterval(ctx)
+	if err != nil {
+		return err
+	}
+	longest := patience * interval
 	s := samples{rows: rows, now: now, longest: longest, expected: lease.held() > longest, newest: map[string]time.Time{}}
 	for _, row := range rows {
 		if row.Newest.After(s.newest[row.Service]) {
@@ -203,7 +232,7 @@ type samples struct {
 
 // judgeServices looks at the newest sample of each service.
 func (s samples) judgeServices(f *findings, services []string) {
-	const late = "see the worker's log for why; METRICS_COLLECTION_INTERVAL and the services must be set here as for the worker"
+	const late = "see the worker's log for why; the services must be set here as for the worker"
 	const never = "no sample yet"
 	var ages []string
 	judged := map[string]bool{}

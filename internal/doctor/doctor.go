@@ -1,7 +1,7 @@
 // Package doctor examines the worker's surroundings: its settings, the database
 // it was given, the services it asks, and whether it is the only one that
-// collects. It only reads, never shows a secret, and always ends: each check has
-// a deadline, and so has the whole.
+// collects. It changes nothing, never shows a secret, and always ends: each check
+// has a deadline, and so has the whole.
 package doctor
 
 import (
@@ -95,6 +95,7 @@ var checks = []check{
 	{name: "privileges", judge: checkPrivileges},
 	{name: "row security", judge: checkRowSecurity},
 	{name: "schema", judge: checkSchema},
+	{name: "migrator", judge: checkMigrator},
 	{name: "tables", judge: checkTables},
 	{name: "stand-ins", judge: checkStandIns},
 	{name: "timescaledb", judge: checkTimescale},
@@ -130,7 +131,7 @@ type run struct {
 	link   link
 
 	session    cached[session]
-	role       cached[db.DoctorRoleRow]
+	role       cached[roles]
 	relations  cached[map[string]db.DescribeRelationsRow]
 	plans      cached[[]refusal]
 	migrations cached[migrationState]

@@ -1,12 +1,15 @@
 package doctor
 
 import (
+	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"ops_worker/db"
+	"ops_worker/internal/lease"
 )
 
 // TestFaults plants one fault at a time on a platform in which all is well.
@@ -120,10 +123,6 @@ func TestFaults(t *testing.T) {
 			plant: exec("DELETE FROM ops_worker_schema_version WHERE version_id = 2"),
 			check: "schema", result: Warn, found: "pending: migration 2", advice: "ops-worker migrate up",
 		},
-		"a migration is taken back": {
-			plant: exec("INSERT INTO ops_worker_schema_version (version_id, is_applied) VALUES (2, false)"),
-			check: "schema", result: Warn, found: "pending: migration 2",
-		},
 		"the schema is newer": {
 			plant: exec("INSERT INTO ops_worker_schema_version (version_id, is_applied) VALUES (99, true)"),
 			check: "schema", result: Warn, found: "migration 99 was applied by a newer ops-worker", advice: "use the newer ops-worker",
@@ -149,7 +148,7 @@ func TestFaults(t *testing.T) {
 			check: "stand-ins", result: Fail, found: "delivery_jobs is a table that ops_worker made", advice: "DROP TABLE delivery_jobs",
 		},
 		"no view stands in": {
-			plant: exec("DROP TABLE integrations; CREATE TABLE notification_channels (channel_id int)"),
+			plant: exec("DROP TABLE integrations; CREATE TABLE notification_channels (channel_type text, is_enabled boolean)"),
 			check: "stand-ins", result: Warn, found: "integrations is missing, and no view over notification_channels", advice: "restart the worker", also: "tables",
 		},
 		"a view from before the upgrade": {
@@ -189,7 +188,95 @@ func TestFaults(t *testing.T) {
 		},
 		"nobody collects": {
 			plant: func(t *testing.T, s *stage) { s.release(t) },
-			check: "lease", result: Warn, found: "free: worker-1/1/0a1b2c3d held it (epoch 1) until ", advice: "start the worker",
+			check: "lease", result: Warn, found: "free: worker-1/1/0a1b2c3d held it (epoch 1) ", advice: "start the worker",
+		},
+		"the lease was handed back": {
+			plant: func(t *testing.T, s *stage) {
+				if err := lease.NewPostgres(s.client).Release(t.Context(), s.token); err != nil {
+					t.Fatal(err)
+				}
+			},
+			check: "lease", result: Warn, found: "free: worker-1/1/0a1b2c3d handed it back (epoch 1) ", advice: "start the worker", also: "other writer",
+		},
+		"the lease has no key": {
+			plant: exec("ALTER TABLE ops_worker_lease DROP CONSTRAINT ops_worker_lease_pkey"),
+			check: "tables", result: Fail, found: "no unique or exclusion constraint matching the ON CONFLICT specification (used by the lease",
+			advice: "ALTER TABLE ops_worker_lease ADD PRIMARY KEY (name);",
+		},
+		"a lease without a key was never held": {
+			plant: exec("DELETE FROM ops_worker_lease; ALTER TABLE ops_worker_lease DROP CONSTRAINT ops_worker_lease_pkey"),
+			check: "lease", result: Warn, found: "no ops-worker has ever collected here", advice: "mend what has failed above (tables)", also: "*",
+		},
+		"the health rows have no key": {
+			plant: exec("ALTER TABLE service_health DROP CONSTRAINT service_health_pkey"),
+			check: "tables", result: Fail, found: "(used by the health rows)", advice: "ALTER TABLE service_health ADD PRIMARY KEY (service);",
+		},
+		"a status that is an enum": {
+			plant: exec(`CREATE TYPE device_status AS ENUM ('ONLINE', 'OFFLINE');
+				ALTER TABLE device_state ALTER COLUMN status DROP DEFAULT, ALTER COLUMN status TYPE device_status USING status::device_status`),
+			check: "tables", result: Fail, found: `invalid input value for enum device_status: "STALE"`,
+			advice: "ALTER TYPE device_status ADD VALUE 'STALE';", also: "other writer, samples",
+		},
+		"a column of ours of another type": {
+			plant: exec("ALTER TABLE service_health ALTER COLUMN status TYPE integer USING 0"),
+			check: "tables", result: Fail, found: `column "status" is of type integer but expression is of type text`,
+			advice: "ALTER TABLE service_health ALTER COLUMN status TYPE text;", also: "*",
+		},
+		"a column that somebody added and nobody fills": {
+			plant: exec("ALTER TABLE system_metrics ADD COLUMN region text; UPDATE system_metrics SET region = 'x'; ALTER TABLE system_metrics ALTER COLUMN region SET NOT NULL"),
+			check: "tables", result: Fail, found: `null value in column "region"`,
+			advice: "ALTER TABLE system_metrics ALTER COLUMN region DROP NOT NULL;",
+		},
+		"a constraint that refuses our values": {
+			plant: exec("ALTER TABLE service_health ADD CONSTRAINT only_good CHECK (status <> 'unhealthy')"),
+			check: "tables", result: Fail, found: `violates check constraint "only_good"`, advice: "ALTER TABLE service_health DROP CONSTRAINT only_good;",
+		},
+		"a constraint that refuses our alerts": {
+			plant: exec("ALTER TABLE fleet_alert ADD CONSTRAINT low CHECK (severity < 5) NOT VALID"),
+			check: "tables", result: Fail, found: `violates check constraint "low" (used by system alerts)`, advice: "ALTER TABLE fleet_alert DROP CONSTRAINT low;",
+		},
+		"a worker with an interval of its own": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, "UPDATE ops_worker_lease SET cycle_interval = '10 seconds'")
+				s.env["METRICS_COLLECTION_INTERVAL"] = "60"
+			},
+			check: "lease", result: OK, found: "it collects every 10s; METRICS_COLLECTION_INTERVAL is 1m here",
+		},
+		"a hidden table that has rows": {
+			plant: exec(`INSERT INTO delivery_jobs (tenant_id, alert_id, integration_id, route_id, deliver_on_event, payload_json)
+				VALUES ('t', 1, gen_random_uuid(), gen_random_uuid(), 'OPEN', '{}'); CREATE TABLE notification_jobs (job_id bigint)`),
+			check: "stand-ins", result: OK, found: "delivery_jobs: the platform's own table, used as it is",
+		},
+		"a hidden table that the platform went on from": {
+			plant: exec("ALTER TABLE delivery_jobs ADD COLUMN priority integer; CREATE TABLE notification_jobs (job_id bigint)"),
+			check: "stand-ins", result: OK, found: "delivery_jobs: the platform's own table, used as it is",
+		},
+		"an empty schema before the others": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, fmt.Sprintf(`CREATE SCHEMA iot; ALTER DATABASE "%s" SET search_path = iot, public`, s.database.Name))
+				s.pool.Reset()
+			},
+			check: "role", result: OK, found: "",
+		},
+		"two sets of tables": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, fmt.Sprintf(`CREATE SCHEMA iot; CREATE TABLE iot.service_health (LIKE public.service_health INCLUDING ALL);
+					GRANT USAGE ON SCHEMA iot TO PUBLIC; ALTER DATABASE "%s" SET search_path = public, iot`, s.database.Name))
+				s.pool.Reset()
+			},
+			check: "schema", result: Fail, found: "service_health stands in two schemas of the search path, public and iot",
+		},
+		"the platform's migrator has run none of its files": {
+			plant: exec("DELETE FROM schema_migrations; INSERT INTO schema_migrations (version, filename) VALUES ('000', '000.sql')"),
+			check: "migrator", result: Fail, found: "it has noted 1 files and run none", advice: "and run the platform's migrator again",
+		},
+		"the platform's migrator would run none of its files": {
+			plant: exec("DROP TABLE schema_migrations"),
+			check: "migrator", result: Warn, found: "would take this database for one that it has migrated", advice: "ops-worker migrate up",
+		},
+		"the login role may not be the operator": {
+			plant: func(t *testing.T, s *stage) { s.worker(t) },
+			check: "role", result: Warn, found: "may not take on pulse_operator", advice: "GRANT pulse_operator TO role_",
 		},
 		"nobody ever collected": {
 			plant: exec("DELETE FROM ops_worker_lease; DELETE FROM system_metrics; DELETE FROM service_health"),
@@ -306,8 +393,14 @@ func TestFaults(t *testing.T) {
 			if want := map[Result]int{Warn: 1, Fail: 2}[fault.result]; r.ExitCode() < want {
 				t.Errorf("exit code %d, want %d", r.ExitCode(), want)
 			}
+			if follow(t, s, c.Advice) {
+				if again := of(t, s.run(t), fault.check); strings.Contains(strings.Join(again.Found, "\n"), fault.found) {
+					t.Errorf("after %q it is still there: %q", c.Advice, again.Found)
+				}
+			}
 			for _, c := range r.Checks {
-				spoilt := c.Name == fault.check || fault.also == "*" || c.Result == Skipped || c.Name == "server version"
+				spoilt := c.Name == fault.check || fault.also == "*" || c.Result == Skipped || c.Name == "server version" ||
+					c.Name == "role" && c.Result == Warn // of a login role that is not granted the operator's
 				for other := range strings.SplitSeq(fault.also, ", ") {
 					spoilt = spoilt || c.Name == other
 				}
@@ -353,4 +446,25 @@ func TestStandInsAreNamed(t *testing.T) {
 	if r.ExitCode() != 0 && of(t, r, "server version").Result == OK {
 		t.Errorf("exit code %d:\n%s", r.ExitCode(), text(t, r))
 	}
+}
+
+var adviceSQL = regexp.MustCompile(`(?:CREATE|GRANT|ALTER|UPDATE|DELETE|DROP|INSERT)\b.*;`)
+
+// follow does what the advice says, as far as that is SQL or a command of ours,
+// and reports whether there was any.
+func follow(t *testing.T, s *stage, advice []string) (followed bool) {
+	t.Helper()
+	for _, line := range advice {
+		if sql := adviceSQL.FindString(line); sql != "" {
+			s.database.Exec(t, sql)
+			followed = true
+		}
+		if strings.Contains(line, "ops-worker migrate up") || strings.Contains(line, "restart the worker") {
+			if _, err := db.MigrateUp(t.Context(), s.pool); err != nil {
+				t.Errorf("migrate up: %v", err)
+			}
+			followed = true
+		}
+	}
+	return followed
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -19,8 +20,9 @@ type refusal struct {
 	err       *pgconn.PgError
 }
 
-// refusals are what the server's planner says of every statement that the worker
-// runs and of every read of the routes.
+// refusals are what the server says of every statement that the worker runs and of
+// every read of the routes: its planner, and of the worker's writes in each cycle
+// also a run that is rolled back.
 func (r *run) refusals(ctx context.Context) ([]refusal, error) {
 	return r.plans.get(func() ([]refusal, error) {
 		var list []refusal
@@ -68,9 +70,31 @@ func (r *run) refusals(ctx context.Context) ([]refusal, error) {
 				return nil, err
 			}
 		}
+		if r.server.Standby {
+			return list, nil
+		}
+		for _, trial := range db.Trials() {
+			use := func(refused refusal) bool { return refused.statement.Use == trial.Statement.Use }
+			if !r.runs(trial.Statement) || slices.ContainsFunc(list, use) || slices.ContainsFunc(list, needsLease) {
+				continue
+			}
+			err := trial.Run(ctx, r.pool, r.limits.check/5)
+			var refused *pgconn.PgError
+			switch {
+			case err == nil || db.IsTimeout(err) || db.IsLocked(err):
+			case !errors.As(err, &refused):
+				return nil, fmt.Errorf("try what %s needs: %w", trial.Statement.Use, err)
+			case refused.Code != privilegeCode: // of a sequence, which has its own finding
+				list = append(list, refusal{trial.Statement, "", refused})
+			}
+		}
 		return list, nil
 	})
 }
+
+// needsLease reports whether a refusal is one of the lease, without which there is
+// nothing to try.
+func needsLease(refused refusal) bool { return refused.statement.Use == db.ForLease }
 
 // runs reports whether a worker with these settings runs a statement.
 func (r *run) runs(s db.Statement) bool {
@@ -159,7 +183,7 @@ func checkTables(ctx context.Context, r *run, f *findings) error {
 		case refused.err.Code == columnCode:
 			advice[message] = "run the platform's migrator to its end; the worker alters no table that stands"
 		default:
-			advice[message] = "compare the table with the platform's schema"
+			advice[message] = refused.advice()
 		}
 		missing.add(message, refused.statement.Use)
 	}
@@ -174,6 +198,41 @@ func checkTables(ctx context.Context, r *run, f *findings) error {
 		f.note("every statement of the worker and of the routes finds its tables and columns")
 	}
 	return nil
+}
+
+// What the server's words about a value name, where they are English.
+var (
+	enumValue  = regexp.MustCompile(`enum (\S+): "([^"]*)"`)
+	typedOther = regexp.MustCompile(`^column "(\w+)" is of type .* but expression is of type ([a-z ]+)$`)
+)
+
+// advice is what lets the server take a statement that it refuses for the shape of
+// a table.
+func (refused refusal) advice() string {
+	const compare = "compare the table with the platform's schema"
+	e := refused.err
+	table, columns := refused.statement.Conflict()
+	switch {
+	case e.Code == "42P10" && table != "":
+		return fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s);", ident(table), columns)
+	case e.Code == "23502" && e.TableName != "":
+		return fmt.Sprintf("give the column a default, or: ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;", ident(e.TableName), ident(e.ColumnName))
+	case e.Code == "23514" && e.ConstraintName != "":
+		return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s;", ident(e.TableName), ident(e.ConstraintName))
+	case e.Code == "23514":
+		return "make the partition that is missing"
+	}
+	if match := enumValue.FindStringSubmatch(e.Message); match != nil && e.Code == "22P02" {
+		return fmt.Sprintf("ALTER TYPE %s ADD VALUE %s;", match[1], literal(match[2]))
+	}
+	if match := typedOther.FindStringSubmatch(e.Message); match != nil && e.Code == "42804" {
+		for _, p := range refused.statement.Privileges() {
+			if p.Right == "INSERT" && slices.Contains(db.OwnTables(), p.Relation) {
+				return fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s;", ident(p.Relation), ident(match[1]), match[2])
+			}
+		}
+	}
+	return compare
 }
 
 // checkStandIns looks at the tables that newer releases have dropped while the
@@ -198,7 +257,7 @@ func checkStandIns(ctx context.Context, r *run, f *findings) error {
 			f.note("%s: a view over %s, made by ops_worker", s.Name, s.Successor)
 		case stood.IsView():
 			f.note("%s: a view of the platform's own", s.Name)
-		case succeeded && stood.MadeByWorker():
+		case succeeded && stood.Spare():
 			f.fail(fmt.Sprintf("if nothing writes to it: DROP TABLE %s; and restart the worker, which puts a view in its place", s.Name),
 				"%s is a table that ops_worker made before there was %s, and hides it: the routes and the samples see that table alone", s.Name, s.Successor)
 		case succeeded:

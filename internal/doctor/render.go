@@ -3,19 +3,38 @@ package doctor
 import (
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
-// width is what the table fits into, unless a single word is longer.
-const width = 120
+// The table fits into the terminal's width, within bounds, unless a single word is
+// longer; elsewhere into defaultWidth.
+const (
+	leastWidth   = 60
+	defaultWidth = 120
+)
+
+func widthOf(out io.Writer) int {
+	if file, ok := out.(*os.File); ok {
+		if width, _, err := term.GetSize(int(file.Fd())); err == nil && width > 0 {
+			return max(width, leastWidth)
+		}
+	}
+	return defaultWidth
+}
 
 // advicePrefix marks what to do among what was found.
 const advicePrefix = "-> "
 
 // Print writes the report as a table for people, and a line that sums it up.
-func (r Report) Print(out io.Writer) error {
+func (r Report) Print(out io.Writer) error { return r.print(out, widthOf(out)) }
+
+func (r Report) print(out io.Writer, width int) error {
 	const padding = 2
 	head := []string{"CHECK", "RESULT", "FOUND, AND WHAT TO DO"}
 	columns := []int{len(head[0]), len(head[1])}
@@ -29,6 +48,8 @@ func (r Report) Print(out io.Writer) error {
 	count := map[Result]int{}
 	for _, c := range r.Checks {
 		count[c.Result]++
+	}
+	for _, c := range r.rows() {
 		var lines []string
 		for _, found := range c.Found {
 			lines = append(lines, wrap(found, room, "", "  ")...)
@@ -50,6 +71,29 @@ func (r Report) Print(out io.Writer) error {
 	fmt.Fprintf(w, "\n%d checks: %d ok, %d warn, %d fail, %d skipped\n",
 		len(r.Checks), count[OK], count[Warn], count[Fail], count[Skipped])
 	return w.Flush()
+}
+
+// rows are the checks, but one for all that were skipped for the same reason.
+func (r Report) rows() []Check {
+	reason := func(c Check) string { return strings.Join(c.Found, " ") }
+	alike := map[string][]string{}
+	for _, c := range r.Checks {
+		if c.Result == Skipped {
+			alike[reason(c)] = append(alike[reason(c)], c.Name)
+		}
+	}
+	var rows []Check
+	for _, c := range r.Checks {
+		names := alike[reason(c)]
+		switch {
+		case c.Result != Skipped || len(names) == 1:
+			rows = append(rows, c)
+		case c.Name == names[0]:
+			rows = append(rows, Check{Name: fmt.Sprintf("%d checks", len(names)), Result: Skipped,
+				Found: append(slices.Clone(c.Found), strings.Join(names, ", "))})
+		}
+	}
+	return rows
 }
 
 // wrap breaks a text at its spaces into lines of at most room characters, the

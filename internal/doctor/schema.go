@@ -3,49 +3,43 @@ package doctor
 import (
 	"context"
 	"fmt"
-	"io/fs"
-	"slices"
-	"strconv"
 	"strings"
 
 	"ops_worker/db"
-	"ops_worker/migrations"
 )
 
 // migrationState compares the migrations in this binary with those applied.
 type migrationState struct {
-	known, applied []int64
-	never          bool
-	pending, newer []int64
+	never   bool
+	newest  int64 // in this binary
+	pending []int64
+	newer   []int64
 }
 
 func (r *run) migrated(ctx context.Context) (migrationState, error) {
 	return r.migrations.get(func() (state migrationState, err error) {
-		if state.known, err = knownMigrations(); err != nil {
+		var list []db.MigrationState
+		if err = r.read(ctx, func(q *db.Queries) error {
+			list, err = db.Migrations(ctx, q)
+			return err
+		}); err != nil {
 			return state, err
 		}
-		state.applied, state.never, err = r.appliedMigrations(ctx)
-		if err != nil {
-			return state, err
+		state.never = true
+		for _, m := range list {
+			state.never = state.never && !m.Applied()
+			switch {
+			case m.Name == "":
+				state.newer = append(state.newer, m.Version)
+			case !m.Applied():
+				state.pending = append(state.pending, m.Version)
+			}
+			if m.Name != "" {
+				state.newest = max(state.newest, m.Version)
+			}
 		}
-		missing := func(in []int64) func(int64) bool { return func(v int64) bool { return slices.Contains(in, v) } }
-		state.pending = slices.DeleteFunc(slices.Clone(state.known), missing(state.applied))
-		state.newer = slices.DeleteFunc(slices.Clone(state.applied), missing(state.known))
 		return state, nil
 	})
-}
-
-// appliedMigrations reads goose's table; never is true where goose has made none.
-func (r *run) appliedMigrations(ctx context.Context) (applied []int64, never bool, err error) {
-	err = r.read(ctx, func(q *db.Queries) error {
-		rows, err := q.DescribeRelations(ctx, []string{db.VersionTable})
-		if never = len(rows) == 0; never || err != nil {
-			return err
-		}
-		applied, err = q.AppliedMigrations(ctx)
-		return err
-	})
-	return applied, never, err
 }
 
 // pending reports whether migrations are known to be pending.
@@ -54,42 +48,60 @@ func (r *run) pending(ctx context.Context) bool {
 	return err == nil && len(state.pending) > 0
 }
 
-// knownMigrations are the versions of the migrations in this binary.
-func knownMigrations() ([]int64, error) {
-	files, err := fs.Glob(migrations.FS, "*.sql")
-	if err != nil {
-		return nil, fmt.Errorf("list migrations: %w", err)
-	}
-	versions := make([]int64, len(files))
-	for i, file := range files {
-		number, _, _ := strings.Cut(file, "_")
-		if versions[i], err = strconv.ParseInt(number, 10, 64); err != nil {
-			return nil, fmt.Errorf("read the number of migration %s: %w", file, err)
-		}
-	}
-	slices.Sort(versions)
-	return versions, nil
-}
-
 func checkSchema(ctx context.Context, r *run, f *findings) error {
+	roles, err := r.roles(ctx)
+	if err != nil {
+		return err
+	}
+	if roles.twoSets != nil {
+		f.fail("", "%s", roles.twoSets)
+	}
 	state, err := r.migrated(ctx)
 	if err != nil {
 		return err
 	}
-	newest := state.known[len(state.known)-1]
 	const apply = "nothing, if the worker is about to be started: it applies them; else `ops-worker migrate up`"
 	switch {
 	case state.never:
-		f.warn(apply, "never migrated: %s does not exist, all %d migrations are pending", db.VersionTable, len(state.known))
+		f.warn(apply, "never migrated: all %d migrations are pending", state.newest)
 	case len(state.pending) > 0:
-		f.warn(apply, "pending: migration %s of %d", list(state.pending), newest)
+		f.warn(apply, "pending: migration %s of %d", list(state.pending), state.newest)
 	}
 	if len(state.newer) > 0 {
 		f.warn("use the newer ops-worker that migrated this database, here and wherever it runs",
-			"migration %s was applied by a newer ops-worker; this one knows %d", list(state.newer), newest)
+			"migration %s was applied by a newer ops-worker; this one knows %d", list(state.newer), state.newest)
 	}
 	if f.result == OK {
-		f.note("version %d, nothing is pending", newest)
+		f.note("version %d, nothing is pending", state.newest)
+	}
+	return nil
+}
+
+// checkMigrator looks whether the platform's migrator has applied its files, or
+// believes that it has.
+func checkMigrator(ctx context.Context, r *run, f *findings) error {
+	var found db.Settlement
+	if err := r.read(ctx, func(q *db.Queries) (err error) {
+		found, err = db.FindSettlement(ctx, q)
+		return err
+	}); err != nil {
+		return err
+	}
+	switch {
+	case found.Platform:
+		f.note("tables of the platform stand that it made itself")
+	case found.Ruined():
+		f.fail(found.Repair()+" and run the platform's migrator again: it goes on from the tables that stand",
+			"the platform's tables are missing, or as ops_worker made them: it has noted %d files and run none, as it does where it finds tables and no note", found.Files)
+	case found.WouldRuin():
+		f.warn("`ops-worker migrate up`, or a start of the worker, leaves a mark in "+db.MigratorTable+" that keeps it from that",
+			"the platform's migrator would take this database for one that it has migrated, and run none of its files")
+	case found.Unreadable:
+		f.note("%s may not read %s", r.server.LoginRole, db.MigratorTable)
+	case found.Marked:
+		f.note("it has not run yet; ops_worker's mark lets it apply all its files")
+	default:
+		f.note("it has not run yet")
 	}
 	return nil
 }

@@ -59,7 +59,7 @@ func checkTimescale(ctx context.Context, r *run, f *findings) error {
 	}
 	f.note("TimescaleDB %s", t.version)
 	if t.Hypertable == nil {
-		f.warn("restart the worker, or `ops-worker migrate up`, as the table's owner: it converts the table",
+		f.warn("as the table's owner: `ops-worker migrate hypertable`, which says how much there is to convert; an empty or small table the next start converts",
 			"system_metrics is no hypertable")
 		return nil
 	}
@@ -106,10 +106,14 @@ const (
 	workerSlack = 3 * time.Hour
 )
 
+// leastSpan is of the samples by which growth is told.
+const leastSpan = time.Minute
+
 // extent is what system_metrics holds.
 type extent struct {
 	bytes, rows float64 // rows are an estimate, 0 before the first
 	oldest      time.Time
+	window      time.Duration
 	points      int64 // of the window
 	now         time.Time
 }
@@ -119,6 +123,7 @@ func (r *run) extent(ctx context.Context, t *timescale, f *findings) (e extent, 
 	if err != nil {
 		return e, err
 	}
+	e.window = seconds(params.WindowSeconds)
 	err = r.read(ctx, func(q *db.Queries) error {
 		if e.now, err = q.Now(ctx); err != nil {
 			return err
@@ -137,7 +142,7 @@ func (r *run) extent(ctx context.Context, t *timescale, f *findings) (e extent, 
 			}
 			return nil
 		}
-		size, err := q.DoctorSize(ctx)
+		size, err := q.SamplesSize(ctx)
 		if err != nil {
 			return err
 		}
@@ -186,16 +191,16 @@ func checkSize(ctx context.Context, r *run, f *findings) error {
 		return nil
 	}
 	f.note("%s, %s, the oldest sample is %s old", megabytes(e.bytes), count, age(e.now.Sub(e.oldest)))
-	span := max(min(r.window(), e.now.Sub(e.oldest)), time.Second)
-	perDay := float64(e.points) / span.Hours() * 24
-	growth := fmt.Sprintf("grows by about %s rows a day (by the last %s)", quantity(perDay), age(span))
-	if keep > 0 {
-		growth += fmt.Sprintf("; kept for %s, that is %s rows", age(keep), quantity(perDay*keep.Hours()/24))
+	span := min(e.window, e.now.Sub(e.oldest))
+	switch perDay := float64(e.points) / span.Hours() * 24; {
+	case e.points == 0:
+		f.note("no sample in the last %s", age(e.window))
+	case span < leastSpan:
+	case keep > 0:
+		f.note("grows by about %s rows a day (by the last %s); kept for %s, that is %s rows", quantity(perDay), age(span), age(keep), quantity(perDay*keep.Hours()/24))
+	default:
+		f.note("grows by about %s rows a day (by the last %s)", quantity(perDay), age(span))
 	}
-	if e.points == 0 {
-		growth = "no sample in the last " + age(r.window())
-	}
-	f.note("%s", growth)
 	if keep > 0 && e.now.Sub(e.oldest) > keep+slack {
 		f.warn(advice, "samples older than the %s that they are kept for still stand", age(keep))
 	}

@@ -44,6 +44,8 @@ func TestTimescale(t *testing.T) {
 			"TimescaleDB 2.28.0\nsystem_metrics is a hypertable in chunks of 1h\ncompressed after 01:00:00\n" +
 				"retention policy: dropped after 7d, as METRICS_RETENTION\ncontinuous aggregates: system_metrics_hourly"},
 		"its size": {"SELECT 1", "size", OK, "41.0 MB, about 1.8 million rows, the oldest sample is 7d old"},
+		"a young sample in a chunk that began long ago": {"DELETE FROM timescaledb_information.chunks WHERE chunk_name <> 'chunk_100'; UPDATE timescaledb_information.chunks SET range_end = now() + interval '1 day'",
+			"size", OK, "the oldest sample is 9m"},
 		"as this worker leaves it": {"DELETE FROM timescaledb_information.jobs; DELETE FROM timescaledb_information.continuous_aggregates",
 			"timescaledb", OK, "no compression policy (the platform's migrator makes one)\nno retention policy: the worker drops chunks older than 7d"},
 		"not converted": {"DELETE FROM timescaledb_information.hypertables WHERE hypertable_name = 'system_metrics'",

@@ -56,9 +56,37 @@ none          skipped  -
 		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 	for line := range strings.Lines(text(t, r)) {
-		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > width {
+		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > defaultWidth {
 			t.Errorf("a line of %d characters: %s", n, line)
 		}
+	}
+}
+
+func TestChecksSkippedForOneReasonAreOneLine(t *testing.T) {
+	t.Parallel()
+	r := Report{Checks: []Check{{Name: "connection", Result: Fail, Found: []string{"refused"}}}}
+	for _, name := range []string{"role", "schema", "tables"} {
+		r.Checks = append(r.Checks, Check{Name: name, Result: Skipped, Found: []string{"there is no connection"}})
+	}
+	got := text(t, r)
+	if strings.Count(got, "there is no connection") != 1 || !strings.Contains(got, "3 checks    skipped  there is no connection\n") ||
+		!strings.Contains(got, "role, schema, tables") || !strings.Contains(got, "4 checks: 0 ok, 0 warn, 1 fail, 3 skipped") {
+		t.Errorf("got:\n%s", got)
+	}
+}
+
+func TestTheTableFitsTheTerminal(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	if err := (Report{Checks: []Check{{Name: "one", Result: OK, Found: []string{strings.Repeat("word ", 100)}}}}).print(&out, 80); err != nil {
+		t.Fatal(err)
+	}
+	longest := 0
+	for line := range strings.Lines(out.String()) {
+		longest = max(longest, utf8.RuneCountInString(strings.TrimRight(line, "\n")))
+	}
+	if longest > 80 || longest < 70 {
+		t.Errorf("the longest line has %d characters", longest)
 	}
 }
 
@@ -86,9 +114,9 @@ func TestVerdicts(t *testing.T) {
 	encrypted := public
 	encrypted.tls = true
 	login := cached[session]{known: true, value: session{db.DescribeSessionRow{LoginRole: "iot"}, "iot"}}
-	role := func(r db.DoctorRoleRow) *run {
+	role := func(r roles) *run {
 		r.LoginRole = "iot"
-		return &run{session: login, migrations: cached[migrationState]{known: true}, role: cached[db.DoctorRoleRow]{known: true, value: r}}
+		return &run{session: login, migrations: cached[migrationState]{known: true}, role: cached[roles]{known: true, value: r}}
 	}
 	chunks := func(change func(*timescale)) *run {
 		ts := &timescale{"2.28", &db.Hypertable{ChunkSeconds: 3600}}
@@ -116,10 +144,10 @@ func TestVerdicts(t *testing.T) {
 		"at home":       {&run{link: private}, "encryption", OK, "private address", ""},
 		"encrypted":     {&run{link: encrypted, server: db.DoctorServerRow{Ssl: true, SslVersion: "TLSv1.3"}}, "encryption", OK, "TLSv1.3", ""},
 		"to the pooler": {&run{link: encrypted}, "encryption", OK, "the pooler between ends it", ""},
-		"no operator":   {role(db.DoctorRoleRow{Schema: "public"}), "role", Fail, "pulse_operator does not exist", "GRANT pulse_operator TO iot"},
-		"a bound operator": {role(db.DoctorRoleRow{Schema: "public", OperatorExists: true}), "role", Warn, "has no BYPASSRLS",
+		"no operator":   {role(roles{Schema: "public"}), "role", Fail, "pulse_operator does not exist", "GRANT pulse_operator TO iot"},
+		"a bound operator": {role(roles{Schema: "public", DoctorRoleRow: db.DoctorRoleRow{OperatorExists: true}}), "role", Warn, "has no BYPASSRLS",
 			"ALTER ROLE pulse_operator BYPASSRLS"},
-		"an operator without the schema": {role(db.DoctorRoleRow{Schema: "iot", OperatorExists: true, OperatorBypasses: true}), "role", Fail,
+		"an operator without the schema": {role(roles{Schema: "iot", DoctorRoleRow: db.DoctorRoleRow{OperatorExists: true, OperatorBypasses: true}}), "role", Fail,
 			"may not use the schema iot", "GRANT USAGE ON SCHEMA iot TO pulse_operator"},
 		"hypertable": {chunks(nil), "timescaledb", OK, "retention policy: dropped after 7d, as METRICS_RETENTION", ""},
 		"not converted": {chunks(func(ts *timescale) { ts.Hypertable = nil }), "timescaledb", Warn, "no hypertable",
@@ -186,19 +214,5 @@ func TestIdent(t *testing.T) {
 	}
 	if got, want := literal("a'b"), "'a''b'"; got != want {
 		t.Errorf("literal = %s, want %s", got, want)
-	}
-}
-
-// TestEveryMigrationIsNumbered guards what knownMigrations goes by.
-func TestEveryMigrationIsNumbered(t *testing.T) {
-	t.Parallel()
-	versions, err := knownMigrations()
-	if err != nil || len(versions) < 2 {
-		t.Fatalf("%v, %v", versions, err)
-	}
-	for i, v := range versions {
-		if v != int64(i+1) {
-			t.Errorf("migration %d has the number %d", i+1, v)
-		}
 	}
 }

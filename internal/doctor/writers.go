@@ -18,8 +18,8 @@ const (
 	maxWindow       = time.Hour
 )
 
-func (r *run) window() time.Duration {
-	return min(max(windowIntervals*r.cfg.MetricsInterval, minWindow), maxWindow)
+func window(interval time.Duration) time.Duration {
+	return min(max(windowIntervals*interval, minWindow), maxWindow)
 }
 
 // tooClose is the share of an interval under which two points of a series are
@@ -33,12 +33,16 @@ func (r *run) seriesParams(ctx context.Context, f *findings) (db.DoctorSeriesPar
 	if err != nil {
 		return db.DoctorSeriesParams{}, err
 	}
+	interval, err := r.metricsInterval(ctx)
+	if err != nil {
+		return db.DoctorSeriesParams{}, err
+	}
 	_, metrics := columns(expected)
 	slices.Sort(metrics)
 	return db.DoctorSeriesParams{
-		GapSeconds:    r.cfg.MetricsInterval.Seconds() * tooClose,
+		GapSeconds:    interval.Seconds() * tooClose,
 		MetricNames:   slices.Compact(metrics),
-		WindowSeconds: r.window().Seconds(),
+		WindowSeconds: window(interval).Seconds(),
 	}, nil
 }
 
@@ -54,8 +58,9 @@ type evidence struct {
 	writes db.DoctorNewestWritesRow
 	series []db.DoctorSeriesRow
 	health []db.DoctorHealthRowsRow
-	// recent is how old a trace of a writer may be that is still at work.
-	recent time.Duration
+	// interval is how often a writer of ours comes, window for how long its traces
+	// are looked at, and recent how old one may be of a writer still at work.
+	interval, window, recent time.Duration
 }
 
 func (r *run) evidence(ctx context.Context, f *findings) (e evidence, err error) {
@@ -67,10 +72,13 @@ func (r *run) evidence(ctx context.Context, f *findings) (e evidence, err error)
 	if err != nil {
 		return e, err
 	}
-	e.recent = max(patience*r.cfg.MetricsInterval, 90*time.Second)
+	if e.interval, err = r.metricsInterval(ctx); err != nil {
+		return e, err
+	}
+	e.window, e.recent = window(e.interval), max(patience*e.interval, 90*time.Second)
 	// One snapshot, so that the lease and the samples are of one moment.
 	err = r.read(ctx, func(q *db.Queries) error {
-		if _, ok := stands[leaseTable]; ok {
+		if _, ok := stands[db.LeaseTable]; ok {
 			if e.lease, err = readLease(ctx, q); err != nil {
 				return err
 			}
@@ -109,7 +117,7 @@ func checkOtherWriter(ctx context.Context, r *run, f *findings) error {
 	now := e.writes.Now
 	if n, s := interleaved(e.series); n > 0 {
 		text := fmt.Sprintf("two write %d series: of %s of %s, %d of %d points in %s follow the one before sooner than the interval of %s, the latest %s ago",
-			n, s.MetricName, s.Service, s.Close, s.Points, age(r.window()), age(r.cfg.MetricsInterval), age(now.Sub(s.LatestClose)))
+			n, s.MetricName, s.Service, s.Close, s.Points, age(e.window), age(e.interval), age(now.Sub(s.LatestClose)))
 		if now.Sub(s.LatestClose) < e.recent {
 			found(advice, "%s", text)
 		} else {
@@ -129,9 +137,9 @@ func checkOtherWriter(ctx context.Context, r *run, f *findings) error {
 	switch {
 	case f.result != OK:
 	case e.lease.held() == 0:
-		f.note("none in the last %s", age(r.window()))
+		f.note("none in the last %s", age(e.window))
 	default:
-		f.note("none in the last %s: every sample is the lease holder's", age(r.window()))
+		f.note("none in the last %s: every sample is the lease holder's", age(e.window))
 	}
 	return nil
 }

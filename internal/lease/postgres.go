@@ -8,14 +8,16 @@ import (
 	"ops_worker/db"
 )
 
-// Name is the row of the lease table that the worker's replicas share.
-const Name = "ops_worker"
-
 // Postgres is the Store on a real database.
-type Postgres struct{ client *db.Client }
+type Postgres struct {
+	client *db.Client
+	// CycleInterval is how often this process collects, for whoever reads the
+	// lease; zero is unknown.
+	CycleInterval time.Duration
+}
 
 // NewPostgres keeps the lease in client's database.
-func NewPostgres(client *db.Client) *Postgres { return &Postgres{client} }
+func NewPostgres(client *db.Client) *Postgres { return &Postgres{client: client} }
 
 var _ Store = (*Postgres)(nil)
 
@@ -36,7 +38,7 @@ const FutureLimit = time.Hour
 // written, and the error is ErrLost; fn's own queries return at least a row.
 func Fenced(ctx context.Context, client *db.Client, token Token, fn func(*db.Queries) error) error {
 	return lost(client.InTx(ctx, func(q *db.Queries) error {
-		if _, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: Name, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
+		if _, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
 			return fmt.Errorf("hold lease: %w", err)
 		}
 		return fn(q)
@@ -45,7 +47,7 @@ func Fenced(ctx context.Context, client *db.Client, token Token, fn func(*db.Que
 
 // Check fails with ErrLost where the lease is not token's. It locks nothing.
 func Check(ctx context.Context, q *db.Queries, token Token) error {
-	lease, err := q.ReadLease(ctx, Name)
+	lease, err := q.ReadLease(ctx, db.LeaseName)
 	if err == nil && !(lease.Held && token == Token{lease.Holder, lease.Epoch}) {
 		return ErrLost
 	}
@@ -56,7 +58,7 @@ func Check(ctx context.Context, q *db.Queries, token Token) error {
 func (p *Postgres) Look(ctx context.Context) (State, error) {
 	var row db.ReadLeaseRow
 	err := p.client.Read(ctx, func(q *db.Queries) (err error) {
-		row, err = q.ReadLease(ctx, Name)
+		row, err = q.ReadLease(ctx, db.LeaseName)
 		return err
 	})
 	if db.IsNoRows(err) {
@@ -68,7 +70,7 @@ func (p *Postgres) Look(ctx context.Context) (State, error) {
 // Touch fails where the database refuses writes.
 func (p *Postgres) Touch(ctx context.Context) error {
 	return p.client.Write(ctx, func(q *db.Queries) error {
-		_, err := q.TouchLease(ctx, Name)
+		_, err := q.TouchLease(ctx, db.LeaseName)
 		return err
 	})
 }
@@ -76,19 +78,19 @@ func (p *Postgres) Touch(ctx context.Context) error {
 // Acquire takes the lease if it can be had.
 func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration) (grant Grant, err error) {
 	err = p.client.InTx(ctx, func(q *db.Queries) error {
-		rows, err := q.LockLease(ctx, Name)
+		rows, err := q.LockLease(ctx, db.LeaseName)
 		if err != nil {
 			return fmt.Errorf("lock lease: %w", err)
 		}
 		if rows == 0 {
-			if err := q.CreateLease(ctx, Name); err != nil {
+			if err := q.CreateLease(ctx, db.LeaseName); err != nil {
 				return fmt.Errorf("create lease: %w", err)
 			}
 		}
 		if err := CorrectNewestCycle(ctx, q); err != nil {
 			return err
 		}
-		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: Name, Holder: holder, TtlSeconds: ttl.Seconds()})
+		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: db.LeaseName, Holder: holder, TtlSeconds: ttl.Seconds(), CycleSeconds: p.CycleInterval.Seconds()})
 		grant = Grant(row)
 		return err
 	})
@@ -98,7 +100,7 @@ func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration
 // CorrectNewestCycle puts the newest stored cycle right where a clock that was
 // wrong has spoilt it. It changes nothing elsewhere.
 func CorrectNewestCycle(ctx context.Context, q *db.Queries) error {
-	_, err := q.CorrectNewestCycle(ctx, db.CorrectNewestCycleParams{Name: Name, FutureSeconds: FutureLimit.Seconds()})
+	_, err := q.CorrectNewestCycle(ctx, db.CorrectNewestCycleParams{Name: db.LeaseName, FutureSeconds: FutureLimit.Seconds()})
 	if err != nil {
 		return fmt.Errorf("correct the newest cycle: %w", err)
 	}
@@ -108,7 +110,7 @@ func CorrectNewestCycle(ctx context.Context, q *db.Queries) error {
 // Renew extends the lease.
 func (p *Postgres) Renew(ctx context.Context, token Token, ttl time.Duration) (now time.Time, err error) {
 	err = p.client.Write(ctx, func(q *db.Queries) error {
-		now, err = q.RenewLease(ctx, db.RenewLeaseParams{Name: Name, Holder: token.Holder, Epoch: token.Epoch, TtlSeconds: ttl.Seconds()})
+		now, err = q.RenewLease(ctx, db.RenewLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch, TtlSeconds: ttl.Seconds()})
 		return err
 	})
 	return now, lost(err)
@@ -118,7 +120,7 @@ func (p *Postgres) Renew(ctx context.Context, token Token, ttl time.Duration) (n
 func (p *Postgres) Release(ctx context.Context, token Token) error {
 	var rows int64
 	err := p.client.Write(ctx, func(q *db.Queries) (err error) {
-		rows, err = q.ReleaseLease(ctx, db.ReleaseLeaseParams{Name: Name, Holder: token.Holder, Epoch: token.Epoch})
+		rows, err = q.ReleaseLease(ctx, db.ReleaseLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch})
 		return err
 	})
 	if err == nil && rows == 0 {

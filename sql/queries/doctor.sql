@@ -100,15 +100,16 @@ WHERE NOT has_table_privilege(r.oid, c.oid, w.privilege)
 ORDER BY w.role, w.relation, w.privilege;
 
 -- name: DoctorRole :one
--- The login role, and the role that the platform's routes take on.
+-- The login role, the role that the platform's routes take on, and what both may
+-- do in the schema where the tables are.
 SELECT current_user::text AS login_role,
        (p.oid IS NOT NULL)::boolean AS operator_exists,
        coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
        coalesce(pg_has_role(current_user, p.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)::boolean AS operator_granted,
-       coalesce(current_schema(), '')::text AS schema,
-       coalesce(has_schema_privilege(current_user, current_schema(), 'CREATE'), false)::boolean AS creates_tables,
-       coalesce(has_schema_privilege(p.oid, to_regnamespace(quote_ident(current_schema())), 'USAGE'), false)::boolean AS operator_uses_schema
+       coalesce(has_schema_privilege(current_user, n.oid, 'CREATE'), false)::boolean AS creates_tables,
+       coalesce(has_schema_privilege(p.oid, n.oid, 'USAGE'), false)::boolean AS operator_uses_schema
 FROM (SELECT) me
+LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = @schema::text
 LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator';
 
 -- name: DoctorSequences :many
@@ -170,10 +171,3 @@ WHERE a.datname = current_database()
   AND a.application_name IS DISTINCT FROM @own_name::text
 GROUP BY 1, 2, 3
 ORDER BY 4 DESC, 1, 2, 3;
-
--- name: DoctorSize :one
--- A plain table's size and the planner's estimate of its rows, -1 or 0 where it
--- was never analysed.
-SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
-FROM pg_catalog.pg_class c
-WHERE c.oid = to_regclass('system_metrics');

@@ -11,7 +11,8 @@ SET holder = @holder,
     epoch = l.epoch + 1,
     acquired_at = clock_timestamp(),
     expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8),
-    ttl = make_interval(secs => @ttl_seconds::float8)
+    ttl = make_interval(secs => @ttl_seconds::float8),
+    cycle_interval = make_interval(secs => @cycle_seconds::float8)
 WHERE l.name = @name
   AND (l.holder IN ('', @holder) OR NOT (l.expires_at > clock_timestamp() AND l.expires_at <= clock_timestamp() + l.ttl))
 RETURNING l.epoch, l.last_cycle_at, clock_timestamp()::timestamptz AS now;
@@ -49,7 +50,7 @@ WHERE l.name = @name AND l.last_cycle_at > clock_timestamp() + make_interval(sec
 -- is stored already. Caller: a take-over that finds no row.
 INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl, last_cycle_at)
 VALUES (@name, '', 0, clock_timestamp(), clock_timestamp(), interval '0', 'infinity')
-ON CONFLICT DO NOTHING;
+ON CONFLICT (name) DO NOTHING;
 
 -- name: HoldLease :one
 -- The fence: locks the lease to the end of the transaction while it is still
@@ -69,7 +70,8 @@ SELECT FROM ops_worker_lease WHERE name = @name FOR UPDATE;
 -- Who collects. A lease that was handed back has no holder, and one that lies
 -- further ahead than it is taken for is not held, whoever wrote it.
 -- Caller: a standby, once a second; retention, before each batch; and doctor.
-SELECT holder, epoch, acquired_at, expires_at, last_cycle_at,
+SELECT holder, last_holder, epoch, acquired_at, expires_at, last_cycle_at,
+       date_part('epoch', cycle_interval)::float8 AS cycle_seconds,
        (holder <> '' AND expires_at > clock_timestamp() AND expires_at <= clock_timestamp() + ttl)::boolean AS held,
        (expires_at > clock_timestamp() + ttl)::boolean AS from_the_future,
        pg_is_in_recovery()::boolean AS read_only,
@@ -81,7 +83,7 @@ WHERE name = @name;
 -- Hands the lease back at shutdown, so that a standby need not wait for it to
 -- expire. Without a holder it is free, and not merely overdue.
 UPDATE ops_worker_lease
-SET holder = '', expires_at = clock_timestamp()
+SET holder = '', last_holder = holder, expires_at = clock_timestamp()
 WHERE name = @name AND holder = @holder AND epoch = @epoch;
 
 -- name: RenewLease :one

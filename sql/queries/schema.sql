@@ -2,26 +2,50 @@
 -- Caller, unless a query says otherwise: every start, and hourly.
 
 -- name: AppliedMigrations :many
--- The migrations that goose has applied; the newest entry of a version counts,
--- as goose reads it. Only where goose's table stands.
-SELECT v.version_id
-FROM (
-    SELECT DISTINCT ON (version_id) version_id, is_applied
-    FROM ops_worker_schema_version
-    ORDER BY version_id, id DESC
-) v
-WHERE v.is_applied AND v.version_id > 0
+-- The migrations that goose has applied: it takes the row of one that is taken
+-- back away. Only where goose's table stands.
+SELECT v.version_id, (max(v.tstamp) AT TIME ZONE 'UTC')::timestamptz AS applied_at
+FROM ops_worker_schema_version v
+WHERE v.version_id > 0
+GROUP BY v.version_id
 ORDER BY v.version_id;
 
+-- name: DescribeDatabase :one
+-- What decides whether this is a database for the worker, and which schema of it.
+-- A table of an extension is nobody's.
+SELECT current_database()::text AS name,
+       current_user::text AS login_role,
+       current_setting('search_path')::text AS search_path,
+       coalesce(current_schema(), '')::text AS schema,
+       EXISTS (
+           SELECT FROM pg_catalog.pg_class c
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+             AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\_%' AND n.nspname !~ '^_?timescaledb_'
+             AND NOT EXISTS (
+                 SELECT FROM pg_catalog.pg_depend d
+                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))::boolean AS has_tables;
+
 -- name: DescribeRelations :many
--- Those of the given tables, views and indexes that stand, and whether the role
--- that the platform's system routes take on may read them.
+-- Those of the given tables, views and indexes that stand, whether the login role
+-- and the role that the platform's system routes take on may read them, and what
+-- tells a table that the worker made from one that the platform has made its own
+-- since. TimescaleDB puts a trigger on a hypertable.
 SELECT n.name::text AS name,
        c.relkind::text AS kind,
        c.relrowsecurity::boolean AS row_security,
        (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
        coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
-       coalesce(has_table_privilege(r.oid, c.oid, 'SELECT'), false)::boolean AS operator_reads
+       coalesce(has_table_privilege(r.oid, c.oid, 'SELECT'), false)::boolean AS operator_reads,
+       has_table_privilege(c.oid, 'SELECT')::boolean AS readable,
+       ARRAY(
+           SELECT a.attname::text
+           FROM pg_catalog.pg_attribute a
+           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+           ORDER BY a.attnum)::text[] AS columns,
+       (EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgname <> 'ts_insert_blocker')
+        OR EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND c.oid IN (k.conrelid, k.confrelid)))::boolean AS linked,
+       (c.relkind = 'r' AND pg_relation_size(c.oid) > 0)::boolean AS filled
 FROM (SELECT unnest(@names::text[]) AS name) n
 JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name)
 LEFT JOIN pg_catalog.pg_roles r ON r.rolname = 'pulse_operator'
@@ -31,12 +55,55 @@ ORDER BY n.name;
 -- What decides which statements make what is missing.
 SELECT current_setting('server_version_num')::integer AS version_num,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_operator')::boolean AS operator_exists,
+       coalesce((
+           SELECT pg_has_role(current_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+           FROM pg_catalog.pg_roles r
+           WHERE r.rolname = 'pulse_operator'), false)::boolean AS takes_on_operator,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_app')::boolean AS app_exists;
+
+-- name: FindInSearchPath :many
+-- Where the given tables stand among the schemas of the search path, in its
+-- order.
+SELECT c.relname::text AS name, n.nspname::text AS schema
+FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname::text = ANY (@names::text[])
+  AND c.relkind IN ('r', 'p')
+  AND n.nspname = ANY (current_schemas(false))
+ORDER BY array_position(current_schemas(false), n.nspname), array_position(@names::text[], c.relname::text);
 
 -- name: LockSchema :exec
 -- Replicas that start together take turns. Held by the transaction, so a pooler
 -- is no obstacle.
 SELECT pg_advisory_xact_lock(hashtext('ops_worker_ensure_platform'));
+
+-- name: MarkForMigrator :execrows
+-- The worker's row for the platform's migrator, which takes a database with
+-- tables and without a row for one that it has migrated before. Only where
+-- schema_migrations stands.
+INSERT INTO schema_migrations (version, filename)
+SELECT @version, @filename
+WHERE NOT EXISTS (SELECT FROM schema_migrations);
+
+-- name: MigratorHistory :one
+-- What the platform's migrator has noted, and whether the worker has. Only where
+-- schema_migrations stands.
+SELECT count(*) FILTER (WHERE version <> @mark)::bigint AS files,
+       (count(*) FILTER (WHERE version = @mark) > 0)::boolean AS marked
+FROM schema_migrations;
+
+-- name: SamplesSize :one
+-- A plain table's size and the planner's estimate of its rows, -1 or 0 where it
+-- was never analysed. Caller: doctor too.
+SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
+FROM pg_catalog.pg_class c
+WHERE c.oid = to_regclass('system_metrics');
+
+-- name: SamplesSpan :one
+-- The time between the oldest and the newest sample, in seconds. Reads the whole
+-- table. Caller: what makes a hypertable of it.
+SELECT coalesce(extract(epoch FROM max(time) - min(time)), 0)::float8 AS seconds
+FROM system_metrics;
 
 -- name: TimescaleExtension :one
 -- TimescaleDB's version and the schema of its functions; no row on plain
@@ -45,3 +112,7 @@ SELECT e.extversion::text AS version, n.nspname::text AS schema
 FROM pg_catalog.pg_extension e
 JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
 WHERE e.extname = 'timescaledb';
+
+-- name: UseSchema :exec
+-- Puts a schema before the others, to the end of the transaction.
+SELECT set_config('search_path', quote_ident(@schema::text) || ', ' || current_setting('search_path'), true);

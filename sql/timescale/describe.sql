@@ -3,6 +3,10 @@ WITH metrics AS (
     SELECT to_regclass(format('%I.%I', h.hypertable_schema, h.hypertable_name)) AS relation
     FROM timescaledb_information.hypertables h
     WHERE to_regclass(format('%I.%I', h.hypertable_schema, h.hypertable_name)) = to_regclass('system_metrics')
+), chunks AS (
+    SELECT c.range_start, c.range_end
+    FROM metrics m
+    JOIN timescaledb_information.chunks c ON to_regclass(format('%I.%I', c.hypertable_schema, c.hypertable_name)) = m.relation
 )
 SELECT @extschema@.hypertable_size(m.relation)::float8 AS bytes,
        @extschema@.approximate_row_count(m.relation)::float8 AS rows,
@@ -11,10 +15,9 @@ SELECT @extschema@.hypertable_size(m.relation)::float8 AS bytes,
            FROM timescaledb_information.dimensions d
            WHERE d.dimension_number = 1
              AND to_regclass(format('%I.%I', d.hypertable_schema, d.hypertable_name)) = m.relation), 0)::float8 AS chunk_seconds,
-       (
-           SELECT min(c.range_start)
-           FROM timescaledb_information.chunks c
-           WHERE to_regclass(format('%I.%I', c.hypertable_schema, c.hypertable_name)) = m.relation) AS oldest,
+       coalesce(
+           (SELECT min(s.time) FROM system_metrics s WHERE s.time < (SELECT min(c.range_end) FROM chunks c)),
+           (SELECT min(c.range_start) FROM chunks c)) AS oldest,
        coalesce((
            SELECT jsonb_agg(jsonb_build_object(
                'id', j.job_id,

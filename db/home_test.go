@@ -1,0 +1,232 @@
+package db_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db"
+	"ops_worker/internal/contracttest"
+	"ops_worker/internal/pgtest"
+)
+
+// tables lists every table outside of the server's own schemas.
+func tables(t *testing.T, pool *pgxpool.Pool) []string {
+	t.Helper()
+	return pgtest.Rows(t, pool, `SELECT schemaname || '.' || tablename FROM pg_tables
+		WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1`)
+}
+
+func runMigrator(t *testing.T, pool *pgxpool.Pool) (applied int) {
+	t.Helper()
+	applied, err := contracttest.RunMigrator(t.Context(), pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return applied
+}
+
+// Nothing orders the worker and the platform's migrator: whoever comes first, all
+// of the migrator's files are applied, and the schema is the same in the end.
+func TestThePlatformsMigratorRunsAllItsFiles(t *testing.T) {
+	t.Parallel()
+	files, err := contracttest.MigratorFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	orders := map[string][]func(*testing.T, *pgxpool.Pool){
+		"the migrator first":      {migrator, worker},
+		"the worker first":        {worker, migrator, worker},
+		"the worker and its down": {worker, down, migrator, worker},
+		"the worker twice":        {worker, worker, migrator, worker},
+		"an empty table first": {func(t *testing.T, pool *pgxpool.Pool) {
+			if _, err := pool.Exec(t.Context(), "CREATE TABLE schema_migrations (version text PRIMARY KEY, filename text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"); err != nil {
+				t.Fatal(err)
+			}
+		}, worker, migrator, worker},
+	}
+	var mu sync.Mutex
+	schemas := map[string][]string{}
+	t.Run("", func(t *testing.T) {
+		for name, steps := range orders {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				pool := pgtest.NewEmpty(t).Pool(t)
+				for _, step := range steps {
+					step(t, pool)
+				}
+				pgtest.WantRows(t, pool, "SELECT count(*) FROM schema_migrations WHERE version <> 'ops_worker'", fmt.Sprint(len(files)))
+				wantRoutes(t, pool)
+				mu.Lock()
+				defer mu.Unlock()
+				schemas[name] = schema(t, pool)
+			})
+		}
+	})
+	for name, got := range schemas {
+		if diff := cmp.Diff(schemas["the migrator first"], got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func worker(t *testing.T, pool *pgxpool.Pool) { migrate(t, pool) }
+
+func migrator(t *testing.T, pool *pgxpool.Pool) {
+	files, err := contracttest.MigratorFiles()
+	if applied := runMigrator(t, pool); err != nil || applied != len(files) {
+		t.Fatalf("%d of %d files are applied, %v", applied, len(files), err)
+	}
+}
+
+func down(t *testing.T, pool *pgxpool.Pool) {
+	m := db.NewMigrator(pool)
+	defer m.Close()
+	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A platform that was ruined all the same is mended by what doctor advises.
+func TestARuinedPlatformIsMended(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	database.Exec(t, "DROP TABLE schema_migrations")
+	pool := database.Pool(t)
+	look := func() db.Settlement {
+		t.Helper()
+		found, err := db.FindSettlement(t.Context(), db.New(pool))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	if found := look(); !found.WouldRuin() || found.Ruined() {
+		t.Errorf("before: %+v", found)
+	}
+	if applied := runMigrator(t, pool); applied != 0 {
+		t.Fatalf("the stand-in has applied %d files", applied)
+	}
+	found := look()
+	if found.WouldRuin() || !found.Ruined() {
+		t.Errorf("ruined: %+v", found)
+	}
+	database.Exec(t, found.Repair())
+	migrator(t, pool)
+	if found := look(); found.WouldRuin() || found.Ruined() || !found.Platform {
+		t.Errorf("mended: %+v", found)
+	}
+	migrate(t, pool)
+	wantRoutes(t, pool)
+}
+
+// A mark that cannot be left keeps the worker from making anything.
+func TestWithoutTheMarkNothingIsMade(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	name, address := database.Role(t, "NOSUPERUSER")
+	database.Exec(t, "GRANT CREATE, USAGE ON SCHEMA public TO "+name)
+	database.Exec(t, "CREATE TABLE schema_migrations (version text PRIMARY KEY, filename text NOT NULL)")
+	database.Exec(t, "GRANT SELECT ON schema_migrations TO "+name)
+	if _, err := db.MigrateUp(t.Context(), database.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "schema_migrations") {
+		t.Errorf("up: %v", err)
+	}
+	if got := tables(t, database.Pool(t)); len(got) != 1 {
+		t.Errorf("tables: %v", got)
+	}
+}
+
+func TestReadingTheStatusLeavesAnEmptyDatabaseEmpty(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.NewEmpty(t).Pool(t)
+	states, err := db.Status(t.Context(), pool)
+	if err != nil || len(states) < 2 {
+		t.Errorf("%v, %v", states, err)
+	}
+	down(t, pool)
+	if got := tables(t, pool); len(got) != 0 {
+		t.Errorf("tables: %v", got)
+	}
+}
+
+// schemaFirst puts a schema of its own before public for everybody who connects
+// to the database.
+func schemaFirst(t *testing.T, database *pgtest.Database, schema string) {
+	t.Helper()
+	database.Exec(t, fmt.Sprintf(`CREATE SCHEMA "%s"; ALTER DATABASE "%s" SET search_path = "%[1]s", public`, schema, database.Name))
+}
+
+func TestASchemaEarlierInTheSearchPathGetsNoTables(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]string{
+		"nothing missing":           "SELECT",
+		"a table of ours missing":   "DROP TABLE service_health",
+		"migrations pending":        "DROP TABLE ops_worker_lease; DELETE FROM ops_worker_schema_version WHERE version_id = 2",
+		"all but the platform's":    "DROP TABLE service_health, ops_worker_lease, ops_worker_schema_version, ops_worker_schema_lock; DROP TABLE system_metrics CASCADE",
+		"a table of the platform's": "DROP TABLE telemetry, operator_audit_log",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.New(t)
+			want := tables(t, database.Pool(t))
+			database.Exec(t, change)
+			schemaFirst(t, database, "iot")
+			pool := database.Pool(t)
+			migrate(t, pool)
+			if diff := cmp.Diff(want, tables(t, pool)); diff != "" {
+				t.Error(diff)
+			}
+			wantRoutes(t, pool)
+			if changes := migrate(t, pool); len(changes) != 0 {
+				t.Errorf("the second time did %v", changes)
+			}
+			down(t, pool)
+			if got := tables(t, pool); slices.Contains(got, "public.system_metrics") {
+				t.Errorf("after down: %v", got)
+			}
+		})
+	}
+}
+
+func TestTwoSetsOfTablesAreRefused(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	schemaFirst(t, database, "iot")
+	database.Exec(t, "CREATE TABLE iot.service_health (service text)")
+	_, err := db.MigrateUp(t.Context(), database.Pool(t))
+	var twice *db.TwoSetsError
+	if !errors.As(err, &twice) || *twice != (db.TwoSetsError{Table: "service_health", First: "iot", Second: "public"}) || !db.IsRefused(err) {
+		t.Errorf("up: %v", err)
+	}
+}
+
+func TestAForeignDatabaseIsRefused(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.Exec(t, "CREATE TABLE books (id bigint)")
+	pool := database.Pool(t)
+	_, err := db.MigrateUp(t.Context(), pool)
+	var foreign *db.ForeignDatabaseError
+	if !errors.As(err, &foreign) || !strings.Contains(err.Error(), database.Name) {
+		t.Errorf("up: %v", err)
+	}
+	if diff := cmp.Diff([]string{"public.books"}, tables(t, pool)); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := db.MigrateUp(t.Context(), pool, db.AnyDatabase); err != nil {
+		t.Error(err)
+	}
+	if _, err := db.MigrateUp(t.Context(), pool); err != nil {
+		t.Errorf("the second time: %v", err)
+	}
+	// One with any table of the platform's is none.
+	platform := pgtest.NewEmpty(t)
+	platform.Exec(t, "CREATE TABLE books (id bigint); CREATE TABLE notification_channels (channel_type text, is_enabled boolean)")
+	migrate(t, platform.Pool(t))
+}
