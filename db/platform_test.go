@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -221,4 +222,33 @@ func TestAnOperatorRoleThatStandsIsGranted(t *testing.T) {
 		mode = "SET"
 	}
 	pgtest.WantRows(t, pool, "SELECT pg_has_role('"+createrole+"', 'pulse_operator', '"+mode+"')", "true")
+}
+
+// Taking on a role changes current_user, by which the login role is looked for: a
+// role that the scan comes to later must not be found as well.
+func TestTheRoleIsTakenOnOnce(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	name, address := database.Role(t, "NOSUPERUSER NOBYPASSRLS IN ROLE pulse_operator")
+	database.Exec(t, "GRANT ALL ON ALL TABLES IN SCHEMA public TO "+name+"; ALTER TABLE device_state ENABLE ROW LEVEL SECURITY")
+	database.Exec(t, "ALTER ROLE pulse_operator NOLOGIN") // as it is, and behind the login role in the catalogue
+	pool := database.PoolAs(t, address)
+	err := db.InTx(t.Context(), pool, db.ReadOnly, time.Minute, func(q *db.Queries) error {
+		scope, err := q.EnterPlatformScope(t.Context())
+		if scope.Role != "pulse_operator" {
+			t.Errorf("role %s", scope.Role)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, s := range db.WorkerStatements() {
+		if !s.Platform {
+			continue
+		}
+		if as, err := s.Plan(t.Context(), pool, time.Minute, ""); as != "pulse_operator" {
+			t.Errorf("%s is planned as %q: %v", s.Use, as, err)
+		}
+	}
 }

@@ -69,20 +69,24 @@ func (q *Queries) DescribeSession(ctx context.Context) (DescribeSessionRow, erro
 
 const EnterPlatformScope = `-- name: EnterPlatformScope :one
 SELECT set_config('row_security', 'off', true)::text AS row_security,
-       set_config('role', coalesce(operator.rolname, current_user)::text, true)::text AS role
-FROM pg_catalog.pg_roles me
-LEFT JOIN LATERAL (
-    SELECT r.rolname
-    FROM pg_catalog.pg_roles r
-    WHERE NOT (me.rolsuper OR me.rolbypassrls)
-      AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relrowsecurity AND row_security_active(c.oid))
-      AND r.rolname IN ('pulse_operator', 'pulse_operator_read')
-      AND (r.rolbypassrls OR r.rolsuper)
-      AND pg_has_role(current_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
-    ORDER BY r.rolname
-    LIMIT 1
-) operator ON true
-WHERE me.rolname = current_user
+       set_config('role', found.role, true)::text AS role
+FROM (
+    SELECT coalesce(operator.rolname, current_user)::text AS role
+    FROM pg_catalog.pg_roles me
+    LEFT JOIN LATERAL (
+        SELECT r.rolname
+        FROM pg_catalog.pg_roles r
+        WHERE NOT (me.rolsuper OR me.rolbypassrls)
+          AND EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relrowsecurity AND row_security_active(c.oid))
+          AND r.rolname IN ('pulse_operator', 'pulse_operator_read')
+          AND (r.rolbypassrls OR r.rolsuper)
+          AND pg_has_role(current_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
+        ORDER BY r.rolname
+        LIMIT 1
+    ) operator ON true
+    WHERE me.rolname = current_user
+    LIMIT 1 -- or the scan would go on with another current_user
+) found
 `
 
 type EnterPlatformScopeRow struct {

@@ -98,6 +98,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`not monitored, as unset: .*`), "not monitored, as unset: SERVICES"},
 	{regexp.MustCompile(`role_[a-z0-9]+`), "ROLE"},
 	{regexp.MustCompile(`test_[a-z0-9]+`), "DATABASE"},
+	{regexp.MustCompile(` WITH SET TRUE;`), ";"}, // from PostgreSQL 16 on
 }
 
 func normalised(s *stage, lines []string) []string {
