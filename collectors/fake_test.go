@@ -72,17 +72,17 @@ func (f *fakeStore) AppendCycles(_ context.Context, token lease.Token, cycles []
 	return stored, time.Now(), nil
 }
 
-func (f *fakeStore) SaveHealth(_ context.Context, token lease.Token, at time.Time, observations []probe.Observation) error {
+func (f *fakeStore) SaveHealth(_ context.Context, token lease.Token, at time.Time, observations []probe.Observation) (map[string]int, error) {
 	f.Lock()
 	defer f.Unlock()
 	if err := errors.Join(f.Begin("health"), f.Fence(token)); err != nil {
-		return err
+		return nil, err
 	}
 	f.savedAt = append(f.savedAt, at)
 	for _, o := range observations {
 		f.health[o.Service] = o
 	}
-	return nil
+	return nil, nil
 }
 
 func (f *fakeStore) SyncAlerts(_ context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error) {

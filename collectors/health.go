@@ -52,7 +52,7 @@ type HealthMonitor struct {
 	targets []probe.Target
 	store   Store
 	lease   *lease.Lease
-	alerts  bool
+	alerts  Alerts
 	timeout time.Duration
 
 	last []probe.Observation
@@ -62,9 +62,27 @@ type HealthMonitor struct {
 	syncedToken lease.Token
 }
 
-// NewHealthMonitor makes a monitor of targets that turns every interval, with or
-// without system alerts.
-func NewHealthMonitor(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts bool) *HealthMonitor {
+// Alerts says whether there are system alerts, and how many checks in a row open
+// and close one.
+type Alerts struct {
+	Enabled                       bool
+	AfterFailures, AfterSuccesses int
+}
+
+// due are the observations that may open or close an alert by now. A service whose
+// checks could not be counted has had one.
+func (a Alerts) due(observations []probe.Observation, checks map[string]int) []probe.Observation {
+	return slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool {
+		enough := a.AfterFailures
+		if o.Status == probe.Healthy {
+			enough = a.AfterSuccesses
+		}
+		return max(checks[o.Service], 1) < enough
+	})
+}
+
+// NewHealthMonitor makes a monitor of targets that turns every interval.
+func NewHealthMonitor(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts Alerts) *HealthMonitor {
 	return &HealthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, timeout: min(probe.Timeout, interval*6/10)}
 }
 
@@ -75,21 +93,21 @@ func (m *HealthMonitor) Cycle(ctx context.Context) error {
 	m.remember(ctx, observations)
 
 	token := m.lease.Token()
-	err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
+	checks, err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
 	if err != nil {
 		err = fmt.Errorf("health rows are not saved: %w", err)
 	}
 	// The alerts do not wait for the rows; but no lease and no connection is a
 	// fault of both.
-	if m.alerts && (err == nil || db.IsServerError(err)) {
-		err = errors.Join(err, m.syncAlerts(ctx, token, observations))
+	if m.alerts.Enabled && (err == nil || db.IsServerError(err)) {
+		err = errors.Join(err, m.syncAlerts(ctx, token, m.alerts.due(observations, checks)))
 	}
 	return err
 }
 
 func (m *HealthMonitor) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation) error {
 	log := zerolog.Ctx(ctx)
-	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b probe.Observation) bool { return a.Status == b.Status })
+	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b probe.Observation) bool { return a.Service == b.Service && a.Status == b.Status })
 	opened, closed, err := m.store.SyncAlerts(ctx, token, observations, changed)
 	if m.synced, m.syncedToken = observations, token; err != nil {
 		m.syncedToken = lease.Token{}

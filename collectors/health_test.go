@@ -18,6 +18,9 @@ import (
 	"ops_worker/internal/spool"
 )
 
+// alertAtOnce is what the platform has.
+var alertAtOnce = Alerts{Enabled: true, AfterFailures: 1, AfterSuccesses: 1}
+
 func parsedDetails(t *testing.T, o probe.Observation) map[string]any {
 	t.Helper()
 	text, err := detailsOf(o)
@@ -39,7 +42,7 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 	client := probe.NewClient()
 	defer client.Close()
 	store := newFakeStore()
-	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, true)
+	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
 	if err := monitor.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +68,7 @@ func TestARefusedConnectionWritesAnUnhealthyRow(t *testing.T) {
 	client := probe.NewClient()
 	defer client.Close()
 	store := newFakeStore()
-	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, true)
+	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
 	if err := monitor.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +88,7 @@ func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 	store := newFakeStore()
 	reading := probe.Reading{Status: probe.Degraded, HTTPStatus: 503, Latency: time.Millisecond}
 	asked := func(context.Context) probe.Reading { return reading }
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": asked}), store, heldLease(t, store), time.Minute, true)
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": asked}), store, heldLease(t, store), time.Minute, alertAtOnce)
 	for range 2 {
 		if err := monitor.Cycle(t.Context()); err != nil {
 			t.Fatal(err)
@@ -105,7 +108,7 @@ func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 
 func TestAlertsCanBeTurnedOff(t *testing.T) {
 	store := newFakeStore()
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, heldLease(t, store), time.Minute, false)
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, heldLease(t, store), time.Minute, Alerts{})
 	if err := monitor.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +126,7 @@ func TestAlertsThatCannotBeWrittenDoNotCostTheHealthRows(t *testing.T) {
 		}
 		return nil
 	}
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, lease, time.Minute, true)
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, lease, time.Minute, alertAtOnce)
 	if err := monitor.Cycle(t.Context()); err == nil {
 		t.Error("the cycle should say that the alerts failed")
 	}
@@ -140,7 +143,7 @@ func TestServicesAreProbedAtTheSameTime(t *testing.T) {
 		}
 		store := newFakeStore()
 		targets := watching(config.ProbeCounters, map[string]probe.Probe{"a": hanging, "b": hanging, "c": answering(probe.Reading{Status: probe.Healthy})})
-		monitor := NewHealthMonitor(targets, store, heldLease(t, store), time.Minute, true)
+		monitor := NewHealthMonitor(targets, store, heldLease(t, store), time.Minute, alertAtOnce)
 		begin := time.Now()
 		if err := monitor.Cycle(t.Context()); err != nil {
 			t.Fatal(err)
@@ -160,7 +163,7 @@ func TestAProbeThatPanicsCostsItsOwnReading(t *testing.T) {
 		"a": func(context.Context) probe.Reading { panic("boom") },
 		"b": answering(probe.Reading{Status: probe.Healthy}),
 	})
-	monitor := NewHealthMonitor(targets, store, heldLease(t, store), time.Minute, true)
+	monitor := NewHealthMonitor(targets, store, heldLease(t, store), time.Minute, alertAtOnce)
 	if err := monitor.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +180,7 @@ func TestTheHealthLoopKeepsItsInterval(t *testing.T) {
 			pass(3 * time.Second)
 			return probe.Reading{Status: probe.Healthy}
 		}
-		monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"a": slow}), store, lease, time.Minute, true)
+		monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"a": slow}), store, lease, time.Minute, alertAtOnce)
 		got := ticksOf(t, &Loop{Name: healthLoop, Interval: time.Minute, Log: zerolog.Nop(), Cycle: monitor.Cycle}, 5*time.Minute-time.Second)
 		if diff := cmp.Diff(sec(0, 60, 120, 180, 240), got); diff != "" {
 			t.Error(diff)
@@ -201,7 +204,7 @@ func TestACrashingHealthMonitorLeavesTheMetricsCollectorRunning(t *testing.T) {
 			return nil
 		}
 		targets := watching(config.ProbeCounters, map[string]probe.Probe{"ingest": answering(probe.Reading{Status: probe.Healthy})})
-		monitor := NewHealthMonitor(targets, store, lease, 10*time.Second, true)
+		monitor := NewHealthMonitor(targets, store, lease, 10*time.Second, alertAtOnce)
 		collector := NewMetricsCollector(targets, store, lease, spool.NewMemory(10), 5*time.Second)
 		health := &Loop{Name: healthLoop, Interval: 10 * time.Second, Log: zerolog.Nop(), Cycle: monitor.Cycle}
 		metrics := &Loop{Name: metricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Cycle}
@@ -223,7 +226,7 @@ func TestAcknowledgedAlertsAreLookedForWhenTheyMayBeThere(t *testing.T) {
 	store := newFakeStore()
 	lease := heldLease(t, store)
 	reading := probe.Reading{Status: probe.Healthy}
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"a": func(context.Context) probe.Reading { return reading }}), store, lease, time.Minute, true)
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"a": func(context.Context) probe.Reading { return reading }}), store, lease, time.Minute, alertAtOnce)
 	cycle := func(wantErr bool) {
 		t.Helper()
 		if err := monitor.Cycle(t.Context()); (err != nil) != wantErr {
@@ -251,5 +254,25 @@ func TestAcknowledgedAlertsAreLookedForWhenTheyMayBeThere(t *testing.T) {
 	cycle(false) // under a new lease
 	if diff := cmp.Diff([]bool{true, false, true, false, false, true, false, true}, store.changed); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a check finds opens an alert when as many in a row have found it, and so
+// closes it; what can not be counted counts as one.
+func TestAlertsAreDueAfterSoManyChecks(t *testing.T) {
+	alerts := Alerts{Enabled: true, AfterFailures: 3, AfterSuccesses: 2}
+	well, ill := observation("a", probe.Reading{Status: probe.Healthy}), observation("a", probe.Reading{Status: probe.Degraded})
+	for _, test := range []struct {
+		observed probe.Observation
+		checks   int
+		want     bool
+	}{{ill, 0, false}, {ill, 2, false}, {ill, 3, true}, {ill, 99, true}, {well, 1, false}, {well, 2, true}} {
+		due := alerts.due([]probe.Observation{test.observed}, map[string]int{"a": test.checks})
+		if got := len(due) == 1; got != test.want {
+			t.Errorf("%s after %d checks: due is %t", test.observed.Status, test.checks, got)
+		}
+	}
+	if due := alertAtOnce.due([]probe.Observation{well, ill}, nil); len(due) != 2 {
+		t.Errorf("what was not counted: %v are due", due)
 	}
 }

@@ -289,7 +289,7 @@ func TestHealthRowsAreTheContracts(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC)
 	save := func(observations ...probe.Observation) {
 		t.Helper()
-		if err := store.SaveHealth(t.Context(), token, at, observations); err != nil {
+		if _, err := store.SaveHealth(t.Context(), token, at, observations); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -307,6 +307,47 @@ func TestHealthRowsAreTheContracts(t *testing.T) {
 		`mqtt unhealthy - {"error": "connection refused", "status": "down"} true`)
 	save(observation("mqtt", probe.Reading{Status: probe.Healthy, Latency: time.Microsecond}))
 	pgtest.WantRows(t, pool, "SELECT status, latency_ms, details::text FROM service_health WHERE service = 'mqtt'", `healthy 0 {"status": "healthy", "latency_ms": 0}`)
+}
+
+// A streak goes on whoever checks, and a cycle that is sent again is one check.
+func TestChecksAreCountedAcrossReplicas(t *testing.T) {
+	t.Parallel()
+	database, pool, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	at := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
+	check := func(status probe.Status, want int) {
+		t.Helper()
+		checks, err := store.SaveHealth(t.Context(), token, at, []probe.Observation{observation("ingest", probe.Reading{Status: status})})
+		if err != nil || checks["ingest"] != want {
+			t.Errorf("%s: %d checks, want %d; %v", status, checks["ingest"], want, err)
+		}
+	}
+	check(probe.Down, 1)
+	check(probe.Down, 1) // the same cycle
+	at = at.Add(time.Minute)
+	check(probe.Unknown, 2)
+	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = clock_timestamp()")
+	token = acquire(t, store, "b")
+	at = at.Add(-48 * time.Hour) // by a clock that was wrong
+	check(probe.Degraded, 3)
+	pgtest.WantRows(t, pool, "SELECT healthy, since = '2026-01-02 03:04:05.678901Z', checks FROM ops_worker_streak", "false true 3")
+	at = at.Add(time.Minute)
+	check(probe.Healthy, 1)
+	pgtest.WantRows(t, pool, "SELECT healthy, since = checked_at, checks FROM ops_worker_streak", "true true 1")
+
+	at = at.Add(time.Minute)
+	database.Exec(t, "ALTER TABLE service_health ADD CONSTRAINT never CHECK (status = 'never') NOT VALID")
+	checks, err := store.SaveHealth(t.Context(), token, at, []probe.Observation{observation("ingest", probe.Reading{Status: probe.Healthy})})
+	if err == nil || checks["ingest"] != 2 {
+		t.Errorf("rows that are refused: %d checks, %v", checks["ingest"], err)
+	}
+	at = at.Add(time.Minute)
+	database.Exec(t, "ALTER TABLE service_health DROP CONSTRAINT never; DROP TABLE ops_worker_streak")
+	_, err = store.SaveHealth(t.Context(), token, at, []probe.Observation{observation("ingest", probe.Reading{Status: probe.Healthy})})
+	if err == nil {
+		t.Error("a table that is missing is no error")
+	}
+	pgtest.WantRows(t, pool, fmt.Sprintf("SELECT checked_at = to_timestamp(%d / 1e6) FROM service_health", at.UnixMicro()), "true")
 }
 
 func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
@@ -455,7 +496,8 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 			return err
 		},
 		"health": func(token lease.Token) error {
-			return store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
+			_, err := store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
+			return err
 		},
 		"alerts": func(token lease.Token) error {
 			_, _, err := store.SyncAlerts(t.Context(), token, []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}, true)
@@ -482,7 +524,7 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 	acquire(t, store, "b")
 	refused("taken over", old)
 	refused("wrong epoch", lease.Token{Holder: "b", Epoch: 99})
-	pgtest.WantRows(t, pool, "SELECT (SELECT count(*) FROM system_metrics) + (SELECT count(*) FROM service_health) + (SELECT count(*) FROM fleet_alert)", "0")
+	pgtest.WantRows(t, pool, "SELECT (SELECT count(*) FROM system_metrics) + (SELECT count(*) FROM service_health) + (SELECT count(*) FROM ops_worker_streak) + (SELECT count(*) FROM fleet_alert)", "0")
 }
 
 func TestTheServerItselfEndsAStatementThatTakesTooLong(t *testing.T) {
@@ -498,7 +540,7 @@ func TestTheServerItselfEndsAStatementThatTakesTooLong(t *testing.T) {
 	if _, err := blocker.Exec(t.Context(), "LOCK TABLE service_health IN ACCESS EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
-	err = store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
+	_, err = store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
 	if !db.IsTimeout(err) {
 		t.Errorf("%v, want the server's own time-out", err)
 	}
@@ -528,7 +570,7 @@ func TestAlertsThatWaitDoNotKeepSamplesOrTheLease(t *testing.T) {
 	if stored, _, err := store.AppendCycles(t.Context(), token, []spool.Cycle{cycleAt(time.Now(), 1)}, false); err != nil || stored != 1 {
 		t.Errorf("append meanwhile: %d, %v", stored, err)
 	}
-	if err := store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}); err != nil {
+	if _, err := store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}); err != nil {
 		t.Errorf("health meanwhile: %v", err)
 	}
 	if _, err := lease.NewPostgres(store.client).Renew(t.Context(), token, time.Minute); err != nil {
@@ -668,13 +710,13 @@ func TestHealthRowsAndAlertsDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	database, pool, store := onDatabase(t)
 	held := leasetest.Held(t, lease.NewPostgres(store.client), time.Minute)
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": answering(probe.Reading{Status: probe.Down})}), store, held, time.Minute, true)
+	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": answering(probe.Reading{Status: probe.Down})}), store, held, time.Minute, alertAtOnce)
 	database.Exec(t, "ALTER TABLE service_health ADD CHECK (status <> 'unhealthy')")
 	if err := monitor.Cycle(t.Context()); err == nil || !strings.Contains(err.Error(), "health rows are not saved") {
 		t.Errorf("%v", err)
 	}
 	pgtest.WantRows(t, pool, "SELECT fingerprint, status FROM fleet_alert", "system-health:ingest OPEN")
-	database.Exec(t, "ALTER TABLE service_health DROP CONSTRAINT service_health_status_check; DROP TABLE fleet_alert")
+	database.Exec(t, "ALTER TABLE service_health DROP CONSTRAINT never; DROP TABLE fleet_alert")
 	if err := monitor.Cycle(t.Context()); err == nil || !strings.Contains(err.Error(), "system alerts are not saved") {
 		t.Errorf("%v", err)
 	}

@@ -23,7 +23,10 @@ type Store interface {
 	// the lease, and returns how many samples were new and the database's
 	// clock. Repeating it is harmless; recheck says that it may be a repetition.
 	AppendCycles(ctx context.Context, token lease.Token, cycles []spool.Cycle, recheck bool) (stored int, now time.Time, err error)
-	SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) error
+	// SaveHealth also counts the checks: it returns how many in a row have found
+	// what this one finds, by service. Where the rows are refused the checks count
+	// all the same.
+	SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) (checks map[string]int, err error)
 	// SyncAlerts opens and closes system alerts; it names their services.
 	// Acknowledged ones are closed only where changed says that a service may
 	// have recovered since the last time: finding them takes a scan.
@@ -118,25 +121,49 @@ func (p *Postgres) AppendCycles(ctx context.Context, token lease.Token, cycles [
 	return stored, now, err
 }
 
-// SaveHealth upserts the row of every observed service.
-func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) error {
-	params := db.UpsertServiceHealthParams{CheckedAt: at}
+// SaveHealth upserts the row of every observed service, and its streak.
+func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) (checks map[string]int, err error) {
+	rows := db.UpsertServiceHealthParams{CheckedAt: at}
+	count := db.CountChecksParams{CheckedAt: at}
 	for _, o := range observations {
 		details, err := detailsOf(o)
 		if err != nil {
-			return fmt.Errorf("encode details of %s: %w", o.Service, err)
+			return nil, fmt.Errorf("encode details of %s: %w", o.Service, err)
 		}
-		params.Services = append(params.Services, o.Service)
-		params.Statuses = append(params.Statuses, rowStatus(o))
-		params.LatenciesMs = append(params.LatenciesMs, latencyMS(o))
-		params.Details = append(params.Details, details)
+		rows.Services = append(rows.Services, o.Service)
+		rows.Statuses = append(rows.Statuses, rowStatus(o))
+		rows.LatenciesMs = append(rows.LatenciesMs, latencyMS(o))
+		rows.Details = append(rows.Details, details)
+		count.Healthy = append(count.Healthy, o.Status == probe.Healthy)
 	}
-	return lease.Fenced(ctx, p.client, token, func(q *db.Queries) error {
-		if _, err := q.UpsertServiceHealth(ctx, params); err != nil {
+	count.Services = rows.Services
+	upsertRows := func(q *db.Queries) error {
+		if _, err := q.UpsertServiceHealth(ctx, rows); err != nil {
 			return fmt.Errorf("upsert service health: %w", err)
 		}
 		return nil
+	}
+	countChecks := func(q *db.Queries) error {
+		streaks, err := q.CountChecks(ctx, count)
+		if err != nil {
+			return fmt.Errorf("count checks: %w", err)
+		}
+		checks = make(map[string]int, len(streaks))
+		for _, s := range streaks {
+			checks[s.Service] = int(s.Checks)
+		}
+		return nil
+	}
+	err = lease.Fenced(ctx, p.client, token, func(q *db.Queries) error {
+		if err := upsertRows(q); err != nil {
+			return err
+		}
+		return countChecks(q)
 	})
+	if db.IsServerError(err) && !db.IsTimeout(err) { // what one table refuses, the other may take
+		err = errors.Join(lease.Fenced(ctx, p.client, token, upsertRows), lease.Fenced(ctx, p.client, token, countChecks))
+	}
+	return checks, err
 }
 
 // SyncAlerts brings the system alerts in line with the observations, all in one

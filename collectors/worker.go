@@ -69,7 +69,8 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 	leases.CycleInterval = cfg.MetricsInterval
 	w.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, func(next time.Duration) { w.beat(leaseLoop, next) })
 	w.Targets = probe.Targets(cfg.Services, w.http, w.Store.Ping)
-	w.Health = NewHealthMonitor(w.Targets, w.Store, w.Lease, cfg.HealthInterval, cfg.SystemAlerts)
+	w.Health = NewHealthMonitor(w.Targets, w.Store, w.Lease, cfg.HealthInterval,
+		Alerts{cfg.SystemAlerts, cfg.AlertAfterFailures, cfg.AlertAfterSuccesses})
 	w.Metrics = NewMetricsCollector(w.Targets, w.Store, w.Lease, buffer, cfg.MetricsInterval)
 	return w
 }
@@ -284,8 +285,8 @@ func (dryStore) AppendCycles(context.Context, lease.Token, []spool.Cycle, bool) 
 	return 0, time.Now(), nil
 }
 
-func (dryStore) SaveHealth(context.Context, lease.Token, time.Time, []probe.Observation) error {
-	return nil
+func (dryStore) SaveHealth(context.Context, lease.Token, time.Time, []probe.Observation) (map[string]int, error) {
+	return nil, nil
 }
 
 func (dryStore) SyncAlerts(context.Context, lease.Token, []probe.Observation, bool) (opened, closed []string, err error) {

@@ -167,8 +167,8 @@ func TestASchemaEarlierInTheSearchPathGetsNoTables(t *testing.T) {
 	for name, change := range map[string]string{
 		"nothing missing":           "SELECT",
 		"a table of ours missing":   "DROP TABLE service_health",
-		"migrations pending":        "DROP TABLE ops_worker_lease; DELETE FROM ops_worker_schema_version WHERE version_id = 2",
-		"all but the platform's":    "DROP TABLE service_health, ops_worker_lease, ops_worker_schema_version, ops_worker_schema_lock; DROP TABLE system_metrics CASCADE",
+		"migrations pending":        "DROP TABLE ops_worker_streak; DELETE FROM ops_worker_schema_version WHERE version_id = (SELECT max(version_id) FROM ops_worker_schema_version)",
+		"all but the platform's":    "DROP TABLE service_health, ops_worker_lease, ops_worker_streak, ops_worker_schema_version, ops_worker_schema_lock; DROP TABLE system_metrics CASCADE",
 		"a table of the platform's": "DROP TABLE telemetry, operator_audit_log",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -20,6 +20,9 @@ type Options struct {
 	// URL starts with postgres:// or postgresql://. It holds the password: keep
 	// it out of logs.
 	URL string
+	// Reload, where set, is asked for the URL anew at every connection, since a
+	// password may have been rotated. Its error holds no secret.
+	Reload func() (string, error)
 	// MinConns and MaxConns bound the pool.
 	MinConns, MaxConns int32
 	// ConnectTimeout bounds one attempt to connect.
@@ -102,19 +105,47 @@ func PoolConfig(o Options) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, explainURL(o.URL)
 	}
+	cfg.BeforeConnect = func(_ context.Context, connecting *pgx.ConnConfig) error { return renew(connecting, o) }
 	cfg.MinConns = o.MinConns
 	cfg.MaxConns = o.MaxConns
 	cfg.PingTimeout = pingTimeout
 	cfg.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > pingAfter }
-	cfg.ConnConfig.ConnectTimeout = o.ConnectTimeout
-	cfg.ConnConfig.RuntimeParams["application_name"] = o.ApplicationName
+	configure(cfg.ConnConfig, o)
+	return cfg, nil
+}
+
+// renew reads anew what a connection needs: the URL, and with it the files of a
+// password (PGPASSFILE), of certificates and of a key.
+func renew(connecting *pgx.ConnConfig, o Options) error {
+	address := o.URL
+	if o.Reload != nil {
+		var err error
+		if address, err = o.Reload(); err != nil {
+			return err
+		}
+	}
+	parsed, err := pgxpool.ParseConfig(address) // which takes the pool's own parameters out
+	if err != nil {
+		return explainURL(address)
+	}
+	fresh := parsed.ConnConfig
+	configure(fresh, o)
+	// What the pool's owner has set beyond the URL.
+	fresh.DialFunc, fresh.LookupFunc, fresh.Tracer = connecting.DialFunc, connecting.LookupFunc, connecting.Tracer
+	*connecting = *fresh
+	return nil
+}
+
+// configure sets what holds for every connection.
+func configure(c *pgx.ConnConfig, o Options) {
+	c.ConnectTimeout = o.ConnectTimeout
+	c.RuntimeParams["application_name"] = o.ApplicationName
 	// Neither named prepared statements, which PgBouncer before 1.21 loses
 	// between transactions, nor cached descriptions, which go stale when the
 	// platform changes a table. One round trip a query all the same.
-	cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
-	cfg.ConnConfig.StatementCacheCapacity = 0
-	cfg.ConnConfig.DescriptionCacheCapacity = 0
-	return cfg, nil
+	c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	c.StatementCacheCapacity = 0
+	c.DescriptionCacheCapacity = 0
 }
 
 // Open makes the pool without waiting for the database: connections are made

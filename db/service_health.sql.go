@@ -10,6 +10,58 @@ import (
 	"time"
 )
 
+const CountChecks = `-- name: CountChecks :many
+INSERT INTO ops_worker_streak AS s (service, healthy, since, checks, checked_at)
+SELECT x.service, x.healthy, $1::timestamptz, 1, $1::timestamptz
+FROM (
+    SELECT unnest($2::text[]) AS service,
+           unnest($3::boolean[]) AS healthy
+) x
+ON CONFLICT (service) DO UPDATE
+SET healthy = EXCLUDED.healthy,
+    since = CASE WHEN s.healthy = EXCLUDED.healthy THEN s.since ELSE EXCLUDED.since END,
+    checks = CASE WHEN s.checked_at = EXCLUDED.checked_at THEN s.checks
+                  WHEN s.healthy = EXCLUDED.healthy THEN s.checks + 1
+                  ELSE 1 END,
+    checked_at = EXCLUDED.checked_at
+RETURNING s.service, s.checks
+`
+
+type CountChecksParams struct {
+	CheckedAt time.Time
+	Services  []string
+	Healthy   []bool
+}
+
+type CountChecksRow struct {
+	Service string
+	Checks  int32
+}
+
+// Counts a health cycle's checks into the streaks, by primary key: one that finds
+// what the one before found makes a streak longer, any other begins one. A cycle
+// that is sent again counts once. Returns the streaks' lengths.
+// Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
+func (q *Queries) CountChecks(ctx context.Context, arg CountChecksParams) ([]CountChecksRow, error) {
+	rows, err := q.db.Query(ctx, CountChecks, arg.CheckedAt, arg.Services, arg.Healthy)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []CountChecksRow{}
+	for rows.Next() {
+		var i CountChecksRow
+		if err := rows.Scan(&i.Service, &i.Checks); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const UpsertServiceHealth = `-- name: UpsertServiceHealth :execrows
 INSERT INTO service_health (service, status, latency_ms, details, checked_at)
 SELECT x.service, x.status, nullif(x.latency_ms, -1), x.details::jsonb, $1::timestamptz

@@ -67,6 +67,7 @@ const (
 
 const (
 	forSamples    = "the samples"
+	forStreaks    = "the counts of checks"
 	forHealthRows = "the health rows"
 )
 
@@ -84,6 +85,7 @@ func WorkerStatements() []Statement {
 		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.RenewLease(ctx, RenewLeaseParams{}) }},
 		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.TouchLease(ctx, "") }},
 		{"the worker's start", false, func(ctx context.Context, q *Queries) { _, _ = q.AppliedMigrations(ctx) }},
+		{forStreaks, false, func(ctx context.Context, q *Queries) { _, _ = q.CountChecks(ctx, CountChecksParams{}) }},
 		{forHealthRows, false, func(ctx context.Context, q *Queries) { _, _ = q.UpsertServiceHealth(ctx, UpsertServiceHealthParams{}) }},
 		{forSamples, false, func(ctx context.Context, q *Queries) { _, _ = q.AppendSamples(ctx, AppendSamplesParams{Recheck: true}) }},
 		{ForRetention, false, func(ctx context.Context, q *Queries) {

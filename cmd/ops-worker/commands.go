@@ -93,6 +93,9 @@ const (
 func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr io.Writer) error {
 	runtime.GOMAXPROCS(processors)
 	debug.SetGCPercent(gcPercent)
+	if err := cfg.InPlatformWorkersPlace(); err != nil {
+		return &exitError{exitUsage, fmt.Errorf("%w. %s", err, config.PlatformWorkerAdvice)}
+	}
 	log := newLogger(cfg, stderr)
 	// net/http logs there what a service sends unasked.
 	stdlog.SetOutput(faultlog.NewWriter(log))

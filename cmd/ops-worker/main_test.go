@@ -141,6 +141,19 @@ func TestAForeignDatabaseIsRefused(t *testing.T) {
 	command(t, environ, "once", "metrics", "--any-database").want(t, exitOK, "messages_received", "")
 }
 
+// In the place of the platform's own worker nothing starts, and every command that
+// examines it still works.
+func TestThePlatformsWorkerIsNotReplacedUnasked(t *testing.T) {
+	t.Parallel()
+	environ := []string{"DATABASE_URL=postgres://iot:hunter2@127.0.0.1:1/iotcloud", "STATE_DIR=" + t.TempDir(), "S3_ENDPOINT=http://minio:9000", "OTA_BUCKET=x"}
+	for _, args := range [][]string{{"run"}, {}} {
+		r := command(t, environ, args...)
+		r.want(t, exitUsage, "", "(its settings are here: OTA_BUCKET, S3_ENDPOINT)")
+		r.want(t, exitUsage, "", "REPLACE_PLATFORM_WORKER=true")
+	}
+	command(t, environ, "doctor").want(t, exitUsage, "the platform's own ops_worker", "")
+}
+
 func TestMigrateTellsWhatFailed(t *testing.T) {
 	t.Parallel()
 	away := []string{"DATABASE_URL=postgres://iot:hunter2@127.0.0.1:1/iotcloud"}

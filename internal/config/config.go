@@ -3,6 +3,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -31,6 +32,18 @@ type Config struct {
 	// MetricsRetention is how long samples are kept; 0 keeps them for ever.
 	MetricsRetention time.Duration `env:"METRICS_RETENTION" envDefault:"7d"`
 	SystemAlerts     bool          `env:"SYSTEM_ALERT_ENABLED" envDefault:"true"`
+	// AlertAfterFailures and AlertAfterSuccesses are how many checks in a row open
+	// and close a system alert.
+	AlertAfterFailures  int `env:"ALERT_AFTER_FAILURES" envDefault:"1"`
+	AlertAfterSuccesses int `env:"ALERT_AFTER_SUCCESSES" envDefault:"1"`
+
+	// WaitForOtherWriter lets a start wait while something else collects.
+	WaitForOtherWriter bool `env:"WAIT_FOR_OTHER_WRITER" envDefault:"false"`
+	// ReplacePlatformWorker accepts PlatformWorkerSettings.
+	ReplacePlatformWorker bool `env:"REPLACE_PLATFORM_WORKER" envDefault:"false"`
+	// PlatformWorkerSettings names the settings of the platform's own worker that
+	// are set: with these, this worker stands in its place.
+	PlatformWorkerSettings []string
 
 	LeaseTTL time.Duration `env:"LEASE_TTL" envDefault:"15"`
 	// BufferCycles bounds the finished cycles kept while the database is away.
@@ -39,13 +52,21 @@ type Config struct {
 	SpoolDir string `env:"SPOOL_DIR"`
 	// StateDir holds the file by which the loops tell `healthcheck` that they turn.
 	StateDir string `env:"STATE_DIR"`
+	// HTTPAddr is where /health, /ready and /metrics are served; empty serves none.
+	HTTPAddr string `env:"HTTP_ADDR"`
 
 	// Services are what is monitored: the platform's own, each with a setting
 	// that stands in its row, and HealthServices.
-	Services       []Service
-	HealthServices string `env:"HEALTH_SERVICES"`
-	KeycloakRealm  string `env:"KEYCLOAK_REALM" envDefault:"pulse"`
-	MQTTPort       int    `env:"MQTT_PORT" envDefault:"1883"`
+	Services           []Service
+	HealthServices     string `env:"HEALTH_SERVICES"`
+	HealthServicesFile string `env:"HEALTH_SERVICES_FILE"`
+	KeycloakRealm      string `env:"KEYCLOAK_REALM" envDefault:"pulse"`
+	MQTTPort           int    `env:"MQTT_PORT" envDefault:"1883"`
+	// HealthCAFile holds certificates that a service's may be signed with, besides
+	// those of the system.
+	HealthCAFile string `env:"HEALTH_CA_FILE"`
+	// HealthCAs is what it holds; nil without one.
+	HealthCAs *x509.CertPool
 
 	ServiceName string `env:"SERVICE_NAME" envDefault:"ops_worker"`
 	LogLevel    Level  `env:"LOG_LEVEL" envDefault:"INFO"`
@@ -66,6 +87,14 @@ type Database struct {
 	Name     string `env:"PG_DB" envDefault:"iotcloud"`
 	User     string `env:"PG_USER" envDefault:"iot"`
 	Password string `env:"PG_PASS"`
+	// URLFile and PasswordFile hold what URL and Password would, and are read anew
+	// for every connection.
+	URLFile      string `env:"DATABASE_URL_FILE"`
+	PasswordFile string `env:"PG_PASS_FILE"`
+	// MigrateURL is where migrations go, as a role that may make tables; empty is
+	// URL.
+	MigrateURL     string `env:"MIGRATE_DATABASE_URL"`
+	MigrateURLFile string `env:"MIGRATE_DATABASE_URL_FILE"`
 
 	MinConns       int           `env:"PG_POOL_MIN" envDefault:"2"`
 	MaxConns       int           `env:"PG_POOL_MAX" envDefault:"10"`
@@ -79,6 +108,7 @@ type Database struct {
 func (c Config) DatabaseOptions() db.Options {
 	return db.Options{
 		URL:             c.Database.URL,
+		Reload:          c.Database.reload(),
 		MinConns:        int32(c.Database.MinConns),
 		MaxConns:        int32(c.Database.MaxConns),
 		ConnectTimeout:  c.Database.ConnectTimeout,
@@ -117,6 +147,7 @@ func FromEnvironment(environ []string) (Config, error) {
 	if err := env.ParseWithOptions(&c, env.Options{Environment: set, FuncMap: parsers}); err != nil {
 		p.addParse(err)
 	}
+	c.PlatformWorkerSettings = platformWorkerSettings(set)
 	c.Database.complete(set, &p)
 	c.complete(&p)
 	c.Services = c.monitored(set, &p)
@@ -131,6 +162,13 @@ func (c *Config) complete(p *problems) {
 	p.check("LEASE_TTL", c.LeaseTTL >= minLeaseTTL, "must be at least %s", minLeaseTTL)
 	p.check("BUFFER_CYCLES", c.BufferCycles <= maxBufferCycles, "must be between 1 and %d", maxBufferCycles)
 	p.check("MQTT_PORT", isPort(c.MQTTPort), notAPort)
+	p.check("ALERT_AFTER_FAILURES", c.AlertAfterFailures >= 1, "must be at least 1")
+	p.check("ALERT_AFTER_SUCCESSES", c.AlertAfterSuccesses >= 1, "must be at least 1")
+	p.check("HTTP_ADDR", c.HTTPAddr == "" || isListenAddress(c.HTTPAddr), "must be an address like :8080 or 127.0.0.1:8080")
+	c.HealthServices = p.orFile("HEALTH_SERVICES", c.HealthServices, c.HealthServicesFile, readLines)
+	if c.HealthCAFile != "" {
+		c.HealthCAs = p.certificates("HEALTH_CA_FILE", c.HealthCAFile)
+	}
 	c.LogFormat = strings.ToLower(c.LogFormat)
 	p.check("LOG_FORMAT", slices.Contains([]string{"", "json", "console"}, c.LogFormat), "must be json or console")
 
@@ -163,10 +201,23 @@ func (d *Database) complete(set map[string]string, p *problems) {
 	if d.NotifyURL != "" {
 		checkDatabaseURL(p, "NOTIFY_DATABASE_URL", d.NotifyURL)
 	}
-	if d.URL != "" {
-		checkDatabaseURL(p, "DATABASE_URL", d.URL)
+	d.MigrateURL = p.databaseURL("MIGRATE_DATABASE_URL", d.MigrateURL, d.MigrateURLFile)
+	d.URL = p.databaseURL("DATABASE_URL", d.URL, d.URLFile)
+	if d.URL != "" || d.URLFile != "" {
 		return
 	}
+	d.Password = p.orFile("PG_PASS", d.Password, d.PasswordFile, readPassword)
+	if !strings.HasPrefix(d.Host, "/") {
+		p.checkHost("PG_HOST", d.Host, "PG_PORT")
+	}
+	d.URL = d.address()
+	if _, err := db.PoolConfig(db.Options{URL: d.URL}); err != nil && isPort(d.Port) {
+		p.check("PG_HOST", false, "PG_HOST, PG_DB and PG_USER do not make a valid address")
+	}
+}
+
+// address is the URL that the single settings make.
+func (d *Database) address() string {
 	u := url.URL{
 		Scheme: "postgresql",
 		Host:   net.JoinHostPort(d.Host, strconv.Itoa(d.Port)),
@@ -175,16 +226,11 @@ func (d *Database) complete(set map[string]string, p *problems) {
 	}
 	if strings.HasPrefix(d.Host, "/") { // the directory of a Unix socket
 		u.Host, u.RawQuery = "", url.Values{"host": {d.Host}, "port": {strconv.Itoa(d.Port)}}.Encode()
-	} else {
-		p.checkHost("PG_HOST", d.Host, "PG_PORT")
 	}
 	if d.Password != "" {
 		u.User = url.UserPassword(d.User, d.Password)
 	}
-	d.URL = u.String()
-	if _, err := db.PoolConfig(db.Options{URL: d.URL}); err != nil && isPort(d.Port) {
-		p.check("PG_HOST", false, "PG_HOST, PG_DB and PG_USER do not make a valid address")
-	}
+	return u.String()
 }
 
 // checkHost looks at a host whose port is a setting of its own.
@@ -195,6 +241,18 @@ func (p *problems) checkHost(name, value, portName string) {
 	p.check(name, !strings.HasPrefix(value, "["), "must be without brackets, and the port goes into %s", portName)
 	p.check(name, !strings.Contains(value, ":"), "must be a host alone: the port goes into %s", portName)
 	p.check(name, !strings.ContainsAny(value, "/@?# "), "must be a host name or an address")
+}
+
+// databaseURL is the URL that a setting holds, or its file.
+func (p *problems) databaseURL(name, value, file string) string {
+	value = p.orFile(name, value, file, readURL)
+	if file != "" {
+		name += "_FILE"
+	}
+	if value != "" {
+		checkDatabaseURL(p, name, value)
+	}
+	return value
 }
 
 func checkDatabaseURL(p *problems, name, value string) {

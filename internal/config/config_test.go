@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -252,8 +254,8 @@ func FuzzSetting(f *testing.F) {
 		}
 	}
 	// Words of the messages are no parts of a value.
-	words := db.ErrURL.Error()
-	for _, file := range []string{"config.go", "parse.go", "services.go", "../../db/pool.go"} {
+	words := db.ErrURL.Error() + syscall.ENOENT.Error() + syscall.EINVAL.Error() + syscall.ENOTDIR.Error() + syscall.EISDIR.Error() + syscall.ENAMETOOLONG.Error()
+	for _, file := range []string{"config.go", "files.go", "parse.go", "services.go", "../../db/pool.go"} {
 		content, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)
@@ -280,4 +282,110 @@ func FuzzSetting(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestASecretMayStandInAFile(t *testing.T) {
+	t.Parallel()
+	write := func(content string) string {
+		name := filepath.Join(t.TempDir(), "secret")
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	const url = "postgres://iot:hunter2@db:6432/iotcloud"
+	c, err := FromEnvironment([]string{"DATABASE_URL_FILE=" + write("  "+url+"\n"), "MIGRATE_DATABASE_URL_FILE=" + write(url+"\r\n"),
+		"HEALTH_SERVICES_FILE=" + write("a=http://a/health\nb=http://b/health,\n\n  c=http://c/health\n")})
+	if err != nil || c.Database.URL != url || c.Database.MigrateURL != url {
+		t.Errorf("%q and %q, %v", c.Database.URL, c.Database.MigrateURL, err)
+	}
+	if n := len(c.Services); err == nil && c.Services[n-1].Name != "c" {
+		t.Errorf("services: %+v", c.Services)
+	}
+	c, err = FromEnvironment([]string{"PG_PASS_FILE=" + write(" p@ss word \n")})
+	if want := "postgresql://iot:%20p%40ss%20word%20@iot-postgres:5432/iotcloud"; err != nil || c.Database.URL != want {
+		t.Errorf("%q, want %q, %v", c.Database.URL, want, err)
+	}
+	if again, err := c.DatabaseOptions().Reload(); err != nil || again != c.Database.URL {
+		t.Errorf("read again: %q, %v", again, err)
+	}
+
+	for _, test := range []struct{ setting, want string }{
+		{"DATABASE_URL_FILE=/nowhere/hunter2", "DATABASE_URL_FILE: the file cannot be read: no such file or directory"},
+		{"DATABASE_URL_FILE=" + write(" \n"), "DATABASE_URL_FILE: the file is empty"},
+		{"DATABASE_URL_FILE=" + write("mysql://hunter2"), "DATABASE_URL_FILE: must start with postgres://"},
+		{"PG_PASS_FILE=" + t.TempDir(), "PG_PASS_FILE: the file cannot be read: is a directory"},
+		{"PG_PASS_FILE=" + write(strings.Repeat("x", maxFile+1)), "PG_PASS_FILE: the file is longer than 1 MiB"},
+		{"HEALTH_SERVICES_FILE=" + write("hunter2"), "HEALTH_SERVICES"},
+		{"HEALTH_CA_FILE=" + write("hunter2"), "HEALTH_CA_FILE: the file holds no certificate"},
+	} {
+		_, err := FromEnvironment([]string{test.setting})
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%v, want %s", err, test.want)
+		}
+	}
+	for _, name := range []string{"DATABASE_URL", "PG_PASS", "HEALTH_SERVICES", "MIGRATE_DATABASE_URL"} {
+		_, err := FromEnvironment([]string{name + "_FILE=" + write("hunter2"), name + "=postgres://hunter2@h/d"})
+		if err == nil || !strings.Contains(err.Error(), name+"_FILE: goes without "+name) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("both of %s: %v", name, err)
+		}
+	}
+}
+
+// A rotation may leave anything in the file for a moment.
+func TestASecretThatIsReadAgain(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "url")
+	write := func(content string) {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("postgres://iot:first@db/iotcloud")
+	c, err := FromEnvironment([]string{"DATABASE_URL_FILE=" + name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reload := c.DatabaseOptions().Reload
+	write("postgres://iot:second@db/iotcloud\n")
+	if address, err := reload(); err != nil || address != "postgres://iot:second@db/iotcloud" {
+		t.Errorf("%q, %v", address, err)
+	}
+	for content, want := range map[string]string{"": "DATABASE_URL_FILE: the file is empty", "hun@ter2": "DATABASE_URL_FILE: must start with"} {
+		write(content)
+		if _, err := reload(); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "ter2") {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reload(); err == nil || !strings.Contains(err.Error(), "DATABASE_URL_FILE: the file cannot be read") {
+		t.Errorf("%v", err)
+	}
+	if c, err = FromEnvironment(nil); err != nil || c.DatabaseOptions().Reload != nil {
+		t.Errorf("without a file nothing is read again: %v", err)
+	}
+}
+
+func TestThePlaceOfThePlatformsWorker(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"S3_ENDPOINT", "EMQX_API_URL", "DEVICE_CA_KEY_PATH", "OTA_URL_TTL"} {
+		c, err := FromEnvironment([]string{name + "=hunter2"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.InPlatformWorkersPlace(); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "certificates") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c, _ = FromEnvironment([]string{name + "=hunter2", "REPLACE_PLATFORM_WORKER=true"}); c.InPlatformWorkersPlace() != nil {
+			t.Errorf("%s is not accepted", name)
+		}
+	}
+	// What Kubernetes sets for services of these names, and what every worker has.
+	c, err := FromEnvironment([]string{"OTA_SERVICE_HOST=10.0.0.1", "OTA_SERVICE_PORT=80", "OTA_SERVICE_PORT_HTTP=80", "OTA_PORT=tcp://10.0.0.1:80",
+		"OTA_PORT_80_TCP=tcp://10.0.0.1:80", "OTA_PORT_80_TCP_ADDR=10.0.0.1", "S3_SERVICE_HOST=10.0.0.1", "OTA_URL=", "MQTT_BROKER_URL=mqtt://x"})
+	if err != nil || c.InPlatformWorkersPlace() != nil {
+		t.Errorf("%v, %v", err, c.InPlatformWorkersPlace())
+	}
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"net"
 	"net/url"
 	"reflect"
 	"regexp"
@@ -93,4 +94,11 @@ func (l *Level) UnmarshalText(text []byte) error {
 func isHTTP(value string) bool {
 	u, err := url.Parse(value)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
+}
+
+// isListenAddress takes host:port, where the host may be left out.
+func isListenAddress(value string) bool {
+	host, port, err := net.SplitHostPort(value)
+	n, convErr := strconv.Atoi(port)
+	return err == nil && convErr == nil && n >= 0 && n <= 65535 && !strings.ContainsAny(host, "/@ ")
 }

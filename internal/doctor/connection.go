@@ -33,6 +33,9 @@ func checkSettings(_ context.Context, r *run, f *findings) error {
 	for _, warning := range c.Warnings {
 		f.warn("", "%s", warning)
 	}
+	if err := c.InPlatformWorkersPlace(); err != nil {
+		f.fail(config.PlatformWorkerAdvice, "%s", err)
+	}
 	retention, alerts := "for ever", "off"
 	if c.MetricsRetention > 0 {
 		retention = "for " + age(c.MetricsRetention)
