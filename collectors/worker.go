@@ -46,6 +46,7 @@ type Worker struct {
 	http   *probe.Client
 	client *db.Client
 	schema *schemaKeeper
+	other  *otherWriter
 
 	heartFailed sync.Once
 
@@ -67,6 +68,7 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 	w.Store = NewPostgres(w.client, cfg.LeaseTTL)
 	leases := lease.NewPostgres(w.client)
 	leases.CycleInterval = cfg.MetricsInterval
+	w.other = newOtherWriter(cfg, leases, log, w.beat)
 	w.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, func(next time.Duration) { w.beat(leaseLoop, next) })
 	w.Targets = probe.Targets(cfg.Services, w.http, w.Store.Ping)
 	w.Health = NewHealthMonitor(w.Targets, w.Store, w.Lease, cfg.HealthInterval,
@@ -113,6 +115,9 @@ func (w *Worker) noteBeat(err error) {
 func (w *Worker) Run(ctx context.Context) error {
 	if err := w.awaitDatabase(ctx); err != nil || ctx.Err() != nil {
 		return err
+	}
+	if w.cfg.WaitForOtherWriter {
+		w.other.awaitSamples(ctx)
 	}
 	w.noteBeat(w.heart.Forget(startLoop))
 	var running sync.WaitGroup
@@ -206,7 +211,8 @@ func (w *Worker) Prepare(ctx context.Context) error {
 // collect runs the loops until ctx is done.
 func (w *Worker) collect(ctx context.Context) {
 	loops := append(w.Metrics.loops(w.cfg.MetricsInterval),
-		&Loop{Name: healthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10, Cycle: w.Health.Cycle})
+		&Loop{Name: healthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10,
+			Await: w.other.awaitChecks, Cycle: w.Health.Cycle})
 	if w.cfg.MetricsRetention > 0 {
 		retention := NewRetention(w.Store, w.Lease, w.cfg.MetricsRetention)
 		loops = append(loops, &Loop{Name: retentionLoop, Interval: retentionInterval, Deadline: retentionDeadline,

@@ -133,38 +133,6 @@ func (q *Queries) DoctorNewestSamples(ctx context.Context, arg DoctorNewestSampl
 	return items, nil
 }
 
-const DoctorNewestWrites = `-- name: DoctorNewestWrites :one
-SELECT coalesce((
-           SELECT max(n.time)
-           FROM (SELECT unnest($1::text[]) AS metric_name) w
-           CROSS JOIN LATERAL (
-               SELECT m.time
-               FROM system_metrics m
-               WHERE m.metric_name = w.metric_name
-               ORDER BY m.time DESC
-               LIMIT 1
-           ) n), 'epoch')::timestamptz AS newest_sample,
-       coalesce((SELECT max(h.checked_at) FROM service_health h), 'epoch')::timestamptz AS newest_check,
-       clock_timestamp()::timestamptz AS now
-`
-
-type DoctorNewestWritesRow struct {
-	NewestSample time.Time
-	NewestCheck  time.Time
-	Now          time.Time
-}
-
-// The newest sample of the given names, a step each through (metric_name,
-// time), and the newest health row. An append moves the lease's last_cycle_at in
-// its own transaction, so that in one snapshot with the lease a newer sample is
-// another writer's.
-func (q *Queries) DoctorNewestWrites(ctx context.Context, metricNames []string) (DoctorNewestWritesRow, error) {
-	row := q.db.QueryRow(ctx, DoctorNewestWrites, metricNames)
-	var i DoctorNewestWritesRow
-	err := row.Scan(&i.NewestSample, &i.NewestCheck, &i.Now)
-	return i, err
-}
-
 const DoctorOldestSample = `-- name: DoctorOldestSample :one
 WITH RECURSIVE names AS (
     (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)

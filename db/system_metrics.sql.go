@@ -137,3 +137,35 @@ func (q *Queries) DeleteExpiredSamples(ctx context.Context, arg DeleteExpiredSam
 	}
 	return result.RowsAffected(), nil
 }
+
+const NewestWrites = `-- name: NewestWrites :one
+SELECT coalesce((
+           SELECT max(n.time)
+           FROM (SELECT unnest($1::text[]) AS metric_name) w
+           CROSS JOIN LATERAL (
+               SELECT m.time
+               FROM system_metrics m
+               WHERE m.metric_name = w.metric_name
+               ORDER BY m.time DESC
+               LIMIT 1
+           ) n), 'epoch')::timestamptz AS newest_sample,
+       coalesce((SELECT max(h.checked_at) FROM service_health h), 'epoch')::timestamptz AS newest_check,
+       clock_timestamp()::timestamptz AS now
+`
+
+type NewestWritesRow struct {
+	NewestSample time.Time
+	NewestCheck  time.Time
+	Now          time.Time
+}
+
+// The newest sample of the given names, a step each through (metric_name,
+// time), and the newest health row. An append moves the lease's last_cycle_at in
+// its own transaction, so that a sample newer than that is another writer's.
+// Caller: doctor; and a start that waits for another writer, once a second.
+func (q *Queries) NewestWrites(ctx context.Context, metricNames []string) (NewestWritesRow, error) {
+	row := q.db.QueryRow(ctx, NewestWrites, metricNames)
+	var i NewestWritesRow
+	err := row.Scan(&i.NewestSample, &i.NewestCheck, &i.Now)
+	return i, err
+}

@@ -103,6 +103,8 @@ func (r *run) runs(s db.Statement) bool {
 		return r.cfg.MetricsRetention > 0
 	case db.ForSystemAlerts:
 		return r.cfg.SystemAlerts
+	case db.ForOtherWriter:
+		return r.cfg.WaitForOtherWriter
 	}
 	return true
 }

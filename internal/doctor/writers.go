@@ -8,6 +8,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
+	"ops_worker/internal/lease"
 	"ops_worker/internal/probe"
 )
 
@@ -55,7 +56,7 @@ const (
 // evidence is what the tables say of their writers at one moment.
 type evidence struct {
 	lease  leaseState
-	writes db.DoctorNewestWritesRow
+	writes db.NewestWritesRow
 	series []db.DoctorSeriesRow
 	health []db.DoctorHealthRowsRow
 	// interval is how often a writer of ours comes, window for how long its traces
@@ -83,7 +84,7 @@ func (r *run) evidence(ctx context.Context, f *findings) (e evidence, err error)
 				return err
 			}
 		}
-		if e.writes, err = q.DoctorNewestWrites(ctx, params.MetricNames); err != nil {
+		if e.writes, err = q.NewestWrites(ctx, params.MetricNames); err != nil {
 			return err
 		}
 		if e.health, err = q.DoctorHealthRows(ctx); err != nil {
@@ -124,7 +125,7 @@ func checkOtherWriter(ctx context.Context, r *run, f *findings) error {
 			f.warn("nothing, if that was the cut-over: it passes when the time named has; else look who wrote then", "%s", text)
 		}
 	}
-	if at := e.writes.NewestSample; at.After(e.lease.LastCycleAt) && now.Sub(at) < e.recent {
+	if at := e.writes.NewestSample; lease.ForeignSample(e.lease.ReadLeaseRow, at) && now.Sub(at) < e.recent {
 		found(advice, "system_metrics has a sample of %s ago that no ops-worker wrote: the lease knows nothing of it", age(now.Sub(at)))
 	}
 	r.foreignHealth(e.lease, e.writes, e.health, func(format string, args ...any) { found(advice, format, args...) })
@@ -167,11 +168,10 @@ func (r *run) samples(service string) bool {
 
 // foreignHealth looks for health rows that no ops-worker wrote: ours writes all
 // of a cycle in one statement, with one time, and only while it has the lease.
-func (r *run) foreignHealth(lease leaseState, writes db.DoctorNewestWritesRow, health []db.DoctorHealthRowsRow, found func(string, ...any)) {
+func (r *run) foreignHealth(held leaseState, writes db.NewestWritesRow, health []db.DoctorHealthRowsRow, found func(string, ...any)) {
 	now := writes.Now
-	if lease.held() == 0 {
-		// A second for the transaction that ended just before the lease did.
-		if at := writes.NewestCheck; now.Sub(at) < patience*r.cfg.HealthInterval && at.After(lease.ExpiresAt.Add(time.Second)) {
+	if held.held() == 0 {
+		if at := writes.NewestCheck; now.Sub(at) < patience*r.cfg.HealthInterval && lease.ForeignCheck(held.ReadLeaseRow, at) {
 			found("service_health was refreshed %s ago, while nobody holds the lease", age(now.Sub(at)))
 		}
 		return
@@ -188,7 +188,7 @@ func (r *run) foreignHealth(lease leaseState, writes db.DoctorNewestWritesRow, h
 			last = row.CheckedAt
 		}
 	}
-	if spread := last.Sub(first); spread > 0 && now.Sub(first) < 2*r.cfg.HealthInterval && first.After(lease.AcquiredAt) {
+	if spread := last.Sub(first); spread > 0 && now.Sub(first) < 2*r.cfg.HealthInterval && first.After(held.AcquiredAt) {
 		found("the rows of service_health are of %s apart, while the worker writes all of a cycle with one time", age(spread))
 	}
 }

@@ -35,24 +35,6 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) n ON true;
 
--- name: DoctorNewestWrites :one
--- The newest sample of the given names, a step each through (metric_name,
--- time), and the newest health row. An append moves the lease's last_cycle_at in
--- its own transaction, so that in one snapshot with the lease a newer sample is
--- another writer's.
-SELECT coalesce((
-           SELECT max(n.time)
-           FROM (SELECT unnest(@metric_names::text[]) AS metric_name) w
-           CROSS JOIN LATERAL (
-               SELECT m.time
-               FROM system_metrics m
-               WHERE m.metric_name = w.metric_name
-               ORDER BY m.time DESC
-               LIMIT 1
-           ) n), 'epoch')::timestamptz AS newest_sample,
-       coalesce((SELECT max(h.checked_at) FROM service_health h), 'epoch')::timestamptz AS newest_check,
-       clock_timestamp()::timestamptz AS now;
-
 -- name: DoctorOldestSample :one
 -- The oldest sample of a plain table, name by name through (metric_name, time);
 -- no row on an empty table. On a hypertable the oldest chunk tells.

@@ -69,3 +69,21 @@ WITH RECURSIVE names AS (
 DELETE FROM system_metrics d
 USING (SELECT DISTINCT metric_name, time FROM expired) e
 WHERE d.metric_name = e.metric_name AND d.time = e.time;
+
+-- name: NewestWrites :one
+-- The newest sample of the given names, a step each through (metric_name,
+-- time), and the newest health row. An append moves the lease's last_cycle_at in
+-- its own transaction, so that a sample newer than that is another writer's.
+-- Caller: doctor; and a start that waits for another writer, once a second.
+SELECT coalesce((
+           SELECT max(n.time)
+           FROM (SELECT unnest(@metric_names::text[]) AS metric_name) w
+           CROSS JOIN LATERAL (
+               SELECT m.time
+               FROM system_metrics m
+               WHERE m.metric_name = w.metric_name
+               ORDER BY m.time DESC
+               LIMIT 1
+           ) n), 'epoch')::timestamptz AS newest_sample,
+       coalesce((SELECT max(h.checked_at) FROM service_health h), 'epoch')::timestamptz AS newest_check,
+       clock_timestamp()::timestamptz AS now;
