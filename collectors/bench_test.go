@@ -75,12 +75,12 @@ func benchmarkCycle(b *testing.B, worker *Worker, loop *Loop) {
 
 func BenchmarkMetricsCycle(b *testing.B) {
 	worker := benchmarkWorker(b)
-	benchmarkCycle(b, worker, &Loop{Name: metricsLoop, Cycle: worker.Metrics.Cycle})
+	benchmarkCycle(b, worker, &Loop{Name: MetricsLoop, Cycle: worker.Metrics.Cycle})
 }
 
 func BenchmarkHealthCycle(b *testing.B) {
 	worker := benchmarkWorker(b)
-	benchmarkCycle(b, worker, &Loop{Name: healthLoop, Cycle: worker.Health.Cycle})
+	benchmarkCycle(b, worker, &Loop{Name: HealthLoop, Cycle: worker.Health.Cycle})
 }
 
 // BenchmarkCatchUp stores an hour of buffered cycles.

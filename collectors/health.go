@@ -55,6 +55,8 @@ type HealthMonitor struct {
 	alerts  Alerts
 	timeout time.Duration
 
+	observer Observer
+
 	last []probe.Observation
 	// synced is what the alerts were last brought in line with, and under which
 	// lease: another replica, or an operator in its time, may have changed them.
@@ -83,13 +85,14 @@ func (a Alerts) due(observations []probe.Observation, checks map[string]int) []p
 
 // NewHealthMonitor makes a monitor of targets that turns every interval.
 func NewHealthMonitor(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts Alerts) *HealthMonitor {
-	return &HealthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, timeout: min(probe.Timeout, interval*6/10)}
+	return &HealthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, timeout: min(probe.Timeout, interval*6/10), observer: NoObserver}
 }
 
 // Cycle probes every service, then writes what they answered, and the alerts:
 // neither waits for the other to succeed.
 func (m *HealthMonitor) Cycle(ctx context.Context) error {
 	observations := probe.Observe(ctx, m.targets, m.timeout)
+	m.observer.Probed(observations)
 	m.remember(ctx, observations)
 
 	token := m.lease.Token()

@@ -39,7 +39,7 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 		w.Write([]byte(`{"status":"healthy","counters":{"messages_received":12}}`))
 	}))
 	defer server.Close()
-	client := probe.NewClient()
+	client := probe.NewClient(nil)
 	defer client.Close()
 	store := newFakeStore()
 	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
@@ -65,7 +65,7 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 func TestARefusedConnectionWritesAnUnhealthyRow(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	server.Close() // its port is free again, and refuses
-	client := probe.NewClient()
+	client := probe.NewClient(nil)
 	defer client.Close()
 	store := newFakeStore()
 	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
@@ -181,7 +181,7 @@ func TestTheHealthLoopKeepsItsInterval(t *testing.T) {
 			return probe.Reading{Status: probe.Healthy}
 		}
 		monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"a": slow}), store, lease, time.Minute, alertAtOnce)
-		got := ticksOf(t, &Loop{Name: healthLoop, Interval: time.Minute, Log: zerolog.Nop(), Cycle: monitor.Cycle}, 5*time.Minute-time.Second)
+		got := ticksOf(t, &Loop{Name: HealthLoop, Interval: time.Minute, Log: zerolog.Nop(), Cycle: monitor.Cycle}, 5*time.Minute-time.Second)
 		if diff := cmp.Diff(sec(0, 60, 120, 180, 240), got); diff != "" {
 			t.Error(diff)
 		}
@@ -206,8 +206,8 @@ func TestACrashingHealthMonitorLeavesTheMetricsCollectorRunning(t *testing.T) {
 		targets := watching(config.ProbeCounters, map[string]probe.Probe{"ingest": answering(probe.Reading{Status: probe.Healthy})})
 		monitor := NewHealthMonitor(targets, store, lease, 10*time.Second, alertAtOnce)
 		collector := NewMetricsCollector(targets, store, lease, spool.NewMemory(10), 5*time.Second)
-		health := &Loop{Name: healthLoop, Interval: 10 * time.Second, Log: zerolog.Nop(), Cycle: monitor.Cycle}
-		metrics := &Loop{Name: metricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Cycle}
+		health := &Loop{Name: HealthLoop, Interval: 10 * time.Second, Log: zerolog.Nop(), Cycle: monitor.Cycle}
+		metrics := &Loop{Name: MetricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Cycle}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute-time.Second)
 		defer cancel()
 		runLoops(ctx, []*Loop{health, metrics})

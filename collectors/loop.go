@@ -37,7 +37,10 @@ type Loop struct {
 	Cycle func(context.Context) error
 	// Turned, where set, is called before and after every cycle.
 	Turned func()
-	Log    zerolog.Logger
+	// Ended, where set, is told of every cycle: how long it took, what failed, and
+	// how many ticks it covered besides its own.
+	Ended func(took time.Duration, err error, skipped int)
+	Log   zerolog.Logger
 }
 
 // Run turns until ctx is done, and returns when the cycle in flight has ended.
@@ -62,11 +65,13 @@ func (l *Loop) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		l.turned()
+		began := time.Now()
 		log, err := l.runOnce(ctx, log)
 		l.turned()
 
 		elapsed := time.Since(start)
 		next := elapsed/l.Interval + 1
+		l.ended(began, err, int(next-1))
 		if ctx.Err() == nil {
 			failing.Observe(log, err, cycleFails, cycleSucceeds)
 			// The grid moves up to the tick that is due next; those between
@@ -96,7 +101,9 @@ func (l *Loop) runTriggered(ctx context.Context, log zerolog.Logger) {
 			return
 		case <-l.Trigger:
 		}
+		began := time.Now()
 		log, err := l.runOnce(ctx, log)
+		l.ended(began, err, 0)
 		if ctx.Err() == nil {
 			failing.Observe(log, err, cycleFails, cycleSucceeds)
 		}
@@ -106,6 +113,12 @@ func (l *Loop) runTriggered(ctx context.Context, log zerolog.Logger) {
 func (l *Loop) turned() {
 	if l.Turned != nil {
 		l.Turned()
+	}
+}
+
+func (l *Loop) ended(began time.Time, err error, skipped int) {
+	if l.Ended != nil {
+		l.Ended(time.Since(began), err, skipped)
 	}
 }
 

@@ -40,14 +40,16 @@ type MetricsCollector struct {
 	lease   *lease.Lease
 	clock   sampleClock
 	// timeout bounds the gathering of a cycle.
-	timeout time.Duration
-	storing *backoffGate
+	timeout  time.Duration
+	storing  *backoffGate
+	observer Observer
 	// gathered is told of every cycle that waits to be stored.
 	gathered chan struct{}
 
-	mu     sync.Mutex // of the two that both loops use
-	buffer spool.Buffer
-	disk   faultlog.Log
+	mu       sync.Mutex // of what both loops use
+	buffer   spool.Buffer
+	disk     faultlog.Log
+	storedAt time.Time // when a store last succeeded
 
 	// Of the gathering loop.
 	overflowing faultlog.Log
@@ -75,6 +77,7 @@ func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 		clock:       sampleClock{current: lease.Now},
 		timeout:     min(probe.Timeout, interval*8/10),
 		storing:     newBackoffGate(longestStoreBackOff),
+		observer:    NoObserver,
 		gathered:    make(chan struct{}, 1),
 		aggregating: map[string]*faultlog.Log{},
 		leftOut:     map[string]int{},
@@ -90,8 +93,8 @@ const storeDeadline = time.Minute
 // loops are the two that drive the collector.
 func (c *MetricsCollector) loops(interval time.Duration) []*Loop {
 	return []*Loop{
-		{Name: metricsLoop, Interval: interval, Deadline: interval * 9 / 10, Cycle: c.Gather},
-		{Name: storeLoop, Trigger: c.gathered, Deadline: storeDeadline, Cycle: c.Store},
+		{Name: MetricsLoop, Interval: interval, Deadline: interval * 9 / 10, Cycle: c.Gather},
+		{Name: StoreLoop, Trigger: c.gathered, Deadline: storeDeadline, Cycle: c.Store},
 	}
 }
 
@@ -118,7 +121,8 @@ func (c *MetricsCollector) Gather(ctx context.Context) error {
 	c.disk.Observe(*log, err, spoolBroken, spoolMended)
 	c.mu.Unlock()
 	var overflow error
-	if dropped > 0 {
+	if len(dropped) > 0 {
+		c.observer.Dropped(countSamples(dropped))
 		overflow = fmt.Errorf("%d cycles are waiting", waiting)
 	}
 	c.overflowing.Observe(*log, overflow, "buffer is full, the oldest cycles are dropped", "buffer has room again")
@@ -173,6 +177,7 @@ func (c *MetricsCollector) collect(ctx context.Context) []spool.Sample {
 	aggregates := make(chan Aggregates, 1)
 	go func() { aggregates <- c.readAggregates(gathering) }()
 	observations := probe.Observe(gathering, c.targets, c.timeout)
+	c.observer.Probed(observations)
 
 	samples := make([]spool.Sample, 0, 32)
 	for i, o := range observations {
@@ -195,7 +200,10 @@ func (c *MetricsCollector) readAggregates(ctx context.Context) (result Aggregate
 	defer faultlog.Recovered(ctx, func(err error) {
 		result = Aggregates{Failed: map[string]error{"all": err}}
 	})
-	return c.store.Aggregates(ctx)
+	began := time.Now()
+	result = c.store.Aggregates(ctx)
+	c.observer.Aggregated(time.Since(began), slices.Collect(maps.Keys(result.Failed)))
+	return result
 }
 
 // logAggregates logs the aggregates that fail, each at its changes.
@@ -277,6 +285,7 @@ func (c *MetricsCollector) Store(ctx context.Context) error {
 		}
 		c.batch = min(c.batch*2, storeBatch)
 		samples += stored
+		c.observer.Stored(stored)
 		c.mu.Lock()
 		c.disk.Observe(*zerolog.Ctx(ctx), c.buffer.Remove(through), spoolBroken, spoolMended)
 		c.mu.Unlock()
@@ -288,6 +297,9 @@ func (c *MetricsCollector) Store(ctx context.Context) error {
 	}
 	c.recheck = false
 	c.storing.succeeded()
+	c.mu.Lock()
+	c.storedAt = time.Now()
+	c.mu.Unlock()
 	return nil
 }
 
@@ -296,6 +308,23 @@ func (c *MetricsCollector) waiting() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.buffer.Len()
+}
+
+// Waiting is how many cycles wait to be stored, and the time of the oldest.
+func (c *MetricsCollector) Waiting() (cycles int, oldest time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if first, _ := c.buffer.Oldest(0); len(first) > 0 {
+		oldest = first[0].At
+	}
+	return c.buffer.Len(), oldest
+}
+
+// StoredAt is when a store last succeeded; zero before the first.
+func (c *MetricsCollector) StoredAt() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.storedAt
 }
 
 // storeBatch sends one store.

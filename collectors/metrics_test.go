@@ -177,7 +177,7 @@ func TestTheMetricsLoopKeepsItsInterval(t *testing.T) {
 		}
 		collector := NewMetricsCollector(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": hanging}), store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
 		begin := time.Now()
-		ticksOf(t, &Loop{Name: metricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Cycle}, time.Minute-time.Second)
+		ticksOf(t, &Loop{Name: MetricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Cycle}, time.Minute-time.Second)
 		var got []time.Duration
 		for _, c := range store.cycles {
 			got = append(got, c.At.Sub(begin.Truncate(time.Microsecond)))
@@ -206,7 +206,7 @@ func TestCyclesAreBufferedWhileTheDatabaseIsAwayAndStoredInOrder(t *testing.T) {
 		services := []probe.Target{{Service: config.Service{Name: "ingest", Counters: []config.Counter{{Name: "queue_depth"}}}, Probe: answering(probe.Reading{Status: probe.Healthy})}}
 		collector := NewMetricsCollector(services, store, lease, spool.NewMemory(1000), 5*time.Second)
 		begin := time.Now()
-		ticksOf(t, &Loop{Name: metricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: func(ctx context.Context) error {
+		ticksOf(t, &Loop{Name: MetricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: func(ctx context.Context) error {
 			down = time.Since(begin) >= 10*time.Second && time.Since(begin) < 10*time.Minute
 			return collector.Cycle(ctx)
 		}}, 11*time.Minute-time.Second)

@@ -62,7 +62,7 @@ func (o *otherWriter) awaitChecks(ctx context.Context) {
 	if !o.checks {
 		return
 	}
-	o.await(ctx, healthLoop, "health rows", func(ctx context.Context) (age time.Duration, quiet bool, err error) {
+	o.await(ctx, HealthLoop, "health rows", func(ctx context.Context) (age time.Duration, quiet bool, err error) {
 		age, err = o.leases.CheckAge(ctx)
 		return age, err == nil && age >= o.checksQuiet, err
 	})

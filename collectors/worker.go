@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -22,12 +23,12 @@ import (
 
 // The names of the loops, in logs and in the heartbeat.
 const (
-	healthLoop    = "health"
-	metricsLoop   = "metrics"
+	HealthLoop    = "health"
+	MetricsLoop   = "metrics"
 	retentionLoop = "retention"
 	leaseLoop     = "lease"
 	schemaLoop    = "schema"
-	storeLoop     = "store"
+	StoreLoop     = "store"
 	startLoop     = "start"
 )
 
@@ -50,6 +51,8 @@ type Worker struct {
 
 	heartFailed sync.Once
 
+	// Observer is told of what the worker does.
+	Observer Observer
 	// AnyDatabase accepts a database that is not the platform's.
 	AnyDatabase bool
 
@@ -62,7 +65,7 @@ type Worker struct {
 
 // NewWorker wires the parts; nothing runs yet, and the database is not asked.
 func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
-	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.NewClient()}
+	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.NewClient(cfg.HealthCAs), Observer: NoObserver}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
 	w.schema = newSchemaKeeper(w.client, w.migratorOptions)
 	w.Store = NewPostgres(w.client, cfg.LeaseTTL)
@@ -113,6 +116,7 @@ func (w *Worker) noteBeat(err error) {
 // collects whenever this replica has the lease, until ctx is done. It fails where
 // the database is not one for the worker.
 func (w *Worker) Run(ctx context.Context) error {
+	w.Health.observer, w.Metrics.observer = w.Observer, w.Observer
 	if err := w.awaitDatabase(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -211,7 +215,7 @@ func (w *Worker) Prepare(ctx context.Context) error {
 // collect runs the loops until ctx is done.
 func (w *Worker) collect(ctx context.Context) {
 	loops := append(w.Metrics.loops(w.cfg.MetricsInterval),
-		&Loop{Name: healthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10,
+		&Loop{Name: HealthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10,
 			Await: w.other.awaitChecks, Cycle: w.Health.Cycle})
 	if w.cfg.MetricsRetention > 0 {
 		retention := NewRetention(w.Store, w.Lease, w.cfg.MetricsRetention)
@@ -220,7 +224,8 @@ func (w *Worker) collect(ctx context.Context) {
 	}
 	for _, loop := range loops {
 		loop.Log = w.log
-		if loop.Name == healthLoop || loop.Name == metricsLoop {
+		loop.Ended = func(took time.Duration, err error, skipped int) { w.Observer.CycleEnded(loop.Name, took, err, skipped) }
+		if loop.Name == HealthLoop || loop.Name == MetricsLoop {
 			loop.Turned = func() { w.beat(loop.Name, loop.Interval) }
 		}
 	}
@@ -228,7 +233,29 @@ func (w *Worker) collect(ctx context.Context) {
 	context.AfterFunc(ctx, func() { stopped <- time.Now() })
 	runLoops(ctx, loops)
 	w.storeLast(ctx, <-stopped)
-	w.noteBeat(w.heart.Forget(healthLoop, metricsLoop))
+	w.noteBeat(w.heart.Forget(HealthLoop, MetricsLoop))
+}
+
+// readyIntervals is how many intervals a leader may be without a store that
+// succeeds, and is still ready.
+const readyIntervals = 3
+
+// Ready fails unless this process leads and has stored within three intervals, or
+// stands by and has read the lease within its ttl.
+func (w *Worker) Ready() error {
+	status := w.Lease.Status()
+	stored := w.Metrics.StoredAt()
+	switch {
+	case status.Leading && stored.IsZero():
+		return errors.New("nothing is stored yet")
+	case status.Leading && time.Since(stored) > readyIntervals*w.cfg.MetricsInterval:
+		return fmt.Errorf("the newest store that succeeded is %s old", time.Since(stored).Round(time.Second))
+	case !status.Leading && status.SeenAt.IsZero():
+		return errors.New("the lease has not been read yet")
+	case !status.Leading && time.Since(status.SeenAt) > w.cfg.LeaseTTL:
+		return fmt.Errorf("the lease was last read %s ago", time.Since(status.SeenAt).Round(time.Second))
+	}
+	return nil
 }
 
 // storeLast stores the cycle that was gathered while the loops stopped, in what
@@ -239,7 +266,7 @@ func (w *Worker) storeLast(ctx context.Context, stopped time.Time) {
 	}
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), stopped.Add(stopGrace))
 	defer cancel()
-	ctx, log := withTrace(ctx, w.log.With().Str("loop", storeLoop).Logger())
+	ctx, log := withTrace(ctx, w.log.With().Str("loop", StoreLoop).Logger())
 	defer faultlog.Recovered(ctx, func(error) {})
 	if err := w.Metrics.Store(ctx); err != nil {
 		log.Debug().Err(err).Msg("the last cycles are not stored")

@@ -209,3 +209,30 @@ func TestAWorkerThroughPgBouncer(t *testing.T) {
 		})
 	}
 }
+
+// A leader whose stores fail is not ready after three intervals, and one that
+// stores again is.
+func TestALeaderIsReadyWhileItStores(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	cfg := workerConfig(t, database.URL, "METRICS_COLLECTION_INTERVAL=200ms")
+	pool := database.Pool(t)
+	worker := NewWorker(cfg, pool, spool.NewMemory(1000), NoHeart, zerolog.Nop())
+	if err := worker.Ready(); err == nil || !strings.Contains(err.Error(), "has not been read") {
+		t.Errorf("before the start: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = worker.Run(ctx) }) // the database is the platform's
+	defer worker.Close()
+	defer running.Wait()
+	defer cancel()
+	pgtest.Eventually(t, "ready", func() bool { return worker.Ready() == nil && worker.Lease.Status().Leading })
+	database.Exec(t, "ALTER TABLE system_metrics ADD CONSTRAINT full_up CHECK (value IS NULL) NOT VALID")
+	pgtest.Eventually(t, "not ready", func() bool { return worker.Ready() != nil })
+	if err := worker.Ready(); err != nil && !strings.Contains(err.Error(), "the newest store that succeeded is") {
+		t.Error(err)
+	}
+	database.Exec(t, "ALTER TABLE system_metrics DROP CONSTRAINT full_up")
+	pgtest.Eventually(t, "ready again", func() bool { return worker.Ready() == nil })
+}

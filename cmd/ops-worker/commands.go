@@ -9,7 +9,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"text/tabwriter"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
@@ -19,6 +21,7 @@ import (
 	"ops_worker/internal/config"
 	"ops_worker/internal/faultlog"
 	"ops_worker/internal/heartbeat"
+	"ops_worker/internal/listener"
 	"ops_worker/internal/spool"
 )
 
@@ -91,6 +94,8 @@ const (
 )
 
 func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr io.Writer) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	runtime.GOMAXPROCS(processors)
 	debug.SetGCPercent(gcPercent)
 	if err := cfg.InPlatformWorkersPlace(); err != nil {
@@ -142,7 +147,18 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	log.Info().Str("version", version).Str("commit", commit).Strs("monitored", names).
 		Stringer("health_interval", cfg.HealthInterval).Stringer("metrics_interval", cfg.MetricsInterval).
 		Bool("system_alerts", cfg.SystemAlerts).Msg("ops-worker starts")
-	if err := worker.Run(ctx); err != nil {
+	var serving sync.WaitGroup
+	if cfg.HTTPAddr != "" {
+		metrics := observe(worker, pool, names)
+		handler := listener.Handler(metrics, func() error { return heartbeat.Check(cfg.StateDir, cfg.ServiceName) }, worker.Ready)
+		serving.Go(func() { listener.Serve(ctx, cfg.HTTPAddr, handler, log) })
+	}
+	err = worker.Run(ctx)
+	if err != nil {
+		stop()
+	}
+	serving.Wait()
+	if err != nil {
 		log.Error().Err(err).Msg("the database is refused")
 		return &exitError{status: exitUsage}
 	}
@@ -151,6 +167,29 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	}
 	log.Info().Msg("ops-worker stopped")
 	return nil
+}
+
+// observe lets metrics follow the worker.
+func observe(worker *collectors.Worker, pool *pgxpool.Pool, monitored []string) *listener.Metrics {
+	metrics := listener.NewMetrics(listener.Build{Version: version, Commit: commit}, monitored, listener.Source{
+		Lease: func() (bool, int64) {
+			status := worker.Lease.Status()
+			return status.Leading, status.Epoch
+		},
+		Buffer: func() (int, time.Duration) {
+			cycles, oldest := worker.Metrics.Waiting()
+			if cycles == 0 {
+				return 0, 0
+			}
+			return cycles, max(worker.Lease.Now().Sub(oldest), 0)
+		},
+		Pool: func() (int, int) {
+			stat := pool.Stat()
+			return int(stat.TotalConns()), int(stat.IdleConns())
+		},
+	})
+	worker.Observer = metrics
+	return metrics
 }
 
 // withPool runs fn on a pool of its own; a command that is no loop does not

@@ -5,12 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -261,6 +264,77 @@ func TestRunUntilItIsStopped(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "lease handed back") {
 		t.Errorf("log: %s", log.String())
+	}
+}
+
+// freeAddress is an address that nothing listens at.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	return socket.Addr().String()
+}
+
+// get is the status and the body of an answer; 0 without one.
+func get(address, path string) (int, string) {
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	answer, err := client.Get("http://" + address + path)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return 0, err.Error()
+	}
+	return answer.StatusCode, string(body)
+}
+
+// What a leader and a standby say of themselves, with a database and without.
+func TestRunServesHTTP(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	leader, standby := freeAddress(t), freeAddress(t)
+	var log logtest.Log
+	var running sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	defer running.Wait()
+	defer stop()
+	start := func(environ ...string) {
+		running.Go(func() { execute(ctx, []string{"run"}, environ, &log, &log) })
+	}
+	ready := func(address string) func() bool {
+		return func() bool { status, _ := get(address, "/ready"); return status == http.StatusOK }
+	}
+	start(append(environment(t, database), "HTTP_ADDR="+leader)...)
+	pgtest.Eventually(t, "the leader is ready", ready(leader))
+	start(append(environment(t, database), "HTTP_ADDR="+standby)...)
+	pgtest.Eventually(t, "the standby is ready", ready(standby))
+	pgtest.Eventually(t, "each says what it is", func() bool {
+		_, one := get(leader, "/metrics")
+		_, other := get(standby, "/metrics")
+		return strings.Contains(one, "\nops_worker_lease_held 1\n") && strings.Contains(one, "\nops_worker_lease_epoch 1\n") &&
+			strings.Contains(one, `ops_worker_service_state{monitored="evaluator",state="degraded"} 1`) &&
+			strings.Contains(one, `ops_worker_cycles_total{loop="store"}`) && !strings.Contains(one, "\nops_worker_stored_samples_total 0\n") &&
+			strings.Contains(other, "\nops_worker_lease_held 0\n") && strings.Contains(other, "\nops_worker_stored_samples_total 0\n")
+	})
+	if status, body := get(leader, "/health"); status != http.StatusOK {
+		t.Errorf("/health: %d %s", status, body)
+	}
+
+	away := freeAddress(t)
+	start("DATABASE_URL=postgres://iot:hunter2@127.0.0.1:1/iotcloud", "STATE_DIR="+t.TempDir(), "HTTP_ADDR="+away)
+	pgtest.Eventually(t, "without a database it is healthy and not ready", func() bool {
+		health, _ := get(away, "/health")
+		ready, reason := get(away, "/ready")
+		return health == http.StatusOK && ready == http.StatusServiceUnavailable && strings.Contains(reason, "the lease has not been read yet")
+	})
+	_, metrics := get(away, "/metrics")
+	if strings.Contains(metrics+log.String(), "hunter2") {
+		t.Error("the password is out")
 	}
 }
 

@@ -222,7 +222,7 @@ func (r *run) known(err error) error {
 // open makes the pool, which connects when it is first used, and begins to
 // probe the services. The function it returns frees both, hung or not.
 func (r *run) open(ctx context.Context) (free func()) {
-	client := probe.NewClient()
+	client := probe.NewClient(r.cfg.HealthCAs)
 	r.targets = probe.Targets(r.cfg.Services, client, func(ctx context.Context) error {
 		if r.pool == nil {
 			return errors.New("no connection")

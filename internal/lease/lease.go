@@ -80,6 +80,16 @@ type Lease struct {
 	token       Token
 	lastCycleAt time.Time
 	renewedAt   time.Time
+	status      Status
+}
+
+// Status is the part that this process has in the lease.
+type Status struct {
+	Leading bool
+	// Epoch is of the newest term that it led; 0 before the first.
+	Epoch int64
+	// SeenAt is when the lease was last read; zero before the first time.
+	SeenAt time.Time
 }
 
 // New prepares a lease for holder, a name that no other process has. beat
@@ -99,6 +109,21 @@ func (l *Lease) Token() Token {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.token
+}
+
+// Status is what this process is now.
+func (l *Lease) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	status := l.status
+	status.Epoch = l.token.Epoch
+	return status
+}
+
+func (l *Lease) note(change func(*Status)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(&l.status)
 }
 
 // LastCycleAt is the newest stored cycle as of the newest grant.
@@ -224,6 +249,7 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 		d.failed(false)
 		return "", fmt.Errorf("read lease: %w", err)
 	}
+	l.note(func(s *Status) { s.SeenAt = time.Now() })
 	if lease.ReadOnly {
 		// Not tried: the server would log an error each time.
 		d.failed(true)
@@ -266,6 +292,7 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 // that replica.
 func (l *Lease) lead(ctx context.Context, lead func(context.Context)) (lost string) {
 	l.log.Info().Str("role", "leader").Int64("epoch", l.Token().Epoch).Msg("this replica collects")
+	l.note(func(s *Status) { s.Leading = true })
 	term, end := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -275,6 +302,7 @@ func (l *Lease) lead(ctx context.Context, lead func(context.Context)) (lost stri
 	lost = l.keep(ctx)
 	end()
 	<-done
+	l.note(func(s *Status) { s.Leading = false })
 	if lost != "" {
 		l.log.Warn().Str("role", "standby").Str("leader", lost).Msg("lease lost: another replica collects")
 		return lost

@@ -42,6 +42,8 @@ func Targets(services []config.Service, client *Client, ping func(context.Contex
 // Observation is a service and what its probe brought back.
 type Observation struct {
 	Service string
+	// Took is how long the probe was under way, answered or not.
+	Took time.Duration
 	Reading
 }
 
@@ -55,10 +57,12 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 		group.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, timeout)
 			defer cancel()
+			begin := time.Now()
 			defer faultlog.Recovered(ctx, func(err error) {
-				observations[i] = Observation{Service: t.Name, Reading: Reading{Status: Unknown, Err: err.Error()}}
+				observations[i] = Observation{Service: t.Name, Took: time.Since(begin), Reading: Reading{Status: Unknown, Err: err.Error()}}
 			})
-			observations[i] = Observation{Service: t.Name, Reading: t.Probe(ctx)}
+			reading := t.Probe(ctx)
+			observations[i] = Observation{Service: t.Name, Took: time.Since(begin), Reading: reading}
 			return nil
 		})
 	}

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,13 +80,14 @@ var counterName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,63}$`)
 // Client sends the HTTP probes of all services over one transport.
 type Client struct{ transport *http.Transport }
 
-// NewClient makes the client. It speaks to the services directly, whatever
+// NewClient makes the client. A service's certificate must be signed by one of
+// authorities, or of the system's where that is nil. It speaks to the services directly, whatever
 // proxy the environment names, and as a transport without a client, which
 // follows no redirect: another host's answer is not the service's.
-func NewClient() *Client {
+func NewClient(authorities *x509.CertPool) *Client {
 	return &Client{&http.Transport{
 		DialContext:            (&net.Dialer{}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: authorities},
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    2,
 		IdleConnTimeout:        2 * time.Minute,

@@ -22,7 +22,7 @@ func probing(t *testing.T, handler http.HandlerFunc) Reading {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	defer server.Close()
-	client := NewClient()
+	client := NewClient(nil)
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -105,7 +105,7 @@ func TestProbeTimesOutOverTheWholeExchange(t *testing.T) {
 			t.Parallel()
 			server := httptest.NewServer(handler)
 			defer server.Close()
-			client := NewClient()
+			client := NewClient(nil)
 			defer client.Close()
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
@@ -121,7 +121,7 @@ func TestProbeSendsTheTraceIDOfItsCycle(t *testing.T) {
 	got := make(chan string, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got <- r.Header.Get("X-Trace-ID") }))
 	defer server.Close()
-	client := NewClient()
+	client := NewClient(nil)
 	defer client.Close()
 	ctx := WithTraceID(t.Context(), "0a1b2c3d")
 	client.status(server.URL)(ctx)
@@ -137,7 +137,7 @@ func TestProbeSendsTheUserOfItsURL(t *testing.T) {
 		got <- user + " " + password
 	}))
 	defer server.Close()
-	client := NewClient()
+	client := NewClient(nil)
 	defer client.Close()
 	client.status(strings.Replace(server.URL, "http://", "http://monitor:s%40crets@", 1))(t.Context())
 	if user := <-got; user != "monitor s@crets" {
@@ -146,7 +146,7 @@ func TestProbeSendsTheUserOfItsURL(t *testing.T) {
 }
 
 func TestProbeTellsNoSecretOfItsURL(t *testing.T) {
-	client := NewClient()
+	client := NewClient(nil)
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
@@ -201,7 +201,7 @@ func TestTargetsAreAskedInTheirOwnWay(t *testing.T) {
 		fmt.Fprint(w, "{}")
 	}))
 	defer server.Close()
-	client := NewClient()
+	client := NewClient(nil)
 	defer client.Close()
 	pinged := false
 	targets := Targets([]config.Service{
@@ -262,7 +262,7 @@ func TestNoServiceWaitsForOthers(t *testing.T) {
 	}))
 	defer server.Close()
 	defer close(release)
-	client := NewClient()
+	client := NewClient(nil)
 	defer client.Close()
 	var targets []Target
 	for range 40 {

@@ -63,8 +63,9 @@ const maxTags = 64 << 10
 
 // Buffer keeps finished cycles, oldest first, until they are stored.
 type Buffer interface {
-	// Push adds a cycle and drops the oldest ones that there is no room for.
-	Push(Cycle) (dropped int, err error)
+	// Push adds a cycle and drops the oldest ones that there is no room for, which
+	// it returns.
+	Push(Cycle) (dropped []Cycle, err error)
 	// Oldest returns the first cycles, at least one and at most so many that
 	// they have samples for one statement, and what Remove takes them away by.
 	Oldest(samples int) (cycles []Cycle, through uint64)
@@ -87,14 +88,14 @@ type memoryBuffer struct {
 // NewMemory keeps at most limit cycles, as long as the process lives.
 func NewMemory(limit int) Buffer { return &memoryBuffer{limit: limit} }
 
-func (b *memoryBuffer) Push(c Cycle) (dropped int, err error) { return b.push(c), nil }
+func (b *memoryBuffer) Push(c Cycle) (dropped []Cycle, err error) { return b.push(c), nil }
 
-func (b *memoryBuffer) push(c Cycle) (dropped int) {
+func (b *memoryBuffer) push(c Cycle) (dropped []Cycle) {
 	b.cycles = append(b.cycles, c)
 	b.bytes += c.size()
 	for len(b.cycles) > b.limit || (b.bytes > maxBufferBytes && len(b.cycles) > 1) {
+		dropped = append(dropped, b.cycles[0])
 		b.remove(1)
-		dropped++
 	}
 	return dropped
 }

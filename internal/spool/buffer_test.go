@@ -60,11 +60,11 @@ func TestBufferIsBoundedInBytes(t *testing.T) {
 	large := Cycle{Samples: []Sample{{Tags: strings.Repeat("x", 1<<20)}}}
 	dropped := 0
 	for range 100 {
-		n, err := b.Push(large)
+		gone, err := b.Push(large)
 		if err != nil {
 			t.Fatal(err)
 		}
-		dropped += n
+		dropped += len(gone)
 	}
 	if b.Len() < 25 || b.Len() > 32 || b.Len()+dropped != 100 {
 		t.Errorf("%d cycles of 1 MiB are kept and %d dropped", b.Len(), dropped)

@@ -80,11 +80,11 @@ func (s *Spool) open() (left Leftover, err error) {
 			left.TornBytes += int64(len(content)) // whole, and still no cycle
 			continue
 		}
-		left.Dropped += s.memory.push(r.cycle(names))
+		left.Dropped += len(s.memory.push(r.cycle(names)))
 	}
 	left.Cycles, left.TornBytes = s.memory.Len(), left.TornBytes+torn
 	for _, c := range waiting {
-		left.Dropped += s.memory.push(c)
+		left.Dropped += len(s.memory.push(c))
 	}
 	s.log, s.records, s.behind = log, len(records), len(waiting) > 0
 	return left, nil
@@ -118,7 +118,7 @@ func encodeCycle(c Cycle) ([]byte, error) {
 
 // Push keeps the cycle in memory even where the disk refuses it; the error says
 // that it does.
-func (s *Spool) Push(c Cycle) (dropped int, err error) {
+func (s *Spool) Push(c Cycle) (dropped []Cycle, err error) {
 	dropped = s.memory.push(c)
 	return dropped, s.write(c)
 }

@@ -1,0 +1,34 @@
+package collectors
+
+import (
+	"time"
+
+	"ops_worker/internal/probe"
+)
+
+// Observer is told of what a worker does, by the loop that does it. It returns at
+// once.
+type Observer interface {
+	// CycleEnded is told of every cycle of a loop, and of the ticks that it covered
+	// besides its own.
+	CycleEnded(loop string, took time.Duration, err error, skipped int)
+	// Probed is told of what the services answered.
+	Probed([]probe.Observation)
+	// Aggregated is told of a reading of all aggregates, and which failed.
+	Aggregated(took time.Duration, failed []string)
+	// Stored and Dropped are told of samples that were stored, or that the buffer
+	// had no room for.
+	Stored(samples int)
+	Dropped(samples int)
+}
+
+// NoObserver is for a worker that nobody observes.
+var NoObserver Observer = noObserver{}
+
+type noObserver struct{}
+
+func (noObserver) CycleEnded(string, time.Duration, error, int) {}
+func (noObserver) Probed([]probe.Observation)                   {}
+func (noObserver) Aggregated(time.Duration, []string)           {}
+func (noObserver) Stored(int)                                   {}
+func (noObserver) Dropped(int)                                  {}
