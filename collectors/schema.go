@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
 
 	"ops_worker/db"
@@ -24,17 +23,14 @@ const (
 // replace a table, and somebody may drop one.
 type schemaKeeper struct {
 	client *db.Client
-	ensure func(context.Context, *pgxpool.Pool) ([]db.Change, error)
+	ensure func(context.Context) ([]db.Change, error)
 	ended  time.Time // the newest run without an error
 	// unmade is what could not be made in it: somebody has to mend that, so it is
 	// logged once.
 	unmade map[db.Change]bool
 }
 
-func newSchemaKeeper(client *db.Client, options func() []db.MigratorOption) *schemaKeeper {
-	ensure := func(ctx context.Context, pool *pgxpool.Pool) ([]db.Change, error) {
-		return db.Ensure(ctx, pool, options()...)
-	}
+func newSchemaKeeper(client *db.Client, ensure func(context.Context) ([]db.Change, error)) *schemaKeeper {
 	return &schemaKeeper{client: client, ensure: ensure, ended: time.Now(), unmade: map[db.Change]bool{}}
 }
 
@@ -44,7 +40,7 @@ func (k *schemaKeeper) cycle(ctx context.Context) error {
 	if !missing && time.Since(k.ended) < schemaPatience {
 		return nil
 	}
-	changes, err := k.ensure(ctx, k.client.Pool)
+	changes, err := k.ensure(ctx)
 	if err != nil {
 		return err
 	}

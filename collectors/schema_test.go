@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
 
 	"ops_worker/db"
@@ -25,7 +24,7 @@ func TestTheSchemaIsEnsuredHourlyAndSoonAfterAMissingTable(t *testing.T) {
 		begin := time.Now()
 		var ensured []time.Duration
 		broken := false
-		keeper.ensure = func(context.Context, *pgxpool.Pool) ([]db.Change, error) {
+		keeper.ensure = func(context.Context) ([]db.Change, error) {
 			ensured = append(ensured, time.Since(begin))
 			if broken {
 				return nil, errors.New("away")

@@ -53,6 +53,8 @@ type Worker struct {
 
 	// Observer is told of what the worker does.
 	Observer Observer
+	// SchemaPool is where the schema is made; the worker's own pool by default.
+	SchemaPool *pgxpool.Pool
 	// AnyDatabase accepts a database that is not the platform's.
 	AnyDatabase bool
 
@@ -65,9 +67,11 @@ type Worker struct {
 
 // NewWorker wires the parts; nothing runs yet, and the database is not asked.
 func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
-	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.NewClient(cfg.HealthCAs), Observer: NoObserver}
+	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.NewClient(cfg.HealthCAs), Observer: NoObserver, SchemaPool: pool}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
-	w.schema = newSchemaKeeper(w.client, w.migratorOptions)
+	w.schema = newSchemaKeeper(w.client, func(ctx context.Context) ([]db.Change, error) {
+		return db.Ensure(ctx, w.SchemaPool, w.migratorOptions()...)
+	})
 	w.Store = NewPostgres(w.client, cfg.LeaseTTL)
 	leases := lease.NewPostgres(w.client)
 	leases.CycleInterval = cfg.MetricsInterval
@@ -175,7 +179,7 @@ func (w *Worker) attemptStart(ctx context.Context) (err error) {
 
 // Prepare brings the schema up to date and logs what the worker found.
 func (w *Worker) Prepare(ctx context.Context) error {
-	changes, err := db.MigrateUp(ctx, w.pool, w.migratorOptions()...)
+	changes, err := db.MigrateUp(ctx, w.SchemaPool, w.migratorOptions()...)
 	w.schema.log(w.log, changes)
 	if err != nil {
 		return err

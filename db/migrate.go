@@ -95,7 +95,8 @@ func AnyDatabase(m *Migrator) { m.anyDatabase = true }
 
 // NewMigrator prepares the embedded migrations for pool's database.
 func NewMigrator(pool *pgxpool.Pool, options ...MigratorOption) *Migrator {
-	m := &Migrator{pool: pool, connections: stdlib.OpenDB(migrationConfig(pool), stdlib.OptionAfterConnect(writeByDefault))}
+	m := &Migrator{pool: pool, connections: stdlib.OpenDB(migrationConfig(pool),
+		stdlib.OptionBeforeConnect(pool.Config().BeforeConnect), stdlib.OptionAfterConnect(writeByDefault))}
 	for _, option := range options {
 		option(m)
 	}

@@ -130,8 +130,8 @@ func renew(connecting *pgx.ConnConfig, o Options) error {
 	}
 	fresh := parsed.ConnConfig
 	configure(fresh, o)
-	// What the pool's owner has set beyond the URL.
-	fresh.DialFunc, fresh.LookupFunc, fresh.Tracer = connecting.DialFunc, connecting.LookupFunc, connecting.Tracer
+	// What the connections' owner has set beyond the URL.
+	fresh.DialFunc, fresh.DefaultQueryExecMode = connecting.DialFunc, connecting.DefaultQueryExecMode
 	*connecting = *fresh
 	return nil
 }

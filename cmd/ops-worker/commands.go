@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
 
 	"ops_worker/collectors"
@@ -94,8 +95,6 @@ const (
 )
 
 func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr io.Writer) error {
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
 	runtime.GOMAXPROCS(processors)
 	debug.SetGCPercent(gcPercent)
 	if err := cfg.InPlatformWorkersPlace(); err != nil {
@@ -110,12 +109,15 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 		log.Error().Err(err).Msg("heartbeat not written, healthcheck will fail")
 	}
 	defer heart.Close()
-	pool, err := db.Open(context.WithoutCancel(ctx), cfg.DatabaseOptions())
-	if err != nil {
-		return err
-	}
-	defer db.Close(pool)
+	return withPools(context.WithoutCancel(ctx), cfg, func(pool, schema *pgxpool.Pool) error {
+		return runOn(ctx, cfg, pool, schema, heart, anyDatabase, log)
+	})
+}
 
+// runOn is runWorker with what it needs.
+func runOn(ctx context.Context, cfg config.Config, pool, schema *pgxpool.Pool, heart collectors.Heart, anyDatabase bool, log zerolog.Logger) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	buffer := spool.NewMemory(cfg.BufferCycles)
 	if cfg.SpoolDir != "" {
 		onDisk, left, err := spool.Open(cfg.SpoolDir, cfg.BufferCycles)
@@ -136,7 +138,7 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	}
 	worker := collectors.NewWorker(cfg, pool, buffer, heart, log)
 	defer worker.Close()
-	worker.AnyDatabase = anyDatabase
+	worker.AnyDatabase, worker.SchemaPool = anyDatabase, schema
 	for _, warning := range cfg.Warnings {
 		log.Warn().Msg(warning)
 	}
@@ -153,7 +155,7 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 		handler := listener.Handler(metrics, func() error { return heartbeat.Check(cfg.StateDir, cfg.ServiceName) }, worker.Ready)
 		serving.Go(func() { listener.Serve(ctx, cfg.HTTPAddr, handler, log) })
 	}
-	err = worker.Run(ctx)
+	err := worker.Run(ctx)
 	if err != nil {
 		stop()
 	}
@@ -192,15 +194,25 @@ func observe(worker *collectors.Worker, pool *pgxpool.Pool, monitored []string) 
 	return metrics
 }
 
-// withPool runs fn on a pool of its own; a command that is no loop does not
-// wait for a database that is away.
-func withPool(ctx context.Context, cfg config.Config, fn func(*pgxpool.Pool) error) error {
-	pool, err := db.Open(ctx, cfg.DatabaseOptions())
+// withPool runs fn on a pool of its own, which connects when it is first used.
+func withPool(ctx context.Context, options db.Options, fn func(*pgxpool.Pool) error) error {
+	pool, err := db.Open(ctx, options)
 	if err != nil {
 		return err
 	}
 	defer db.Close(pool)
 	return fn(pool)
+}
+
+// withPools is withPool, with another pool for the schema where that is made as
+// another role.
+func withPools(ctx context.Context, cfg config.Config, fn func(pool, schema *pgxpool.Pool) error) error {
+	return withPool(ctx, cfg.DatabaseOptions(), func(pool *pgxpool.Pool) error {
+		if cfg.Database.MigrateURL == "" {
+			return fn(pool, pool)
+		}
+		return withPool(ctx, cfg.SchemaOptions(), func(schema *pgxpool.Pool) error { return fn(pool, schema) })
+	})
 }
 
 // printTable prints n rows under a head, in columns.

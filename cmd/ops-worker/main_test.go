@@ -108,6 +108,21 @@ func TestMigrateCommands(t *testing.T) {
 	command(t, environ, "migrate", "down").want(t, exitOK, "nothing to take back", "")
 }
 
+// Whoever migrates as another role gives the worker's own none of the rights that
+// takes.
+func TestTheSchemaIsMadeByAnotherRole(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	_, login := database.Role(t, "NOSUPERUSER")
+	database.Exec(t, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+	environ := append(environment(t, database), "DATABASE_URL="+login)
+	command(t, environ, "migrate", "up").want(t, exitFailed, "", "permission denied")
+	environ = append(environ, "MIGRATE_DATABASE_URL="+database.URL)
+	command(t, environ, "migrate", "up").want(t, exitOK, "00001_worker_tables.sql", "")
+	command(t, environ, "once", "metrics").want(t, exitFailed, "", "permission denied for table ops_worker_lease")
+	pgtest.WantRows(t, database.Pool(t), "SELECT pg_get_userbyid(relowner) = current_user FROM pg_class WHERE relname = 'system_metrics'", "true")
+}
+
 func TestShellCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		command(t, nil, "completion", shell).want(t, exitOK, "ops-worker", "")

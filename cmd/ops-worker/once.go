@@ -66,11 +66,11 @@ type onceOptions struct{ dryRun, anyDatabase bool }
 func runOnce(cmd *cobra.Command, cfg config.Config, options onceOptions, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), onceDeadline)
 	defer cancel()
-	return withPool(ctx, cfg, func(pool *pgxpool.Pool) error {
+	return withPools(ctx, cfg, func(pool, schema *pgxpool.Pool) error {
 		log := newLogger(cfg, cmd.ErrOrStderr())
 		worker := collectors.NewWorker(cfg, pool, spool.NewMemory(1), collectors.NoHeart, log)
 		defer worker.Close()
-		worker.AnyDatabase = options.anyDatabase
+		worker.AnyDatabase, worker.SchemaPool = options.anyDatabase, schema
 		if !options.dryRun {
 			if err := worker.Prepare(ctx); err != nil {
 				return refusal(err)

@@ -116,6 +116,21 @@ func (c Config) DatabaseOptions() db.Options {
 	}
 }
 
+// SchemaOptions are what the schema is made with: MIGRATE_DATABASE_URL's role, or
+// else the worker's own.
+func (c Config) SchemaOptions() db.Options {
+	options := c.DatabaseOptions()
+	if c.Database.MigrateURL == "" {
+		return options
+	}
+	options.URL, options.Reload = c.Database.MigrateURL, nil
+	if c.Database.MigrateURLFile != "" {
+		options.Reload = reloadURL("MIGRATE_DATABASE_URL", c.Database.MigrateURLFile)
+	}
+	options.MinConns, options.MaxConns = 0, 2
+	return options
+}
+
 // MinHealthInterval is the shortest HEALTH_CHECK_INTERVAL; the platform sets
 // shorter ones and expects this.
 const MinHealthInterval = 5 * time.Second
