@@ -201,6 +201,13 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("describe session: %w", err)
 	}
+	if w.SchemaPool != w.pool {
+		changes, err := db.GrantOwn(ctx, w.SchemaPool, session.LoginRole, w.cfg.DatabaseUses())
+		w.schema.log(w.log, changes)
+		if err != nil {
+			return err
+		}
+	}
 	target := w.pool.Config().ConnConfig
 	w.log.Info().
 		Str("database", target.Database).

@@ -285,13 +285,10 @@ func (q *Queries) DoctorRole(ctx context.Context, schema string) (DoctorRoleRow,
 }
 
 const DoctorSequences = `-- name: DoctorSequences :many
-SELECT s.name::text AS name
+SELECT n.name::text AS name
 FROM (SELECT unnest($1::text[]) AS name) n
-JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(n.name) AND a.attnum > 0 AND a.attidentity = '' AND NOT a.attisdropped
-CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(n.name, a.attname::text) AS name) s
-WHERE s.name IS NOT NULL
-  AND NOT has_sequence_privilege($2::text, s.name, 'USAGE')
-ORDER BY s.name
+WHERE NOT has_sequence_privilege($2::text, n.name, 'USAGE')
+ORDER BY n.name
 `
 
 type DoctorSequencesParams struct {
@@ -299,8 +296,7 @@ type DoctorSequencesParams struct {
 	Role  string
 }
 
-// The sequences behind the given tables that a role may not draw from: an insert
-// needs that, and planning one does not show it.
+// Those of the given sequences that a role may not draw from.
 func (q *Queries) DoctorSequences(ctx context.Context, arg DoctorSequencesParams) ([]string, error) {
 	rows, err := q.db.Query(ctx, DoctorSequences, arg.Names, arg.Role)
 	if err != nil {

@@ -50,6 +50,7 @@ const (
 // What a Change did.
 const (
 	created   = "created"
+	granted   = "granted"
 	failed    = "failed"
 	postponed = "postponed"
 	reverted  = "reverted"

@@ -306,7 +306,7 @@ func (e *ensurer) ensureMembership(ctx context.Context) error {
 	if e.server.VersionNum >= 160000 {
 		grant += " WITH SET TRUE" // a membership may be without
 	}
-	if err := e.step(ctx, Change{OperatorRole, "granted", "to the login role"}, grant); err != nil {
+	if err := e.step(ctx, Change{OperatorRole, granted, "to the login role"}, grant); err != nil {
 		return err
 	}
 	server, err := e.q.DescribeServer(ctx)
@@ -459,7 +459,7 @@ func (e *ensurer) ensureGrants(ctx context.Context) error {
 		if !exists || r.OperatorReads || r.IsIndex() {
 			continue
 		}
-		if err := e.step(ctx, Change{name, "granted", "SELECT to " + OperatorRole}, "GRANT SELECT ON "+name+" TO "+OperatorRole); err != nil {
+		if err := e.step(ctx, Change{name, granted, "SELECT to " + OperatorRole}, "GRANT SELECT ON "+name+" TO "+OperatorRole); err != nil {
 			return err
 		}
 	}

@@ -156,6 +156,49 @@ func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]Desc
 	return items, nil
 }
 
+const DescribeRole = `-- name: DescribeRole :one
+SELECT (r.oid IS NOT NULL)::boolean AS role_exists,
+       coalesce(EXISTS (
+           SELECT
+           FROM pg_catalog.pg_class c
+           WHERE c.relrowsecurity
+             AND NOT coalesce(r.rolsuper OR r.rolbypassrls, false)
+             AND (c.relforcerowsecurity OR r.oid IS NULL OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))), false)::boolean AS policies_bind,
+       coalesce(r.rolsuper, false)::boolean AS superuser,
+       (o.oid IS NOT NULL)::boolean AS operator_exists,
+       coalesce(o.rolbypassrls OR o.rolsuper, false)::boolean AS operator_bypasses,
+       current_database()::text AS database
+FROM (SELECT) one
+LEFT JOIN pg_catalog.pg_roles r ON r.rolname = $1::text
+LEFT JOIN pg_catalog.pg_roles o ON o.rolname = 'pulse_operator'
+`
+
+type DescribeRoleRow struct {
+	RoleExists       bool
+	PoliciesBind     bool
+	Superuser        bool
+	OperatorExists   bool
+	OperatorBypasses bool
+	Database         string
+}
+
+// A role by its name, and how it would read the platform's tables: what
+// EnterPlatformScope would find after it has logged in. Caller: `grants`, and a
+// start that makes the schema as another role.
+func (q *Queries) DescribeRole(ctx context.Context, role string) (DescribeRoleRow, error) {
+	row := q.db.QueryRow(ctx, DescribeRole, role)
+	var i DescribeRoleRow
+	err := row.Scan(
+		&i.RoleExists,
+		&i.PoliciesBind,
+		&i.Superuser,
+		&i.OperatorExists,
+		&i.OperatorBypasses,
+		&i.Database,
+	)
+	return i, err
+}
+
 const DescribeServer = `-- name: DescribeServer :one
 SELECT current_setting('server_version_num')::integer AS version_num,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_operator')::boolean AS operator_exists,
@@ -213,6 +256,49 @@ func (q *Queries) FindInSearchPath(ctx context.Context, names []string) ([]FindI
 	for rows.Next() {
 		var i FindInSearchPathRow
 		if err := rows.Scan(&i.Name, &i.Schema); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const LacksPrivileges = `-- name: LacksPrivileges :many
+SELECT w.relation::text AS relation, w.privilege::text AS privilege
+FROM (
+    SELECT unnest($1::text[]) AS relation,
+           unnest($2::text[]) AS privilege
+) w
+WHERE NOT has_table_privilege($3::text, w.relation, w.privilege)
+ORDER BY w.relation, w.privilege
+`
+
+type LacksPrivilegesParams struct {
+	Relations  []string
+	Privileges []string
+	Role       string
+}
+
+type LacksPrivilegesRow struct {
+	Relation  string
+	Privilege string
+}
+
+// Of the given rights to tables those that a role lacks. Tables and role must
+// exist.
+func (q *Queries) LacksPrivileges(ctx context.Context, arg LacksPrivilegesParams) ([]LacksPrivilegesRow, error) {
+	rows, err := q.db.Query(ctx, LacksPrivileges, arg.Relations, arg.Privileges, arg.Role)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LacksPrivilegesRow{}
+	for rows.Next() {
+		var i LacksPrivilegesRow
+		if err := rows.Scan(&i.Relation, &i.Privilege); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -308,6 +394,37 @@ func (q *Queries) SamplesSpan(ctx context.Context) (float64, error) {
 	var seconds float64
 	err := row.Scan(&seconds)
 	return seconds, err
+}
+
+const SequencesBehind = `-- name: SequencesBehind :many
+SELECT s.name::text AS name
+FROM (SELECT unnest($1::text[]) AS name) n
+JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(n.name) AND a.attnum > 0 AND a.attidentity = '' AND NOT a.attisdropped
+CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(n.name, a.attname::text) AS name) s
+WHERE s.name IS NOT NULL
+ORDER BY s.name
+`
+
+// The sequences that fill columns of the given tables: an insert needs to draw
+// from them, and planning one does not show it. Identity columns need no right.
+func (q *Queries) SequencesBehind(ctx context.Context, names []string) ([]string, error) {
+	rows, err := q.db.Query(ctx, SequencesBehind, names)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		items = append(items, name)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const TimescaleExtension = `-- name: TimescaleExtension :one

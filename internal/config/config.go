@@ -116,6 +116,11 @@ func (c Config) DatabaseOptions() db.Options {
 	}
 }
 
+// DatabaseUses are what a worker with these settings does in the database.
+func (c Config) DatabaseUses() db.Uses {
+	return db.Uses{Retention: c.MetricsRetention > 0, SystemAlerts: c.SystemAlerts, OtherWriter: c.WaitForOtherWriter}
+}
+
 // SchemaOptions are what the schema is made with: MIGRATE_DATABASE_URL's role, or
 // else the worker's own.
 func (c Config) SchemaOptions() db.Options {

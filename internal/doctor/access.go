@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/jackc/pgx/v5"
 
 	"ops_worker/db"
 )
@@ -109,20 +106,20 @@ func checkRole(ctx context.Context, r *run, f *findings) error {
 		f.warn("nothing, if the worker is about to be started: it makes the role; else `ops-worker migrate up`",
 			"the role %s does not exist yet, and %s need it", db.OperatorRole, routes)
 	case !roles.OperatorExists:
-		f.fail(fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; GRANT %[1]s TO %s; and to the API's login role; then `ops-worker migrate up` grants it what the routes read", db.OperatorRole, ident(roles.LoginRole)),
+		f.fail(fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; GRANT %[1]s TO %s; and to the API's login role; then `ops-worker migrate up` grants it what the routes read", db.OperatorRole, db.Ident(roles.LoginRole)),
 			"the role %s does not exist, and %s fail without it", db.OperatorRole, routes)
 	case !roles.OperatorBypasses:
 		f.warn(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", db.OperatorRole),
 			"%s has no BYPASSRLS: where row-level security is on, %s count 0 rows without an error", db.OperatorRole, routes)
 	case !roles.OperatorUsesSchema && roles.Schema != "":
-		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", ident(roles.Schema), db.OperatorRole),
+		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", db.Ident(roles.Schema), db.OperatorRole),
 			"%s may not use the schema %s, so %s fail", db.OperatorRole, roles.Schema, routes)
 	case !roles.OperatorGranted:
 		f.warn(r.grantOperator(roles.LoginRole)+" unless the API logs in as another role, which has it",
 			"%s may not take on %s: where the API logs in as it, %s fail", roles.LoginRole, db.OperatorRole, routes)
 	}
 	if roles.Schema == "" {
-		f.fail(fmt.Sprintf("set the search_path of %s to the schema of the platform's tables, and GRANT USAGE ON it", ident(roles.LoginRole)),
+		f.fail(fmt.Sprintf("set the search_path of %s to the schema of the platform's tables, and GRANT USAGE ON it", db.Ident(roles.LoginRole)),
 			"no schema of %s's search_path exists and may be used by it", roles.LoginRole)
 	}
 	return nil
@@ -150,19 +147,8 @@ func (l *lacking) report(f *findings) {
 	for _, key := range l.order {
 		role, relation, _ := strings.Cut(key, " ")
 		rights := strings.Join(slices.Sorted(slices.Values(l.rights[key])), ", ")
-		f.fail(fmt.Sprintf("GRANT %s ON %s TO %s;", rights, relation, ident(role)), "%s lacks %s on %s (%s)", role, rights, relation, l.text(key))
+		f.fail(fmt.Sprintf("GRANT %s ON %s TO %s;", rights, relation, db.Ident(role)), "%s lacks %s on %s (%s)", role, rights, relation, l.text(key))
 	}
-}
-
-// behind is a table under a name, and the one whose rows are read where a view
-// stands in for it.
-func behind(stands map[string]db.DescribeRelationsRow, name string) []string {
-	for _, s := range db.StandIns {
-		if s.Name == name && stands[name].IsView() {
-			return []string{name, s.Successor}
-		}
-	}
-	return []string{name}
 }
 
 func checkPrivileges(ctx context.Context, r *run, f *findings) error {
@@ -185,7 +171,7 @@ func checkPrivileges(ctx context.Context, r *run, f *findings) error {
 	}
 	if !a.roles.CreatesTables && r.pending(ctx) {
 		schema := cmp.Or(a.roles.Schema, "public")
-		f.fail(fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA %s TO %s; or run `ops-worker migrate up` once as a role that may", ident(schema), ident(a.LoginRole)),
+		f.fail(fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA %s TO %s; or run `ops-worker migrate up` once as a role that may", db.Ident(schema), db.Ident(a.LoginRole)),
 			"%s may not create tables in the schema %s, and migrations are pending", a.LoginRole, schema)
 	}
 	if f.result == OK {
@@ -211,7 +197,7 @@ func (r *run) workerLacks(ctx context.Context, a access, f *findings, lacks *lac
 	for _, refused := range a.workerRefusals(privilegeCode, false) {
 		var params db.DoctorPrivilegesParams
 		for _, p := range refused.statement.Privileges() {
-			for _, relation := range behind(a.stands, p.Relation) {
+			for _, relation := range db.Behind(a.stands, p.Relation) {
 				params.Roles = append(params.Roles, refused.role)
 				params.Relations = append(params.Relations, relation)
 				params.Privileges = append(params.Privileges, p.Right)
@@ -228,7 +214,7 @@ func (r *run) workerLacks(ctx context.Context, a access, f *findings, lacks *lac
 			lacks.add(m.Role, db.Privilege{Relation: m.Relation, Right: m.Privilege}, refused.statement.Use)
 		}
 		if len(missing) == 0 { // no table, but a schema or a function
-			f.fail(fmt.Sprintf("as its owner: let %s do that", ident(refused.role)), "%s, as %s: %s", refused.statement.Use, refused.role, refused.err.Message)
+			f.fail(fmt.Sprintf("as its owner: let %s do that", db.Ident(refused.role)), "%s, as %s: %s", refused.statement.Use, refused.role, refused.err.Message)
 		}
 	}
 	return nil
@@ -239,7 +225,7 @@ func (r *run) workerLacks(ctx context.Context, a access, f *findings, lacks *lac
 func (a access) routeReads(fn func(route db.Route, p db.Privilege, relation string)) {
 	for _, route := range db.Routes {
 		for _, p := range route.Statement().Privileges() {
-			for _, relation := range behind(a.stands, p.Relation) {
+			for _, relation := range db.Behind(a.stands, p.Relation) {
 				if route.Operator {
 					fn(route, p, relation)
 				}
@@ -259,23 +245,19 @@ func (a access) operatorLacks(lacks *lacking) {
 
 // sequences finds those that the alerts' role may not draw from.
 func (r *run) sequences(ctx context.Context, a access, f *findings) error {
-	var inserted []string
-	for _, s := range db.WorkerStatements() {
-		for _, p := range s.Privileges() {
-			if _, exists := a.stands[p.Relation]; exists && s.Use == db.ForSystemAlerts && p.Right == "INSERT" {
-				inserted = append(inserted, p.Relation)
-			}
-		}
-	}
 	var names []string
-	if err := r.read(ctx, func(q *db.Queries) (err error) {
-		names, err = q.DoctorSequences(ctx, db.DoctorSequencesParams{Role: a.platformRole, Names: inserted})
+	if err := r.read(ctx, func(q *db.Queries) error {
+		behind, err := db.AlertSequences(ctx, q, a.stands)
+		if err != nil {
+			return err
+		}
+		names, err = q.DoctorSequences(ctx, db.DoctorSequencesParams{Role: a.platformRole, Names: behind})
 		return err
 	}); err != nil {
 		return err
 	}
 	for _, name := range names {
-		f.fail(fmt.Sprintf("GRANT USAGE ON SEQUENCE %s TO %s;", name, ident(a.platformRole)), "%s may not draw from %s, so no system alert can be opened", a.platformRole, name)
+		f.fail(fmt.Sprintf("GRANT USAGE ON SEQUENCE %s TO %s;", name, db.Ident(a.platformRole)), "%s may not draw from %s, so no system alert can be opened", a.platformRole, name)
 	}
 	return nil
 }
@@ -332,13 +314,9 @@ func (a access) disableAdvice(s db.Statement) string {
 	return ""
 }
 
-// grantOperator lets a login role take on the operator's. Since PostgreSQL 16 a
-// membership may be without that.
+// grantOperator lets a login role take on the operator's.
 func (r *run) grantOperator(login string) string {
-	if r.server.VersionNum >= 160000 {
-		return fmt.Sprintf("GRANT %s TO %s WITH SET TRUE;", db.OperatorRole, ident(login))
-	}
-	return fmt.Sprintf("GRANT %s TO %s;", db.OperatorRole, ident(login))
+	return db.GrantOperator(r.server.VersionNum, login) + ";"
 }
 
 // operatorAdvice is how to let the worker read past the policies.
@@ -351,14 +329,4 @@ func (r *run) operatorAdvice(roles roles, login string) string {
 		return fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS; %s", db.OperatorRole, grant)
 	}
 	return grant
-}
-
-var plainIdent = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
-
-// ident is a name as SQL has it, quoted where it must be.
-func ident(name string) string {
-	if plainIdent.MatchString(name) {
-		return name
-	}
-	return pgx.Identifier{name}.Sanitize()
 }

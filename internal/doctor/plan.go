@@ -97,17 +97,7 @@ func (r *run) refusals(ctx context.Context) ([]refusal, error) {
 func needsLease(refused refusal) bool { return refused.statement.Use == db.ForLease }
 
 // runs reports whether a worker with these settings runs a statement.
-func (r *run) runs(s db.Statement) bool {
-	switch s.Use {
-	case db.ForRetention:
-		return r.cfg.MetricsRetention > 0
-	case db.ForSystemAlerts:
-		return r.cfg.SystemAlerts
-	case db.ForOtherWriter:
-		return r.cfg.WaitForOtherWriter
-	}
-	return true
-}
+func (r *run) runs(s db.Statement) bool { return r.cfg.DatabaseUses().Run(s) }
 
 // The server's words for what a plan may lack. A policy that would hide rows is
 // a matter of privilege too, and told apart by db.IsRowSecurity.
@@ -216,11 +206,11 @@ func (refused refusal) advice() string {
 	table, columns := refused.statement.Conflict()
 	switch {
 	case e.Code == "42P10" && table != "":
-		return fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s);", ident(table), columns)
+		return fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s);", db.Ident(table), columns)
 	case e.Code == "23502" && e.TableName != "":
-		return fmt.Sprintf("give the column a default, or: ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;", ident(e.TableName), ident(e.ColumnName))
+		return fmt.Sprintf("give the column a default, or: ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;", db.Ident(e.TableName), db.Ident(e.ColumnName))
 	case e.Code == "23514" && e.ConstraintName != "":
-		return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s;", ident(e.TableName), ident(e.ConstraintName))
+		return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s;", db.Ident(e.TableName), db.Ident(e.ConstraintName))
 	case e.Code == "23514":
 		return "make the partition that is missing"
 	}
@@ -230,7 +220,7 @@ func (refused refusal) advice() string {
 	if match := typedOther.FindStringSubmatch(e.Message); match != nil && e.Code == "42804" {
 		for _, p := range refused.statement.Privileges() {
 			if p.Right == "INSERT" && slices.Contains(db.OwnTables(), p.Relation) {
-				return fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s;", ident(p.Relation), ident(match[1]), match[2])
+				return fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s;", db.Ident(p.Relation), db.Ident(match[1]), match[2])
 			}
 		}
 	}

@@ -208,8 +208,8 @@ func TestRootCause(t *testing.T) {
 func TestIdent(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{"iot": "iot", "iot-app": `"iot-app"`, `a"b`: `"a""b"`, "Iot": `"Iot"`} {
-		if got := ident(name); got != want {
-			t.Errorf("ident(%s) = %s, want %s", name, got, want)
+		if got := db.Ident(name); got != want {
+			t.Errorf("db.Ident(%s) = %s, want %s", name, got, want)
 		}
 	}
 	if got, want := literal("a'b"), "'a''b'"; got != want {

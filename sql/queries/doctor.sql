@@ -95,15 +95,11 @@ LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = @schema::text
 LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator';
 
 -- name: DoctorSequences :many
--- The sequences behind the given tables that a role may not draw from: an insert
--- needs that, and planning one does not show it.
-SELECT s.name::text AS name
+-- Those of the given sequences that a role may not draw from.
+SELECT n.name::text AS name
 FROM (SELECT unnest(@names::text[]) AS name) n
-JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(n.name) AND a.attnum > 0 AND a.attidentity = '' AND NOT a.attisdropped
-CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(n.name, a.attname::text) AS name) s
-WHERE s.name IS NOT NULL
-  AND NOT has_sequence_privilege(@role::text, s.name, 'USAGE')
-ORDER BY s.name;
+WHERE NOT has_sequence_privilege(@role::text, n.name, 'USAGE')
+ORDER BY n.name;
 
 -- name: DoctorSeries :many
 -- The points of the last window_seconds, series by series, and how many follow

@@ -51,6 +51,25 @@ JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name)
 LEFT JOIN pg_catalog.pg_roles r ON r.rolname = 'pulse_operator'
 ORDER BY n.name;
 
+-- name: DescribeRole :one
+-- A role by its name, and how it would read the platform's tables: what
+-- EnterPlatformScope would find after it has logged in. Caller: `grants`, and a
+-- start that makes the schema as another role.
+SELECT (r.oid IS NOT NULL)::boolean AS role_exists,
+       coalesce(EXISTS (
+           SELECT
+           FROM pg_catalog.pg_class c
+           WHERE c.relrowsecurity
+             AND NOT coalesce(r.rolsuper OR r.rolbypassrls, false)
+             AND (c.relforcerowsecurity OR r.oid IS NULL OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))), false)::boolean AS policies_bind,
+       coalesce(r.rolsuper, false)::boolean AS superuser,
+       (o.oid IS NOT NULL)::boolean AS operator_exists,
+       coalesce(o.rolbypassrls OR o.rolsuper, false)::boolean AS operator_bypasses,
+       current_database()::text AS database
+FROM (SELECT) one
+LEFT JOIN pg_catalog.pg_roles r ON r.rolname = @role::text
+LEFT JOIN pg_catalog.pg_roles o ON o.rolname = 'pulse_operator';
+
 -- name: DescribeServer :one
 -- What decides which statements make what is missing.
 SELECT current_setting('server_version_num')::integer AS version_num,
@@ -92,6 +111,17 @@ SELECT count(*) FILTER (WHERE version <> @mark)::bigint AS files,
        (count(*) FILTER (WHERE version = @mark) > 0)::boolean AS marked
 FROM schema_migrations;
 
+-- name: LacksPrivileges :many
+-- Of the given rights to tables those that a role lacks. Tables and role must
+-- exist.
+SELECT w.relation::text AS relation, w.privilege::text AS privilege
+FROM (
+    SELECT unnest(@relations::text[]) AS relation,
+           unnest(@privileges::text[]) AS privilege
+) w
+WHERE NOT has_table_privilege(@role::text, w.relation, w.privilege)
+ORDER BY w.relation, w.privilege;
+
 -- name: SamplesSize :one
 -- A plain table's size and the planner's estimate of its rows, -1 or 0 where it
 -- was never analysed. Caller: doctor too.
@@ -104,6 +134,16 @@ WHERE c.oid = to_regclass('system_metrics');
 -- table. Caller: what makes a hypertable of it.
 SELECT coalesce(extract(epoch FROM max(time) - min(time)), 0)::float8 AS seconds
 FROM system_metrics;
+
+-- name: SequencesBehind :many
+-- The sequences that fill columns of the given tables: an insert needs to draw
+-- from them, and planning one does not show it. Identity columns need no right.
+SELECT s.name::text AS name
+FROM (SELECT unnest(@names::text[]) AS name) n
+JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(n.name) AND a.attnum > 0 AND a.attidentity = '' AND NOT a.attisdropped
+CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(n.name, a.attname::text) AS name) s
+WHERE s.name IS NOT NULL
+ORDER BY s.name;
 
 -- name: TimescaleExtension :one
 -- TimescaleDB's version and the schema of its functions; no row on plain
