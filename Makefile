@@ -56,20 +56,24 @@ gofmt:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w is needed:" $$unformatted >&2; exit 1; }
 vet:
 	go vet ./...
+	go -C deploy vet ./...
 staticcheck:
 	$(TOOL) staticcheck ./...
 tidy:
 	go mod tidy -diff
 	go -C tools mod tidy -diff
+	go -C deploy mod tidy -diff
 
 .PHONY: test
 test: ## install what the tests need if it is missing (root and apt), then run them all
 	@scripts/setup-postgres.sh --tests
 	go test -race $(TESTFLAGS) ./...
+	go -C deploy test -race $(TESTFLAGS) ./...
 
 .PHONY: test-unit
 test-unit: ## run the tests that need neither a database nor Docker
 	go test -race -short $(TESTFLAGS) ./...
+	go -C deploy test -race $(TESTFLAGS) ./...
 
 # The packages whose tests need a database; the fault suite breaks a server of the machine's own.
 DATABASE_PACKAGES = $(shell go list -f '{{range .TestImports}}{{$$.ImportPath}} {{.}}{{"\n"}}{{end}}{{range .XTestImports}}{{$$.ImportPath}} {{.}}{{"\n"}}{{end}}' ./... \

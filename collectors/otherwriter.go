@@ -22,6 +22,7 @@ type otherWriter struct {
 	samplesQuiet, checksQuiet time.Duration
 	log                       zerolog.Logger
 	beat                      func(loop string, interval time.Duration)
+	seen                      func() // the lease, while it waits
 
 	// checks is set while health rows of another are awaited.
 	checks bool
@@ -30,7 +31,7 @@ type otherWriter struct {
 // otherWriterPoll is how often the tables are looked at.
 const otherWriterPoll = time.Second
 
-func newOtherWriter(cfg config.Config, leases *lease.Postgres, log zerolog.Logger, beat func(string, time.Duration)) *otherWriter {
+func newOtherWriter(cfg config.Config, leases *lease.Postgres, log zerolog.Logger, beat func(string, time.Duration), seen func()) *otherWriter {
 	return &otherWriter{
 		leases:       leases,
 		metrics:      []string{config.HealthSample},
@@ -38,6 +39,7 @@ func newOtherWriter(cfg config.Config, leases *lease.Postgres, log zerolog.Logge
 		checksQuiet:  cfg.HealthInterval * 11 / 10,
 		log:          log,
 		beat:         beat,
+		seen:         seen,
 	}
 }
 
@@ -48,6 +50,7 @@ func (o *otherWriter) awaitSamples(ctx context.Context) {
 		if err != nil {
 			return 0, false, err
 		}
+		o.seen()
 		o.checks = f.Check != nil && *f.Check < o.checksQuiet
 		if f.Sample == nil {
 			return 0, true, nil

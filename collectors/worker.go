@@ -75,7 +75,7 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 	w.Store = NewPostgres(w.client, cfg.LeaseTTL)
 	leases := lease.NewPostgres(w.client)
 	leases.CycleInterval = cfg.MetricsInterval
-	w.other = newOtherWriter(cfg, leases, log, w.beat)
+	w.other = newOtherWriter(cfg, leases, log, w.beat, func() { w.Lease.Seen() })
 	w.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, func(next time.Duration) { w.beat(leaseLoop, next) })
 	w.Targets = probe.Targets(cfg.Services, w.http, w.Store.Ping)
 	w.Health = NewHealthMonitor(w.Targets, w.Store, w.Lease, cfg.HealthInterval,
@@ -252,7 +252,7 @@ func (w *Worker) collect(ctx context.Context) {
 const readyIntervals = 3
 
 // Ready fails unless this process leads and has stored within three intervals, or
-// stands by and has read the lease within its ttl.
+// stands by (or waits for another writer) and has read the lease within its ttl.
 func (w *Worker) Ready() error {
 	status := w.Lease.Status()
 	stored := w.Metrics.StoredAt()
