@@ -40,6 +40,19 @@ type tree struct {
 	services   map[string]*corev1.Service
 }
 
+// newDecoder is strict: a field that the API does not know, or one that stands
+// twice, is an error.
+func newDecoder(t *testing.T) runtime.Decoder {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
+}
+
 func build(t *testing.T, folder string) tree {
 	t.Helper()
 	made, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), folder)
@@ -50,14 +63,7 @@ func build(t *testing.T, folder string) tree {
 	if err != nil {
 		t.Fatal(err)
 	}
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{appsv1.AddToScheme, corev1.AddToScheme, networkingv1.AddToScheme, policyv1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// Strict: a field that the API does not know, or one that stands twice, is an error.
-	decoder := serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer()
+	decoder := newDecoder(t)
 	result := tree{services: map[string]*corev1.Service{}}
 	documents := utilyaml.NewDocumentDecoder(io.NopCloser(bytes.NewReader(text)))
 	defer documents.Close()
@@ -70,7 +76,7 @@ func build(t *testing.T, folder string) tree {
 		if err != nil {
 			t.Fatal(err)
 		}
-		object, _, err := decoder.Decode(buffer[:n], nil, nil)
+		object, err := runtime.Decode(decoder, buffer[:n])
 		if err != nil {
 			t.Errorf("%s: %v in\n%s", folder, err, buffer[:n])
 			continue
@@ -330,6 +336,39 @@ func TestServicesMeetTheURLs(t *testing.T) {
 	for name := range tr.services {
 		if !used[name] {
 			t.Errorf("nothing uses the service %s", name)
+		}
+	}
+}
+
+// The guide's own object is one, and its commands name what the overlay makes.
+func TestTheGuideMeetsTheOverlay(t *testing.T) {
+	t.Parallel()
+	guide := read(t, "../docs/kubernetes.md")
+	_, manifest, _ := strings.Cut(guide, "<<'EOF'\n")
+	manifest, _, _ = strings.Cut(manifest, "EOF\n")
+	object, err := runtime.Decode(newDecoder(t), []byte(manifest))
+	pod, ok := object.(*corev1.Pod)
+	if err != nil || !ok {
+		t.Fatalf("%T, %v", object, err)
+	}
+	tr := build(t, overlay)
+	if from := pod.Spec.Containers[0].Env[0].ValueFrom.SecretKeyRef; from.Name != tr.pod().Volumes[0].Secret.SecretName || from.Key != tr.pod().Volumes[0].Secret.Items[0].Key {
+		t.Errorf("the guide's doctor takes %s of %s", from.Key, from.Name)
+	}
+	for _, match := range regexp.MustCompile(`deployment/([a-z-]+)`).FindAllStringSubmatch(guide, -1) {
+		if name := match[1]; name != tr.deployment.Name && name != "pulse-ops-worker" {
+			t.Errorf("the guide names the deployment %s", name)
+		}
+	}
+	for _, match := range regexp.MustCompile(`--selector (\S+)`).FindAllStringSubmatch(guide, -1) {
+		if selector, err := labels.Parse(match[1]); err != nil || !selector.Matches(labels.Set(tr.deployment.Spec.Template.Labels)) {
+			t.Errorf("the guide selects %s, %v", match[1], err)
+		}
+	}
+	for _, match := range regexp.MustCompile(`deploy/kubernetes/[a-z/]+|overlays/platform/[a-z.]+`).FindAllString(guide, -1) {
+		file := strings.TrimPrefix(strings.TrimPrefix(match, "deploy/"), "kubernetes/")
+		if _, err := os.Stat(filepath.Join("kubernetes", file)); err != nil {
+			t.Errorf("the guide names %s: %v", match, err)
 		}
 	}
 }
