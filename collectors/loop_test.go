@@ -116,8 +116,8 @@ func TestLoopSurvivesErrorsAndPanics(t *testing.T) {
 		if failed := log.Lines(t, "cycle failed"); len(failed) != 1 || failed[0]["trace_id"] == nil {
 			t.Errorf("a streak of failures should be one line with its trace id: %v", failed)
 		}
-		panics := log.Lines(t, "panic: out of luck")
-		if len(panics) != 1 || panics[0]["stack"] == nil || panics[0]["trace_id"] == nil {
+		panics := log.Lines(t, "panic")
+		if len(panics) != 1 || panics[0]["panic"] != "out of luck" || panics[0]["stack"] == nil || panics[0]["trace_id"] == nil {
 			t.Errorf("a panic should be logged with its stack and trace id: %v", panics)
 		}
 	})

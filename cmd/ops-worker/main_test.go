@@ -9,8 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -395,55 +393,6 @@ func TestADiskThatCannotBeUsedIsNoReasonNotToMonitor(t *testing.T) {
 				t.Errorf("status %d: %s", got, log.String())
 			}
 		})
-	}
-}
-
-// The README's table of log lines names messages that can be searched for.
-func TestTheReadmeNamesWhatIsLogged(t *testing.T) {
-	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var source strings.Builder
-	for _, pattern := range []string{"*.go", "../../collectors/*.go", "../../internal/*/*.go"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			content, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !strings.HasSuffix(file, "_test.go") {
-				source.Write(content)
-			}
-		}
-	}
-	_, table, found := strings.Cut(string(readme), "| `msg` | what it means |\n| --- | --- |\n")
-	if !found {
-		t.Fatal("the README has no table of log lines")
-	}
-	messages := 0
-	for row := range strings.Lines(table) {
-		if !strings.HasPrefix(row, "|") {
-			break
-		}
-		cell, _, _ := strings.Cut(strings.TrimPrefix(row, "| "), " | ")
-		cell, _, _ = strings.Cut(cell, " at level ")
-		for i, message := range strings.Split(cell, "`") {
-			if i%2 == 0 { // between two messages
-				continue
-			}
-			messages++
-			if !strings.Contains(source.String(), `"`+message+`"`) {
-				t.Errorf("nothing logs %q", message)
-			}
-		}
-	}
-	if messages < 15 {
-		t.Errorf("the README names %d messages", messages)
 	}
 }
 

@@ -74,8 +74,9 @@ func ErrorText(err error) string {
 // stack and hands it to fail as an error.
 func Recovered(ctx context.Context, fail func(error)) {
 	if r := recover(); r != nil {
-		zerolog.Ctx(ctx).Error().Str("stack", string(debug.Stack())).Msgf("panic: %v", r)
-		fail(fmt.Errorf("panic: %s", PlainText(fmt.Sprint(r))))
+		text := PlainText(fmt.Sprint(r))
+		zerolog.Ctx(ctx).Error().Str("panic", text).Str("stack", string(debug.Stack())).Msg("panic")
+		fail(fmt.Errorf("panic: %s", text))
 	}
 }
 
