@@ -104,6 +104,10 @@ func TestAnOpsWorkerIsNoOtherWriter(t *testing.T) {
 	if f := find(); f.Sample == nil || f.Check == nil || *f.Sample < 0 {
 		t.Errorf("without a lease: %+v", f)
 	}
+	database.Exec(t, "INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() + interval '400 days', 'healthy', 'ingest', 1)")
+	if f := find(); f.Sample == nil || *f.Sample < 0 {
+		t.Errorf("behind one that a wrong clock has stamped: %+v", f)
+	}
 	token := acquire(t, store, "a")
 	if f := find(); f.Sample != nil || f.Check != nil {
 		t.Errorf("under a lease: %+v", f)

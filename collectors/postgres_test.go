@@ -706,6 +706,45 @@ func TestOneAlertThatCannotBeOpenedCostsNoOther(t *testing.T) {
 	pgtest.WantRows(t, pool, "SELECT DISTINCT status FROM fleet_alert", "CLOSED")
 }
 
+// An alert that is acknowledged in between closes after as many successes too, and
+// a replica that takes over goes on counting.
+func TestAlertsOpenAndCloseAfterSoManyChecks(t *testing.T) {
+	t.Parallel()
+	database, pool, store := onDatabase(t)
+	held := leasetest.Held(t, lease.NewPostgres(store.client), time.Minute)
+	reading := probe.Reading{Status: probe.Down}
+	newMonitor := func() *HealthMonitor {
+		return NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": func(context.Context) probe.Reading { return reading }}),
+			store, held, time.Minute, Alerts{Enabled: true, AfterFailures: 3, AfterSuccesses: 2})
+	}
+	monitor := newMonitor()
+	check := func(want ...string) {
+		t.Helper()
+		if err := monitor.Cycle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		pgtest.WantRows(t, pool, "SELECT status FROM fleet_alert ORDER BY id", want...)
+	}
+	check()
+	check()
+	monitor = newMonitor() // another process, which has seen nothing
+	check("OPEN")
+	check("OPEN")
+	database.Exec(t, "UPDATE fleet_alert SET status = 'ACKNOWLEDGED'")
+	reading = probe.Reading{Status: probe.Healthy}
+	check("ACKNOWLEDGED")
+	reading = probe.Reading{Status: probe.Unknown}
+	check("ACKNOWLEDGED")
+	reading = probe.Reading{Status: probe.Healthy}
+	check("ACKNOWLEDGED")
+	monitor = newMonitor()
+	check("CLOSED")
+	reading = probe.Reading{Status: probe.Degraded}
+	check("CLOSED")
+	check("CLOSED")
+	check("CLOSED", "OPEN")
+}
+
 func TestHealthRowsAndAlertsDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	database, pool, store := onDatabase(t)

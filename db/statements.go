@@ -86,7 +86,7 @@ func WorkerStatements() []Statement {
 		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.RenewLease(ctx, RenewLeaseParams{}) }},
 		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.TouchLease(ctx, "") }},
 		{"the worker's start", false, func(ctx context.Context, q *Queries) { _, _ = q.AppliedMigrations(ctx) }},
-		{ForOtherWriter, false, func(ctx context.Context, q *Queries) { _, _ = q.NewestWrites(ctx, nil) }},
+		{ForOtherWriter, false, func(ctx context.Context, q *Queries) { _, _ = q.NewestWrites(ctx, NewestWritesParams{}) }},
 		{forStreaks, false, func(ctx context.Context, q *Queries) { _, _ = q.CountChecks(ctx, CountChecksParams{}) }},
 		{forHealthRows, false, func(ctx context.Context, q *Queries) { _, _ = q.UpsertServiceHealth(ctx, UpsertServiceHealthParams{}) }},
 		{forSamples, false, func(ctx context.Context, q *Queries) { _, _ = q.AppendSamples(ctx, AppendSamplesParams{Recheck: true}) }},

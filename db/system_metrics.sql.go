@@ -146,12 +146,21 @@ SELECT coalesce((
                SELECT m.time
                FROM system_metrics m
                WHERE m.metric_name = w.metric_name
+                 AND m.time <= clock_timestamp() + make_interval(secs => $2::float8)
                ORDER BY m.time DESC
                LIMIT 1
            ) n), 'epoch')::timestamptz AS newest_sample,
-       coalesce((SELECT max(h.checked_at) FROM service_health h), 'epoch')::timestamptz AS newest_check,
+       coalesce((
+           SELECT max(h.checked_at)
+           FROM service_health h
+           WHERE h.checked_at <= clock_timestamp() + make_interval(secs => $2::float8)), 'epoch')::timestamptz AS newest_check,
        clock_timestamp()::timestamptz AS now
 `
+
+type NewestWritesParams struct {
+	MetricNames   []string
+	FutureSeconds float64
+}
 
 type NewestWritesRow struct {
 	NewestSample time.Time
@@ -162,9 +171,11 @@ type NewestWritesRow struct {
 // The newest sample of the given names, a step each through (metric_name,
 // time), and the newest health row. An append moves the lease's last_cycle_at in
 // its own transaction, so that a sample newer than that is another writer's.
+// What lies further ahead than future_seconds was stamped by a clock that was
+// wrong, and hides nothing.
 // Caller: doctor; and a start that waits for another writer, once a second.
-func (q *Queries) NewestWrites(ctx context.Context, metricNames []string) (NewestWritesRow, error) {
-	row := q.db.QueryRow(ctx, NewestWrites, metricNames)
+func (q *Queries) NewestWrites(ctx context.Context, arg NewestWritesParams) (NewestWritesRow, error) {
+	row := q.db.QueryRow(ctx, NewestWrites, arg.MetricNames, arg.FutureSeconds)
 	var i NewestWritesRow
 	err := row.Scan(&i.NewestSample, &i.NewestCheck, &i.Now)
 	return i, err

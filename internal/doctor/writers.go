@@ -84,7 +84,7 @@ func (r *run) evidence(ctx context.Context, f *findings) (e evidence, err error)
 				return err
 			}
 		}
-		if e.writes, err = q.NewestWrites(ctx, params.MetricNames); err != nil {
+		if e.writes, err = q.NewestWrites(ctx, db.NewestWritesParams{MetricNames: params.MetricNames, FutureSeconds: lease.FutureLimit.Seconds()}); err != nil {
 			return err
 		}
 		if e.health, err = q.DoctorHealthRows(ctx); err != nil {

@@ -33,7 +33,7 @@ func (p *Postgres) FindForeign(ctx context.Context, metricNames []string) (f For
 	var lease db.ReadLeaseRow
 	err = p.client.InTx(ctx, func(q *db.Queries) (err error) {
 		// In this order: a lease that is taken meanwhile makes nothing foreign.
-		if writes, err = q.NewestWrites(ctx, metricNames); err != nil {
+		if writes, err = newestWrites(ctx, q, metricNames); err != nil {
 			return fmt.Errorf("read the newest writes: %w", err)
 		}
 		if lease, err = q.ReadLease(ctx, db.LeaseName); err != nil && !db.IsNoRows(err) {
@@ -57,9 +57,13 @@ func (p *Postgres) FindForeign(ctx context.Context, metricNames []string) (f For
 // CheckAge is how old the newest health row is, by the database's clock.
 func (p *Postgres) CheckAge(ctx context.Context) (age time.Duration, err error) {
 	err = p.client.Read(ctx, func(q *db.Queries) error {
-		writes, err := q.NewestWrites(ctx, nil)
+		writes, err := newestWrites(ctx, q, nil)
 		age = writes.Now.Sub(writes.NewestCheck)
 		return err
 	})
 	return age, err
+}
+
+func newestWrites(ctx context.Context, q *db.Queries, metricNames []string) (db.NewestWritesRow, error) {
+	return q.NewestWrites(ctx, db.NewestWritesParams{MetricNames: metricNames, FutureSeconds: FutureLimit.Seconds()})
 }
