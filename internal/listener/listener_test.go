@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -102,6 +103,49 @@ func TestWhatIsMeasuredIsShown(t *testing.T) {
 		if !strings.Contains(text, `pulse_processing_duration_seconds_bucket{operation="health_monitor",service="ops_worker",le="`+short+`"}`) {
 			t.Errorf("there is no bucket %s", edge)
 		}
+	}
+}
+
+// docs/operation.md has every metric of ours with its type and its labels.
+func TestTheOperationPageNamesTheMetrics(t *testing.T) {
+	content, err := os.ReadFile("../../docs/operation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, page, _ := strings.Cut(string(content), "| metric | type | labels | |\n")
+	page, _, _ = strings.Cut(page, "\n\n")
+	m := newMetrics()
+	exercise(m)
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := 0
+	for _, family := range families {
+		name := family.GetName()
+		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
+			continue
+		}
+		shown++
+		var row string
+		for line := range strings.Lines(page) {
+			if strings.Contains(line, "`"+name+"`") {
+				row = line
+			}
+		}
+		cells := strings.Split(row, "|") // before the first one is nothing
+		if len(cells) < 5 || strings.TrimSpace(cells[2]) != strings.ToLower(family.GetType().String()) {
+			t.Errorf("%s is a %s, and the page has %q", name, family.GetType(), row)
+			continue
+		}
+		for _, label := range family.GetMetric()[0].GetLabel() {
+			if !strings.Contains(cells[3], "`"+label.GetName()+"`") {
+				t.Errorf("%s has the label %s, and the page has %q", name, label.GetName(), row)
+			}
+		}
+	}
+	if named := strings.Count(page, "`ops_worker_") + strings.Count(page, "`pulse_"); named != shown {
+		t.Errorf("the page names %d metrics, and %d are shown", named, shown)
 	}
 }
 
