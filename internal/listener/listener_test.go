@@ -149,6 +149,23 @@ func TestTheOperationPageNamesTheMetrics(t *testing.T) {
 	}
 }
 
+func TestAStandbyKnowsNoStateOfNow(t *testing.T) {
+	leading := true
+	m := NewMetrics(Build{}, []string{"ingest"}, Source{
+		Lease:  func() (bool, int64) { return leading, 7 },
+		Buffer: func() (int, time.Duration) { return 0, 0 },
+		Pool:   func() (int, int) { return 0, 0 },
+	})
+	exercise(m)
+	if text := scrape(t, m); !strings.Contains(text, "ops_worker_service_state") {
+		t.Error(text)
+	}
+	leading = false
+	if text := scrape(t, m); strings.Contains(text, "ops_worker_service_state") {
+		t.Error(text)
+	}
+}
+
 // A store that takes two cycles at once is one of each.
 func TestAStoreMayTakeTwoCycles(t *testing.T) {
 	m := newMetrics()

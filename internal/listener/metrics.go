@@ -5,6 +5,7 @@ package listener
 
 import (
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,18 +55,20 @@ type Metrics struct {
 	cycles, failures *prometheus.CounterVec
 	skipped          *prometheus.CounterVec
 	probes           *prometheus.HistogramVec
-	state            *prometheus.GaugeVec
 	aggregates       prometheus.Histogram
 	aggregateFailed  *prometheus.CounterVec
 	stored, dropped  prometheus.Counter
 
 	gathered chan time.Duration // how long the gathering took that waits for its store
+
+	mu    sync.Mutex
+	found map[string]probe.Status // by service
 }
 
 // NewMetrics makes the metrics of a worker. Monitored are all services that it
 // asks, so that the series are bounded.
 func NewMetrics(build Build, monitored []string, source Source) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), gathered: make(chan time.Duration, 1)}
+	m := &Metrics{registry: prometheus.NewRegistry(), gathered: make(chan time.Duration, 1), found: map[string]probe.Status{}}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
@@ -78,9 +81,6 @@ func NewMetrics(build Build, monitored []string, source Source) *Metrics {
 	m.probes = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "ops_worker_probe_duration_seconds", Help: "How long a service took to answer, or was waited for.", Buckets: buckets,
 	}, []string{"monitored"})
-	m.state = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "ops_worker_service_state", Help: "1 for the state in which a service was found last, 0 for the others.",
-	}, []string{"monitored", "state"})
 	m.aggregates = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "ops_worker_aggregates_duration_seconds", Help: "How long the reading of all aggregates took.", Buckets: buckets,
 	})
@@ -91,8 +91,8 @@ func NewMetrics(build Build, monitored []string, source Source) *Metrics {
 	m.stored = samples("ops_worker_stored_samples_total", "Samples appended to system_metrics.")
 	m.dropped = samples("ops_worker_dropped_samples_total", "Samples that the buffer had no room for.")
 
-	m.registry.MustRegister(m.processing, m.cycles, m.failures, m.skipped, m.probes, m.state, m.aggregates, m.aggregateFailed, m.stored, m.dropped,
-		scraped{build, source},
+	m.registry.MustRegister(m.processing, m.cycles, m.failures, m.skipped, m.probes, m.aggregates, m.aggregateFailed, m.stored, m.dropped,
+		scraped{m, build, source},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// A series that is not there yet cannot be told from one that is gone.
 	for _, loop := range []string{worker.HealthLoop, worker.MetricsLoop, worker.StoreLoop} {
@@ -137,15 +137,11 @@ func (m *Metrics) CycleEnded(loop string, took time.Duration, err error, skipped
 
 // Probed notes what the services answered.
 func (m *Metrics) Probed(observations []probe.Observation) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, o := range observations {
 		m.probes.WithLabelValues(o.Service).Observe(o.Took.Seconds())
-		for _, state := range states {
-			value := 0.0
-			if state == o.Status {
-				value = 1
-			}
-			m.state.WithLabelValues(o.Service, string(state)).Set(value)
-		}
+		m.found[o.Service] = o.Status
 	}
 }
 
@@ -165,8 +161,9 @@ func (m *Metrics) Dropped(samples int) { m.dropped.Add(float64(samples)) }
 
 // scraped is what is read at the moment of a scrape.
 type scraped struct {
-	build  Build
-	source Source
+	metrics *Metrics
+	build   Build
+	source  Source
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -176,6 +173,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	poolSize    = desc("pulse_db_pool_size", "Connections to the database.", "service")
 	poolFree    = desc("pulse_db_pool_free", "Connections to the database that are idle.", "service")
+	state       = desc("ops_worker_service_state", "1 for the state in which a service was found last, 0 for the others; of the replica that collects.", "monitored", "state")
 	leaseHeld   = desc("ops_worker_lease_held", "1 while this replica collects, 0 while it stands by.")
 	leaseEpoch  = desc("ops_worker_lease_epoch", "The newest term that this replica collected in, 0 before the first.")
 	buffered    = desc("ops_worker_buffered_cycles", "Cycles that wait to be stored.")
@@ -185,7 +183,7 @@ var (
 
 // Describe lists what Collect gives.
 func (scraped) Describe(all chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{poolSize, poolFree, leaseHeld, leaseEpoch, buffered, bufferedAge, buildInfo} {
+	for _, d := range []*prometheus.Desc{poolSize, poolFree, state, leaseHeld, leaseEpoch, buffered, bufferedAge, buildInfo} {
 		all <- d
 	}
 }
@@ -199,14 +197,27 @@ func (s scraped) Collect(all chan<- prometheus.Metric) {
 	gauge(poolSize, float64(size), platformService)
 	gauge(poolFree, float64(idle), platformService)
 	leading, epoch := s.source.Lease()
-	held := 0.0
-	if leading {
-		held = 1
-	}
-	gauge(leaseHeld, held)
+	gauge(leaseHeld, number(leading))
 	gauge(leaseEpoch, float64(epoch))
 	cycles, age := s.source.Buffer()
 	gauge(buffered, float64(cycles))
 	gauge(bufferedAge, age.Seconds())
 	gauge(buildInfo, 1, s.build.Version, s.build.Commit, runtime.Version())
+	if !leading {
+		return // what a replica found before it stood by is no state of now
+	}
+	s.metrics.mu.Lock()
+	defer s.metrics.mu.Unlock()
+	for service, found := range s.metrics.found {
+		for _, status := range states {
+			gauge(state, number(status == found), service, string(status))
+		}
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
