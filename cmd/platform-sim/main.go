@@ -3,11 +3,17 @@
 //	platform-sim [--listen :8080] ingest|evaluator|dispatcher|delivery
 //	platform-sim --check http://127.0.0.1:8080/health
 //	platform-sim fleet
+//	platform-sim migrator [FILES]
+//	platform-sim [--listen :8080] process MAIN.PY
 //
 // It answers GET /health as the platform does, with counters that move, until SIGTERM or SIGINT. The second form asks
 // such a service once and exits 0 if it is healthy: a container's health check needs no other program. The third fills
 // the platform's tables, once the worker has made them, and keeps them moving; PGHOST, PGUSER, PGPASSWORD and PGDATABASE
 // say where.
+//
+// The last two stand for what is around a cut-over. The migrator applies the platform's files, or only the first FILES
+// of them, and ends. A process is the platform's API or its own worker: it runs the jobs that its main.py starts, the
+// health monitor and the metrics collector among them. Both take the platform's own variables, DATABASE_URL and so on.
 package main
 
 import (
@@ -20,10 +26,15 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"ops_worker/db"
+	"ops_worker/internal/config"
+	"ops_worker/internal/contracttest"
 	"ops_worker/internal/platformsim"
 )
 
@@ -61,26 +72,94 @@ func run(ctx context.Context, args []string, output io.Writer) int {
 		}
 		return 0
 	}
+	if role, ok := roles[flags.Arg(0)]; ok {
+		cfg, err := config.FromEnvironment(os.Environ())
+		if err == nil {
+			err = role(ctx, cfg, *listen, flags.Arg(1), output)
+		}
+		if err != nil {
+			fmt.Fprintln(output, "platform-sim:", err)
+			return 1
+		}
+		return 0
+	}
 	service, err := platformsim.New(flags.Arg(0))
 	if err != nil || flags.NArg() != 1 {
 		fmt.Fprintln(output, "platform-sim: name one service:", errors.Join(err))
 		return 2
 	}
-	if err := serve(ctx, *listen, service, output); err != nil {
+	if err := serve(ctx, *listen, service.Name, service, output); err != nil {
 		fmt.Fprintln(output, "platform-sim:", err)
 		return 1
 	}
 	return 0
 }
 
-func serve(ctx context.Context, address string, service *platformsim.Service, output io.Writer) error {
+// serve answers requests until the context ends.
+func serve(ctx context.Context, address, name string, handler http.Handler, output io.Writer) error {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	fmt.Fprintf(output, "platform-sim: %s listens on %s\n", service.Name, listener.Addr())
-	return platformsim.Serve(ctx, listener, service)
+	fmt.Fprintf(output, "platform-sim: %s listens on %s\n", name, listener.Addr())
+	return platformsim.Serve(ctx, listener, handler)
+}
+
+// roles are what takes the platform's variables, and one argument.
+var roles = map[string]func(ctx context.Context, cfg config.Config, listen, argument string, output io.Writer) error{
+	"migrator": migrator,
+	"process":  process,
+}
+
+func migrator(ctx context.Context, cfg config.Config, _, count string, output io.Writer) error {
+	files, err := contracttest.MigratorFiles()
+	if err != nil {
+		return err
+	}
+	if count != "" {
+		n, err := strconv.Atoi(count)
+		if err != nil || n < 0 || n > len(files) {
+			return fmt.Errorf("the migrator has %d files, not %q", len(files), count)
+		}
+		files = files[:n]
+	}
+	pool, err := db.Open(ctx, cfg.DatabaseOptions())
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	applied, err := contracttest.ApplyMigratorFiles(ctx, pool, files)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(output, "platform-sim: the migrator has applied %d files\n", applied)
+	return platformsim.PrepareBeats(ctx, pool)
+}
+
+func process(ctx context.Context, cfg config.Config, listen, file string, output io.Writer) error {
+	source, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read what the process starts: %w", err)
+	}
+	jobs := platformsim.Jobs(string(source))
+	if len(jobs) == 0 {
+		return fmt.Errorf("%s starts nothing", file)
+	}
+	pool, err := db.Open(ctx, cfg.DatabaseOptions())
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	fmt.Fprintf(output, "platform-sim: %s runs %s\n", cfg.ServiceName, strings.Join(jobs, ", "))
+	// A process that cannot serve ends, and its jobs with it.
+	ctx, end := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { platformsim.RunJobs(ctx, pool, cfg, jobs) })
+	err = serve(ctx, listen, cfg.ServiceName, platformsim.Health(), output)
+	end()
+	running.Wait()
+	return err
 }
 
 const moveInterval = time.Second

@@ -28,6 +28,9 @@ func TestUsage(t *testing.T) {
 		"unknown flag": {[]string{"--frob", "ingest"}, 2, "frob"},
 		"bad address":  {[]string{"--listen", "nowhere", "ingest"}, 1, "listen"},
 		"bad URL":      {[]string{"--check", "://"}, 1, "make request"},
+		"no such file": {[]string{"process", "/nowhere/main.py"}, 1, "no such file"},
+		"no job":       {[]string{"process", "main_test.go"}, 1, "starts nothing"},
+		"no number":    {[]string{"migrator", "many"}, 1, "files"},
 		"nobody there": {[]string{"--check", "http://127.0.0.1:1/health"}, 1, "ask the service"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -60,15 +60,20 @@ func MigratorFiles() ([]MigratorFile, error) {
 	}, nil
 }
 
-// RunMigrator is the platform's migrator: it applies the files that it has not
-// noted yet. A database without a note and with a table in public it takes for one
-// that was migrated before it was there, and notes all files without applying any.
-// It returns how many it applied.
+// RunMigrator is the platform's migrator with all its files.
 func RunMigrator(ctx context.Context, pool *pgxpool.Pool) (applied int, err error) {
 	files, err := MigratorFiles()
 	if err != nil {
 		return 0, err
 	}
+	return ApplyMigratorFiles(ctx, pool, files)
+}
+
+// ApplyMigratorFiles is the platform's migrator: it applies the files that it has
+// not noted yet. A database without a note and with a table in public it takes for
+// one that was migrated before it was there, and notes all files without applying
+// any. It returns how many it applied.
+func ApplyMigratorFiles(ctx context.Context, pool *pgxpool.Pool, files []MigratorFile) (applied int, err error) {
 	const prepare = `CREATE TABLE IF NOT EXISTS schema_migrations (
 		version text PRIMARY KEY, filename text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())`
 	if _, err := pool.Exec(ctx, prepare); err != nil {

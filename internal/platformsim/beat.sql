@@ -1,0 +1,1 @@
+INSERT INTO platform_sim_beats (job) VALUES ($1)
