@@ -13,6 +13,7 @@ export VERSION COMMIT DATE
 
 LDFLAGS = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 IMAGE ?= ops-worker:$(VERSION)
+SIM_IMAGE ?= platform-sim:$(VERSION)
 
 # More arguments of `go test`, such as TESTFLAGS='-run TestLease -count=10'.
 TESTFLAGS ?=
@@ -23,7 +24,7 @@ COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose 
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/ops-worker, static and stamped with its version
@@ -54,11 +55,12 @@ lint: gofmt vet staticcheck tidy ## gofmt, go vet, staticcheck, and whether the 
 .PHONY: gofmt vet staticcheck tidy
 gofmt:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w is needed:" $$unformatted >&2; exit 1; }
+# With its tag, so that the files behind it are looked at too.
 vet:
-	go vet ./...
+	go vet -tags cutover ./...
 	go -C deploy vet ./...
 staticcheck:
-	$(TOOL) staticcheck ./...
+	$(TOOL) staticcheck -tags cutover ./...
 tidy:
 	go mod tidy -diff
 	go -C tools mod tidy -diff
@@ -87,6 +89,13 @@ test-database: ## run the tests that need a database alone, say with PGTEST_IMAG
 test-faults: ## run the fault suite alone: killed workers, restarted databases, failing networks (part of test)
 	@scripts/setup-postgres.sh --tests
 	go test -race -count=1 -v -timeout 30m $(TESTFLAGS) ./internal/faulttest
+
+# Behind a tag, since it takes minutes and the names of the platform's containers for itself.
+.PHONY: test-cutover
+test-cutover: image ## run every command of docs/cut-over.md on real containers, for each release of the platform
+	docker build --target platform-sim --tag $(SIM_IMAGE) .
+	OPS_WORKER_IMAGE=$(IMAGE) PLATFORM_SIM_IMAGE=$(SIM_IMAGE) \
+	  go test -race -count=1 -v -timeout 20m -tags cutover $(TESTFLAGS) -run '^TestCutOver$$' ./internal/cutovertest
 
 .PHONY: bench
 bench: ## run the benchmarks

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +98,27 @@ func TestCutOverQueries(t *testing.T) {
 				t.Errorf("holder %q since %s, held %v; want %q, held %v", who, since, held, s.token.Holder, test.held)
 			}
 		})
+	}
+}
+
+// TestAdviceNamesPartsOfTheGuide keeps what doctor says of another writer in step
+// with the document's headings: one for each release.
+func TestAdviceNamesPartsOfTheGuide(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../../docs/cut-over.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, advice := range []string{adviceBefore, adviceWhileHeld} {
+		parts := regexp.MustCompile(`"(\w+)"`).FindAllStringSubmatch(advice, -1)
+		if len(parts) != 2 {
+			t.Errorf("%q names %d parts, want 2", advice, len(parts))
+		}
+		for _, part := range parts {
+			if !strings.Contains(string(document), "\n## "+part[1]+"\n") {
+				t.Errorf("the document has no part %q", part[1])
+			}
+		}
 	}
 }
 

@@ -316,7 +316,7 @@ func TestFaults(t *testing.T) {
 		},
 		"a sample that the lease knows nothing of": {
 			plant: exec("INSERT INTO system_metrics (time, metric_name, service, value) VALUES (clock_timestamp(), 'connections', 'postgres', 1)"),
-			check: "other writer", result: Fail, found: "a sample of", advice: "stop the old worker",
+			check: "other writer", result: Fail, found: "a sample of", advice: "out of the platform's own ops_worker",
 		},
 		"the API collects, and nobody holds the lease": {
 			plant: func(t *testing.T, s *stage) {

@@ -96,6 +96,15 @@ func (r *run) evidence(ctx context.Context, f *findings) (e evidence, err error)
 	return e, err
 }
 
+// What to do about another writer depends on the platform's release: the names in
+// quotes are parts of the guide.
+const (
+	adviceBefore = "this is the state before the cut-over; docs/cut-over.md says how to end it before the worker is started: " +
+		`"API" where the API process collects, "Beside" where the platform's own ops_worker does`
+	adviceWhileHeld = `take the two tasks out of what else runs them: out of the API process (docs/cut-over.md, "API"), or on the newest release ` +
+		`the two lines out of the platform's own ops_worker, which goes on with its other jobs ("Beside"); ` + "`connected` shows who is there"
+)
+
 // checkOtherWriter looks for what the lease does not account for. Every sample
 // of ours moves the lease's last_cycle_at in its own transaction, a cycle of
 // ours has one time, and so have the health rows of one.
@@ -110,10 +119,9 @@ func checkOtherWriter(ctx context.Context, r *run, f *findings) error {
 	// While the lease is held, another writer spoils the charts; while it is
 	// free, the other one is what collects today.
 	found := f.warn
-	advice := "this is the state before the cut-over; docs/cut-over.md says how to end it before the worker is started"
+	advice := adviceBefore
 	if e.lease.held() > 0 {
-		found = f.fail
-		advice = "take the two tasks out of the API process, or stop the old worker: docs/cut-over.md; `connected` shows who is there"
+		found, advice = f.fail, adviceWhileHeld
 	}
 	now := e.writes.Now
 	if n, s := interleaved(e.series); n > 0 {
