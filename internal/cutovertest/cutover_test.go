@@ -304,29 +304,41 @@ func (w *walk) afterBack(t *testing.T) {
 // verdict judges every sample and every beat of the whole walk.
 func (w *walk) verdict(t *testing.T, there, home window) {
 	end := w.now(t)
-	series := w.times(t, "SELECT service || ' ' || metric_name, extract(epoch FROM time) FROM system_metrics ORDER BY 1, 2")
+	series := w.points(t, "SELECT service || ' ' || metric_name, extract(epoch FROM time), tags ? 'writer' FROM system_metrics ORDER BY 1, 2")
 	if len(series) < 10 {
 		t.Errorf("there are %d series", len(series))
 	}
 	var widest [2]time.Duration
-	for name, times := range series {
-		for i := 1; i < len(times); i++ {
-			gap := times[i].Sub(times[i-1])
-			at := times[i]
-			if gap < metricsInterval*3/4 {
-				t.Errorf("%s has two points of %s apart, at %s", name, gap, at)
+	for name, points := range series {
+		// The old process, the worker, the old process: no point of one is among those of
+		// another. Without the worker the newest release writes no samples of the platform.
+		writers, closePoints := []bool{points[0].old}, 0
+		for i, now := range points[1:] {
+			last := points[i]
+			gap := now.at.Sub(last.at)
+			if now.old != last.old {
+				writers = append(writers, now.old)
+			} else if gap < metricsInterval*3/4 {
+				closePoints++
 			}
 			switch {
-			case within(there, times[i-1], at):
+			case within(there, last.at, now.at):
 				widest[0] = max(widest[0], gap)
-			case within(home, times[i-1], at):
+			case within(home, last.at, now.at):
 				widest[1] = max(widest[1], gap)
 			case gap > metricsInterval*7/4:
-				t.Errorf("%s has lost samples: none for %s until %s", name, gap, at)
+				t.Errorf("%s has lost samples: none for %s until %s", name, gap, now.at)
 			}
 		}
+		if !slices.Equal(writers, []bool{true, false, true}) && !(w.part == "Beside" && strings.HasPrefix(name, "platform ") && slices.Equal(writers, []bool{false, true})) {
+			t.Errorf("%s was written by the old process: %v", name, writers)
+		}
+		// As the doctor judges: fewer are a cycle that was late.
+		if closePoints >= 3 {
+			t.Errorf("%s has %d points too soon after the one before, of the same kind of writer", name, closePoints)
+		}
 		for phase, during := range map[string]window{"with the worker": {there.to, home.from}, "at the end": {home.to, end}} {
-			if !slices.ContainsFunc(times, func(at time.Time) bool { return at.After(during.from) && at.Before(during.to) }) {
+			if !slices.ContainsFunc(points, func(p point) bool { return p.at.After(during.from) && p.at.Before(during.to) }) {
 				t.Errorf("%s has no sample %s", name, phase)
 			}
 		}
@@ -336,7 +348,8 @@ func (w *walk) verdict(t *testing.T, there, home window) {
 		t.Errorf("the gaps are %s and %s, and the guide says %s", widest[0], widest[1], announcedGapText)
 	}
 
-	beats := w.times(t, "SELECT job, extract(epoch FROM at) FROM platform_sim_beats UNION ALL SELECT DISTINCT job, extract(epoch FROM clock_timestamp()) FROM platform_sim_beats ORDER BY 1, 2")
+	beats := w.points(t, "SELECT job, extract(epoch FROM at), true FROM platform_sim_beats "+
+		"UNION ALL SELECT DISTINCT job, extract(epoch FROM clock_timestamp()), true FROM platform_sim_beats ORDER BY 1, 2")
 	expected := map[string]time.Duration{}
 	for _, main := range append([]string{w.main}, w.others...) {
 		jobs, _ := w.jobs(t, main)
@@ -349,16 +362,16 @@ func (w *walk) verdict(t *testing.T, there, home window) {
 	}
 	var longest time.Duration
 	for job, limit := range expected {
-		times := beats[job]
-		if len(times) < 10 || times[0].After(there.from) {
-			t.Errorf("job %s has run %d times", job, len(times))
+		runs := beats[job]
+		if len(runs) < 10 || runs[0].at.After(there.from) {
+			t.Errorf("job %s has run %d times", job, len(runs))
 			continue
 		}
-		for i := 1; i < len(times); i++ {
-			pause := times[i].Sub(times[i-1])
+		for i := 1; i < len(runs); i++ {
+			pause := runs[i].at.Sub(runs[i-1].at)
 			longest = max(longest, pause)
 			if pause > limit {
-				t.Errorf("job %s stood still for %s until %s", job, pause, times[i])
+				t.Errorf("job %s stood still for %s until %s", job, pause, runs[i].at)
 			}
 		}
 	}
@@ -402,13 +415,22 @@ func (w *walk) oldHealth(t *testing.T) bool {
 	return w.query(t, "SELECT count(*) >= 3 AND count(DISTINCT checked_at) = count(*) AND max(checked_at) > now() - interval '10 seconds' FROM service_health") == "t"
 }
 
-// times are the instants of a query of names and epochs, by name.
-func (w *walk) times(t *testing.T, sql string) map[string][]time.Time {
+// A point is a row of what the verdict reads; old is one of the old process.
+type point struct {
+	at  time.Time
+	old bool
+}
+
+// points are the rows of a query of names, epochs and whose, by name.
+func (w *walk) points(t *testing.T, sql string) map[string][]point {
 	t.Helper()
-	found := map[string][]time.Time{}
+	found := map[string][]point{}
 	for line := range strings.Lines(w.query(t, sql)) {
-		name, epoch, _ := strings.Cut(strings.TrimSpace(line), "|")
-		found[name] = append(found[name], seconds(t, epoch))
+		fields := strings.Split(strings.TrimSpace(line), "|")
+		if len(fields) != 3 {
+			t.Fatalf("no point: %q", line)
+		}
+		found[fields[0]] = append(found[fields[0]], point{seconds(t, fields[1]), fields[2] == "t"})
 	}
 	return found
 }

@@ -1,8 +1,11 @@
-INSERT INTO system_metrics (time, metric_name, service, value)
-SELECT now(), 'devices_online', 'platform', count(*) FROM device_state WHERE status = 'ONLINE'
-UNION ALL
-SELECT now(), 'devices_stale', 'platform', count(*) FROM device_state WHERE status = 'STALE'
-UNION ALL
-SELECT now(), 'alerts_open', 'platform', count(*) FROM fleet_alert WHERE status = 'OPEN'
-UNION ALL
-SELECT now(), 'deliveries_pending', 'platform', count(*) FROM delivery_jobs WHERE status = 'PENDING'
+INSERT INTO system_metrics (time, metric_name, service, tags, value)
+SELECT now(), x.metric_name, 'platform', '{"writer": "platform-sim"}'::jsonb, x.value
+FROM (
+    SELECT 'devices_online' AS metric_name, count(*) AS value FROM device_state WHERE status = 'ONLINE'
+    UNION ALL
+    SELECT 'devices_stale', count(*) FROM device_state WHERE status = 'STALE'
+    UNION ALL
+    SELECT 'alerts_open', count(*) FROM fleet_alert WHERE status = 'OPEN'
+    UNION ALL
+    SELECT 'deliveries_pending', count(*) FROM delivery_jobs WHERE status = 'PENDING'
+) x
