@@ -367,6 +367,10 @@ func (w *walk) verdict(t *testing.T, there, home window) {
 			t.Errorf("job %s has run %d times", job, len(runs))
 			continue
 		}
+		// A job that the guide takes out by mistake may not be missed for long here.
+		if !slices.ContainsFunc(runs, func(p point) bool { return p.at.After(there.to) && p.at.Before(home.from) }) {
+			t.Errorf("job %s has not run while the worker collected", job)
+		}
 		for i := 1; i < len(runs); i++ {
 			pause := runs[i].at.Sub(runs[i-1].at)
 			longest = max(longest, pause)
