@@ -262,6 +262,10 @@ func (w *walk) surroundings(t *testing.T) {
 	if mounts := squeeze(w.must(t, `docker inspect --format '{{range .Mounts}}{{println .Destination}}{{end}}' `+w.container)); mounts != "/var/lib/ops-worker" {
 		t.Errorf("the worker has mounts %s", mounts)
 	}
+	// Another shell, of another day: .env alone must do.
+	if services := w.must(t, "(unset OPS_WORKER_DIR PLATFORM_NETWORK; $COMPOSE config --services)"); !strings.Contains("\n"+services, "\n"+w.service+"\n") {
+		t.Errorf("the platform's .env does not add %s: %s", w.service, services)
+	}
 	version := w.must(t, "docker exec "+w.container+" /ops-worker version")
 	if want := strings.TrimSpace(w.must(t, `echo "$OPS_WORKER_COMMIT"`)); want == "" || !strings.Contains(version, want) {
 		t.Errorf("the worker says it is %s, built from %s", version, want)
