@@ -96,8 +96,11 @@ func AnyDatabase(m *Migrator) { m.anyDatabase = true }
 
 // NewMigrator prepares the embedded migrations for pool's database.
 func NewMigrator(pool *pgxpool.Pool, options ...MigratorOption) *Migrator {
-	m := &Migrator{pool: pool, connections: stdlib.OpenDB(migrationConfig(pool),
-		stdlib.OptionBeforeConnect(pool.Config().BeforeConnect), stdlib.OptionAfterConnect(writeByDefault))}
+	connecting := []stdlib.OptionOpenDB{stdlib.OptionAfterConnect(writeByDefault)}
+	if renew := pool.Config().BeforeConnect; renew != nil { // of a pool that Open made
+		connecting = append(connecting, stdlib.OptionBeforeConnect(renew))
+	}
+	m := &Migrator{pool: pool, connections: stdlib.OpenDB(migrationConfig(pool), connecting...)}
 	for _, option := range options {
 		option(m)
 	}
