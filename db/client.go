@@ -86,7 +86,7 @@ func (c *Client) retrying(ctx context.Context, fn func() error) error {
 	err := fn()
 	switch {
 	case ctx.Err() != nil:
-	case isConnectionError(err):
+	case IsConnectionError(err):
 		c.Pool.Reset()
 		err = fn()
 	case isConflict(err):
@@ -129,6 +129,14 @@ func IsTimeout(err error) bool {
 // IsLocked reports whether a statement was given up for a lock.
 func IsLocked(err error) bool { return code(err) == "55P03" }
 
+// IsUndefined reports whether a statement named what is not there: a table, or a
+// column of one.
+func IsUndefined(err error) bool { return code(err) == "42P01" || code(err) == "42703" }
+
+// IsForbidden reports whether a right was missing, or row-level security would
+// have hidden rows.
+func IsForbidden(err error) bool { return code(err) == "42501" }
+
 // isConflict reports whether another transaction was in the way at that moment:
 // a serialization failure or a deadlock.
 func isConflict(err error) bool { return code(err) == "40001" || code(err) == "40P01" }
@@ -141,9 +149,9 @@ func IsRowSecurity(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Routine == "check_enable_rls"
 }
 
-// isConnectionError reports whether an established connection failed: by the
+// IsConnectionError reports whether an established connection failed: by the
 // server's word that it ends it, or without a word.
-func isConnectionError(err error) bool {
+func IsConnectionError(err error) bool {
 	if err == nil || IsNoRows(err) {
 		return false
 	}

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -179,4 +182,35 @@ func Close(pool *pgxpool.Pool) {
 	case <-closed:
 	case <-patience.C:
 	}
+}
+
+// RootCause is the last error at the bottom: pgx joins one for each address and,
+// by default, for TLS and for none, behind a text that names the target again.
+func RootCause(err error) error {
+	for {
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) {
+			return pgErr
+		}
+		next := errors.Unwrap(err)
+		if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 {
+			next = joined.Unwrap()[len(joined.Unwrap())-1]
+		}
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}
+
+// Target says where a configuration leads, without the password.
+func Target(c pgconn.Config) string {
+	hosts := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
+	for _, fallback := range c.Fallbacks {
+		host := net.JoinHostPort(fallback.Host, strconv.Itoa(int(fallback.Port)))
+		if host != hosts[len(hosts)-1] { // the same again is the one without TLS
+			hosts = append(hosts, host)
+		}
+	}
+	return fmt.Sprintf("%s/%s as %s", strings.Join(hosts, ","), c.Database, c.User)
 }

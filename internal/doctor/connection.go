@@ -16,6 +16,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
+	"ops_worker/internal/humanize"
 )
 
 func checkSettings(_ context.Context, r *run, f *findings) error {
@@ -65,7 +66,7 @@ func checkConnection(ctx context.Context, r *run, f *findings) error {
 	if r.pool == nil {
 		return errors.New("the database's URL is not usable")
 	}
-	target := describeTarget(r.pool.Config().ConnConfig.Config)
+	target := db.Target(r.pool.Config().ConnConfig.Config)
 	began := time.Now()
 	conn, err := r.pool.Acquire(ctx)
 	if err == nil {
@@ -77,7 +78,7 @@ func checkConnection(ctx context.Context, r *run, f *findings) error {
 		r.unusable = "there is no connection to the database"
 		reason := "no answer within " + r.limits.check.String()
 		if !errors.Is(err, context.DeadlineExceeded) && !pgconn.Timeout(err) {
-			reason = oneLine(rootCause(err).Error())
+			reason = oneLine(db.RootCause(err).Error())
 		}
 		f.fail(connectionAdvice(err), "%s: %s", target, reason)
 		return nil
@@ -89,37 +90,6 @@ func checkConnection(ctx context.Context, r *run, f *findings) error {
 		f.fail("point DATABASE_URL or PG_HOST to the primary", "this server is a standby: nothing can be written")
 	}
 	return nil
-}
-
-// rootCause is the last error at the bottom: pgx joins one for each address and,
-// by default, for TLS and for none, behind a text that names the target again.
-func rootCause(err error) error {
-	for {
-		var pgErr *pgconn.PgError
-		if errors.As(err, &pgErr) {
-			return pgErr
-		}
-		next := errors.Unwrap(err)
-		if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 {
-			next = joined.Unwrap()[len(joined.Unwrap())-1]
-		}
-		if next == nil {
-			return err
-		}
-		err = next
-	}
-}
-
-// describeTarget says where a configuration leads, without the password.
-func describeTarget(c pgconn.Config) string {
-	hosts := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}
-	for _, fallback := range c.Fallbacks {
-		host := net.JoinHostPort(fallback.Host, strconv.Itoa(int(fallback.Port)))
-		if host != hosts[len(hosts)-1] { // the same again is the one without TLS
-			hosts = append(hosts, host)
-		}
-	}
-	return fmt.Sprintf("%s/%s as %s", strings.Join(hosts, ","), c.Database, c.User)
 }
 
 func connectionAdvice(err error) string {
@@ -347,25 +317,5 @@ func latency(d time.Duration) string {
 	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
 }
 
-// age is a longer one, in its two largest units.
-func age(d time.Duration) string {
-	d = d.Abs()
-	const day = 24 * time.Hour
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%.3gs", d.Seconds())
-	case d < time.Hour:
-		return two(d, time.Minute, "m", time.Second, "s")
-	case d < day:
-		return two(d, time.Hour, "h", time.Minute, "m")
-	}
-	return two(d, day, "d", time.Hour, "h")
-}
-
-func two(d, large time.Duration, largeUnit string, small time.Duration, smallUnit string) string {
-	text := strconv.Itoa(int(d/large)) + largeUnit
-	if rest := d % large / small; rest > 0 {
-		text += strconv.Itoa(int(rest)) + smallUnit
-	}
-	return text
-}
+// age is a longer one.
+func age(d time.Duration) string { return humanize.Age(d) }

@@ -2,8 +2,6 @@ package doctor
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -175,33 +173,6 @@ func TestVerdicts(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestAge(t *testing.T) {
-	t.Parallel()
-	for d, want := range map[time.Duration]string{
-		0:                                     "0s",
-		1500 * time.Millisecond:               "1.5s",
-		-90 * time.Second:                     "1m30s",
-		time.Hour:                             "1h",
-		time.Hour + 90*time.Second:            "1h1m",
-		7 * 24 * time.Hour:                    "7d",
-		50*time.Hour + 59*time.Minute:         "2d2h",
-		59*time.Second + 999*time.Millisecond: "60s",
-	} {
-		if got := age(d); got != want {
-			t.Errorf("age(%d) = %s, want %s", d, got, want)
-		}
-	}
-}
-
-func TestRootCause(t *testing.T) {
-	t.Parallel()
-	last := errors.New("last")
-	err := fmt.Errorf("outer: %w", errors.Join(errors.New("first"), fmt.Errorf("two: %w", last)))
-	if got := rootCause(err); got != last {
-		t.Errorf("rootCause = %v, want %v", got, last)
 	}
 }
 

@@ -1,0 +1,24 @@
+package humanize
+
+import (
+	"testing"
+	"time"
+)
+
+func TestAge(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		0:                                     "0s",
+		1500 * time.Millisecond:               "1.5s",
+		-90 * time.Second:                     "1m30s",
+		time.Hour:                             "1h",
+		time.Hour + 90*time.Second:            "1h1m",
+		7 * 24 * time.Hour:                    "7d",
+		50*time.Hour + 59*time.Minute:         "2d2h",
+		59*time.Second + 999*time.Millisecond: "60s",
+	} {
+		if got := Age(d); got != want {
+			t.Errorf("Age(%d) = %s, want %s", d, got, want)
+		}
+	}
+}
