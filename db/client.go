@@ -98,7 +98,7 @@ func (c *Client) retrying(ctx context.Context, fn func() error) error {
 
 // Note takes an error that a statement met, for RelationMissing.
 func (c *Client) Note(err error) {
-	if code(err) == "42P01" { // undefined table
+	if IsMissingTable(err) {
 		c.relationMissing.Store(true)
 	}
 }
@@ -129,9 +129,8 @@ func IsTimeout(err error) bool {
 // IsLocked reports whether a statement was given up for a lock.
 func IsLocked(err error) bool { return code(err) == "55P03" }
 
-// IsUndefined reports whether a statement named what is not there: a table, or a
-// column of one.
-func IsUndefined(err error) bool { return code(err) == "42P01" || code(err) == "42703" }
+// IsMissingTable reports whether a statement named a table that is not there.
+func IsMissingTable(err error) bool { return code(err) == "42P01" }
 
 // IsForbidden reports whether a right was missing, or row-level security would
 // have hidden rows.

@@ -39,7 +39,9 @@ func TestEveryQueryOnATableIsPlanned(t *testing.T) {
 		for _, query := range strings.Split(string(content), "-- name: ")[1:] {
 			name, text, _ := strings.Cut(query, " ")
 			onTable := len(db.PrivilegesOf("--"+text)) > 0
-			if onTable && !planned[name] && !strings.HasPrefix(name, "Doctor") {
+			// Doctor's and status's own reads are no needs of the worker.
+			own := strings.HasPrefix(name, "Doctor") || strings.HasPrefix(name, "Status")
+			if onTable && !planned[name] && !own {
 				t.Errorf("%s of %s reads or writes a table: add it to WorkerStatements in db/statements.go", name, filepath.Base(file))
 			}
 		}

@@ -47,7 +47,12 @@ func (l Limits) params() ConfigureTransactionParams {
 // unless fn fails. What it configures ends with the transaction: a pooler's next
 // client must not find it.
 func InTx(ctx context.Context, on Beginner, options pgx.TxOptions, limit time.Duration, fn func(*Queries) error) error {
-	return inTx(ctx, on, options, Limits{Statement: limit, Lock: limit}, func(tx pgx.Tx) error { return fn(New(tx)) })
+	return InTxWithin(ctx, on, options, Limits{Statement: limit, Lock: limit}, fn)
+}
+
+// InTxWithin is InTx with limits that differ.
+func InTxWithin(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits, fn func(*Queries) error) error {
+	return inTx(ctx, on, options, limits, func(tx pgx.Tx) error { return fn(New(tx)) })
 }
 
 func inTx(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits, fn func(pgx.Tx) error) error {

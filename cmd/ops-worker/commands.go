@@ -45,7 +45,8 @@ func newRootCommand(environ []string) *cobra.Command {
 	root.SetVersionTemplate(versionLine())
 	root.Flags().AddFlagSet(run.Flags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(run, newMigrateCommand(load), newOnceCommand(load), newHealthcheckCommand(load), newDoctorCommand(load), newGrantsCommand(load), newVersionCommand())
+	root.AddCommand(run, newMigrateCommand(load), newOnceCommand(load), newHealthcheckCommand(load), newDoctorCommand(load),
+		newStatusCommand(load, environ), newGrantsCommand(load), newVersionCommand())
 	return root
 }
 

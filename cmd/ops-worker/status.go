@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"ops_worker/internal/config"
+	"ops_worker/internal/status"
+)
+
+// The width of a report that goes to no terminal, and the shortest --every: each
+// reading costs the database some tens of milliseconds.
+const (
+	pipeWidth = 120
+	leastWait = time.Second
+)
+
+func newStatusCommand(load loader, environ []string) *cobra.Command {
+	var asJSON, watch bool
+	var every time.Duration
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how the platform is, from the database alone",
+		Long: "Shows the services, the open system alerts, the newest metrics with their last hour,\n" +
+			"and which worker collects, from what stands in the database: also while the API is\n" +
+			"down. It only reads, needs no right but SELECT, and works on a hot standby and\n" +
+			"through a pooler. It says when what it shows is old, and by the database's clock.\n" +
+			"What a role may not read costs its own section.\n" +
+			"Of all the settings it needs those of the database; the two intervals say what is old.\n\n" +
+			"With --watch it stays and draws again every few seconds, until q, Esc or Ctrl-C; where\n" +
+			"the database goes away, the last reading stays with its age, and it goes on by itself.\n" +
+			"Colour goes to a terminal alone, and not with NO_COLOR or TERM=dumb.\n" +
+			"Exits 0 when it could be shown, however the platform is, 1 when the database could not\n" +
+			"be read, 2 with wrong settings or arguments.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			terminal := config.TerminalOf(environ)
+			if err := checkWatch(cmd, terminal, watch, asJSON, every); err != nil {
+				return &exitError{exitUsage, err}
+			}
+			cfg, err := load()
+			if err != nil {
+				return err
+			}
+			reader, err := status.Open(context.WithoutCancel(cmd.Context()), cfg)
+			if err != nil {
+				return err
+			}
+			defer reader.Close()
+			out := cmd.OutOrStdout()
+			if watch {
+				return status.Watch(cmd.Context(), reader.Read, status.Terminal{In: cmd.InOrStdin().(*os.File), Out: out.(*os.File), Colour: !terminal.Plain}, every)
+			}
+			report, err := reader.Read(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(out, report)
+			}
+			width := pipeWidth
+			if file, ok := out.(*os.File); ok {
+				if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {
+					width = columns
+				}
+			}
+			return report.Print(out, width, isTerminal(out) && !terminal.Plain)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&watch, "watch", false, "draw again and again, on a terminal")
+	cmd.Flags().DurationVar(&every, "every", 5*time.Second, "with --watch, how often it reads")
+	return cmd
+}
+
+// checkWatch refuses what cannot be drawn.
+func checkWatch(cmd *cobra.Command, terminal config.Terminal, watch, asJSON bool, every time.Duration) error {
+	switch {
+	case !watch && cmd.Flags().Changed("every"):
+		return errors.New("--every goes with --watch")
+	case !watch:
+		return nil
+	case asJSON:
+		return errors.New("--json and --watch do not go together")
+	case every < leastWait:
+		return fmt.Errorf("--every must be at least %s", leastWait)
+	case !isTerminal(cmd.InOrStdin()) || !isTerminal(cmd.OutOrStdout()):
+		return errors.New("--watch needs a terminal; without it, status prints once")
+	case terminal.Dumb:
+		return errors.New("--watch needs a terminal that can be drawn on, and TERM says that this one cannot")
+	}
+	return nil
+}

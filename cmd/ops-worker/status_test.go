@@ -1,0 +1,57 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"ops_worker/internal/pgtest"
+)
+
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	environ := append(environment(t, database), "TERM=xterm")
+	command(t, environ, "status").want(t, exitOK, "not read: there is no table system_metrics", "")
+	command(t, environ, "once", "health").want(t, exitOK, "HTTP 503", "")
+	command(t, environ, "once", "metrics").want(t, exitOK, "messages_received   12", "")
+	r := command(t, environ, "status")
+	r.want(t, exitOK, "evaluator  degraded", "")
+	r.want(t, exitOK, "! no worker leads: the lease of", "")
+	r.want(t, exitOK, "Service unhealthy: evaluator (HTTP 503)", "")
+	r.want(t, exitOK, "db_size_bytes", "")
+	if strings.Contains(r.stdout, "\x1b") {
+		t.Errorf("colour in a pipe:\n%s", r.stdout)
+	}
+
+	r = command(t, environ, "status", "--json")
+	var report struct {
+		Services []struct{ Service, State string }
+		Notices  []struct{ Kind string }
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || len(report.Services) != 3 || len(report.Notices) == 0 || report.Notices[0].Kind != "no_leader" {
+		t.Errorf("%v: %s", err, r.stdout)
+	}
+}
+
+func TestStatusWithoutItsDatabase(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"status"}, {"status", "--json"}} {
+		r := command(t, []string{"DATABASE_URL=postgres://iot:hunter2@127.0.0.1:1/iotcloud"}, args...)
+		if want := "ops-worker: the database cannot be read: 127.0.0.1:1/iotcloud as iot: connection refused\n"; r.status != exitFailed || r.stdout != "" || r.stderr != want {
+			t.Errorf("status %d\n%s\n%s", r.status, r.stdout, r.stderr)
+		}
+	}
+}
+
+func TestStatusRefusesWhatItCannotDraw(t *testing.T) {
+	t.Parallel()
+	environ := []string{"DATABASE_URL=postgres://iot@127.0.0.1:1/iotcloud", "TERM=xterm"}
+	command(t, environ, "status", "--watch").want(t, exitUsage, "", "--watch needs a terminal")
+	command(t, environ, "status", "--watch", "--json").want(t, exitUsage, "", "do not go together")
+	command(t, environ, "status", "--watch", "--every", "10ms").want(t, exitUsage, "", "at least 1s")
+	command(t, environ, "status", "--every", "10s").want(t, exitUsage, "", "--every goes with --watch")
+	command(t, environ, "status", "--every", "soon").want(t, exitUsage, "", "invalid argument")
+	command(t, environ, "status", "ingest").want(t, exitUsage, "", "unknown command")
+	command(t, []string{"PG_PORT=hunter2"}, "status").want(t, exitUsage, "", "PG_PORT: must be")
+}

@@ -1,0 +1,517 @@
+// Package status reads how the platform is from the database alone, for the moment
+// when the API, and with it the dashboard, is what is down: the services, the open
+// alerts, the newest numbers and who collects them. It writes nothing, and needs no
+// right but to read; what it may not or cannot read costs its own section.
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db"
+	"ops_worker/internal/config"
+	"ops_worker/internal/humanize"
+	"ops_worker/internal/probe"
+)
+
+// readTimeout bounds a reading.
+const readTimeout = 5 * time.Second
+
+// The sparklines: an hour in buckets of a minute.
+const (
+	buckets = 60
+	bucket  = time.Minute
+)
+
+// patience is how many intervals may pass before what comes once an interval is
+// old.
+const patience = 3
+
+// Report is what one reading found. Its JSON names are an interface.
+type Report struct {
+	// At is the database's clock, which every age is counted by.
+	At       time.Time `json:"at"`
+	Database Database  `json:"database"`
+	// Notices are what spoils the picture: what is shown is old, or nothing collects.
+	Notices []Notice `json:"notices"`
+	// Unreadable says why a section could not be read.
+	Unreadable map[Section]string `json:"unreadable"`
+	// Leader is nil where there never was one, or it cannot be read.
+	Leader       *Leader    `json:"leader"`
+	NewestSample *time.Time `json:"newest_sample_at"`
+	NewestCheck  *time.Time `json:"newest_check_at"`
+	Services     []Service  `json:"services"`
+	Alerts       []Alert    `json:"alerts"`
+	Series       []Series   `json:"series"`
+}
+
+// Database is the server that was asked.
+type Database struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Standby bool   `json:"standby"`
+	// ReplayLagSeconds is the age of the newest transaction that a standby has
+	// replayed; nil on a primary, or where it has replayed none.
+	ReplayLagSeconds *float64 `json:"replay_lag_seconds"`
+}
+
+// Section is a part of the report that is read by itself.
+type Section string
+
+// The sections.
+const (
+	LeaderSection   Section = "leader"
+	ServicesSection Section = "services"
+	SinceSection    Section = "since"
+	AlertsSection   Section = "alerts"
+	SeriesSection   Section = "series"
+)
+
+// Notice is one line about the report as a whole.
+type Notice struct {
+	Kind NoticeKind `json:"kind"`
+	Text string     `json:"text"`
+}
+
+// NoticeKind tells notices apart.
+type NoticeKind string
+
+// The kinds of notices.
+const (
+	StandbyNotice    NoticeKind = "standby"
+	NoLeaderNotice   NoticeKind = "no_leader"
+	OldSamplesNotice NoticeKind = "old_samples"
+	OldChecksNotice  NoticeKind = "old_checks"
+	FutureNotice     NoticeKind = "future"
+)
+
+// Leader is the lease: which worker collects.
+type Leader struct {
+	Held   bool   `json:"held"`
+	Holder string `json:"holder"` // the last one, where it is not held
+	Epoch  int64  `json:"epoch"`
+	// Since is when it was acquired, ExpiresAt when it ends or has ended.
+	Since     time.Time `json:"since"`
+	ExpiresAt time.Time `json:"expires_at"`
+	// StoredUpTo is the newest cycle in the database, nil where there is none.
+	StoredUpTo      *time.Time `json:"stored_up_to"`
+	IntervalSeconds float64    `json:"interval_seconds"`
+	// CyclesBehind are the cycles that are due since and not in the database, whether
+	// they wait in the worker's buffer or were never collected.
+	CyclesBehind int64 `json:"cycles_behind"`
+}
+
+// Service is how a service was at its newest check.
+type Service struct {
+	Service string       `json:"service"`
+	State   probe.Status `json:"state"`
+	// Since is when it became well, or ceased to be, and Checks how many in a row
+	// found that; nil and 0 where nobody counted.
+	Since     *time.Time `json:"since"`
+	Checks    int32      `json:"checks"`
+	LatencyMS *int32     `json:"latency_ms"`
+	Reason    string     `json:"reason"` // empty where it is healthy
+	CheckedAt time.Time  `json:"checked_at"`
+}
+
+// Alert is an open system alert.
+type Alert struct {
+	Service  string    `json:"service"`
+	Status   string    `json:"status"` // OPEN or ACKNOWLEDGED
+	OpenedAt time.Time `json:"opened_at"`
+	Summary  string    `json:"summary"`
+}
+
+// Kind is how a series is shown.
+type Kind string
+
+// The kinds of series. Of an extra service nobody knows which of its numbers also
+// fall, so they are shown as they are.
+const (
+	Gauge   Kind = "gauge"   // as its value
+	Counter Kind = "counter" // as its growth a second
+)
+
+// Series is the newest sample of one series, and the last hour of it.
+type Series struct {
+	Service string    `json:"service"`
+	Metric  string    `json:"metric_name"`
+	Kind    Kind      `json:"kind"`
+	At      time.Time `json:"at"`
+	// Old marks a series that has ceased while others may go on, as those of a
+	// service do that is down.
+	Old bool `json:"old"`
+	// Value is nil where a counter has one point alone.
+	Value *float64 `json:"value"`
+	// Change is the difference to the first bucket of the hour that has a value; nil
+	// where there is one bucket alone.
+	Change *float64 `json:"change"`
+	// LastHour has a value a minute, the newest last, and nil where there was none.
+	LastHour []*float64 `json:"last_hour"`
+}
+
+// Reader reads the status of one database.
+type Reader struct {
+	pool            *pgxpool.Pool
+	metrics, health time.Duration
+	// timeout is readTimeout, but in tests.
+	timeout time.Duration
+}
+
+// Open makes a reader of the database that cfg names, without waiting for it.
+func Open(ctx context.Context, cfg config.Config) (*Reader, error) {
+	options := cfg.DatabaseOptions()
+	// One at a time is in use; those of readings that got no answer take a while to
+	// close.
+	options.MinConns, options.MaxConns = 0, 4
+	options.ConnectTimeout = min(options.ConnectTimeout, readTimeout)
+	options.ApplicationName = cfg.ServiceName + "_status"
+	pool, err := db.Open(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{pool: pool, metrics: cfg.MetricsInterval, health: cfg.HealthInterval, timeout: readTimeout}, nil
+}
+
+// Close frees the connections.
+func (r *Reader) Close() { db.Close(r.pool) }
+
+// Read reads everything anew. Its error is one line without a secret, and means
+// that the database could not be asked at all, or went away meanwhile.
+func (r *Reader) Read(ctx context.Context) (Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	g := gathering{unreadable: map[Section]string{}}
+	if err := r.gather(ctx, &g); err != nil {
+		// After a failover every idle connection leads to the server that is gone.
+		r.pool.Reset()
+		return Report{}, r.explain(err)
+	}
+	return g.report(r.metrics, r.health), nil
+}
+
+func (r *Reader) explain(err error) error {
+	reason := db.RootCause(err).Error()
+	if errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
+		reason = "no answer within " + r.timeout.String()
+	}
+	return fmt.Errorf("the database cannot be read: %s: %s", db.Target(r.pool.Config().ConnConfig.Config), clean(reason))
+}
+
+// gathering is what the sections brought back, as the database has it.
+type gathering struct {
+	server     db.StatusServerRow
+	lease      *db.ReadLeaseRow
+	services   []db.StatusServicesRow
+	streaks    []db.StatusStreaksRow
+	alerts     []db.StatusAlertsRow
+	series     []db.StatusSeriesRow
+	unreadable map[Section]string
+}
+
+// section is a part that is read by itself.
+type section struct {
+	name  Section
+	table string
+	read  func(context.Context, *db.Queries, *gathering) error
+}
+
+// sections are in the order of reading: the one that may take the longest comes
+// last, when all the time that is left is its own.
+var sections = []section{
+	{LeaderSection, db.LeaseTable, func(ctx context.Context, q *db.Queries, g *gathering) error {
+		lease, err := q.ReadLease(ctx, db.LeaseName)
+		if err == nil {
+			g.lease = &lease
+		}
+		if db.IsNoRows(err) {
+			return nil
+		}
+		return err
+	}},
+	{ServicesSection, "service_health", func(ctx context.Context, q *db.Queries, g *gathering) (err error) {
+		g.services, err = q.StatusServices(ctx)
+		return err
+	}},
+	{SinceSection, "ops_worker_streak", func(ctx context.Context, q *db.Queries, g *gathering) (err error) {
+		g.streaks, err = q.StatusStreaks(ctx)
+		return err
+	}},
+	{AlertsSection, "fleet_alert", func(ctx context.Context, q *db.Queries, g *gathering) (err error) {
+		if _, err := q.EnterPlatformScope(ctx); err != nil {
+			return err
+		}
+		g.alerts, err = q.StatusAlerts(ctx)
+		return err
+	}},
+	{SeriesSection, "system_metrics", func(ctx context.Context, q *db.Queries, g *gathering) (err error) {
+		g.series, err = q.StatusSeries(ctx, db.StatusSeriesParams{BucketSeconds: bucket.Seconds(), Buckets: buckets})
+		return err
+	}},
+}
+
+// gather reads section by section, each in a transaction of its own, all on one
+// connection: a database that has none to spare is when one looks.
+func (r *Reader) gather(ctx context.Context, g *gathering) error {
+	_, err := r.read(ctx, len(sections)+1, func(ctx context.Context, q *db.Queries) (err error) {
+		g.server, err = q.StatusServer(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i, s := range sections {
+		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error {
+			if err := q.StatusConfigure(ctx); err != nil {
+				return err
+			}
+			return s.read(ctx, q, g)
+		})
+		var scan pgx.ScanArgError
+		switch {
+		case err == nil:
+		case db.IsServerError(err) && !db.IsConnectionError(err), errors.As(err, &scan):
+			g.unreadable[s.name] = g.reason(err, s.table, limit)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// read runs fn in a transaction that only reads, and once more where its
+// connection had died. Its statements may take their share of the time that is
+// left for so many sections, so that a table that is locked costs no other one.
+func (r *Reader) read(ctx context.Context, sectionsLeft int, fn func(context.Context, *db.Queries) error) (limit time.Duration, err error) {
+	deadline, _ := ctx.Deadline()
+	limit = time.Until(deadline) * 9 / 10 / time.Duration(sectionsLeft)
+	err = db.NewClient(r.pool, r.timeout).Retrying(ctx, func(ctx context.Context) error {
+		return db.InTxWithin(ctx, r.pool, db.Snapshot, db.BatchLimits(limit), func(q *db.Queries) error { return fn(ctx, q) })
+	})
+	return limit, err
+}
+
+// reason says in a few words why a section could not be read.
+func (g *gathering) reason(err error, table string, limit time.Duration) string {
+	switch {
+	case db.IsRowSecurity(err):
+		return fmt.Sprintf("row-level security would hide rows of %s from %s", table, g.server.LoginRole)
+	case db.IsForbidden(err):
+		return fmt.Sprintf("%s may not read %s", g.server.LoginRole, table)
+	case db.IsMissingTable(err):
+		return "there is no table " + table
+	case db.IsLocked(err):
+		return table + " is locked"
+	case db.IsTimeout(err):
+		return fmt.Sprintf("%s was not read within %s", table, limit.Round(100*time.Millisecond))
+	}
+	return clean(db.RootCause(err).Error())
+}
+
+// report judges what was gathered. The intervals are the settings'; the lease
+// knows that of the worker.
+func (g *gathering) report(metrics, health time.Duration) Report {
+	r := Report{
+		At:         g.server.Now,
+		Database:   Database{Name: clean(g.server.Database), Version: firstWord(g.server.Version), Standby: g.server.Standby},
+		Notices:    []Notice{},
+		Unreadable: g.unreadable,
+		Services:   []Service{},
+		Alerts:     []Alert{},
+		Series:     []Series{},
+	}
+	if g.server.Standby {
+		text := "hot standby: it has replayed nothing since its start"
+		if g.server.ReplayedAt.After(time.Unix(0, 0)) {
+			lag := max(0, r.At.Sub(g.server.ReplayedAt))
+			seconds := lag.Seconds()
+			r.Database.ReplayLagSeconds = &seconds
+			text = fmt.Sprintf("hot standby: the newest transaction that it has replayed is %s old", ago(lag))
+		}
+		r.note(StandbyNotice, "%s", text)
+	}
+	if g.lease != nil && g.lease.CycleSeconds > 0 {
+		metrics = time.Duration(g.lease.CycleSeconds * float64(time.Second))
+	}
+	r.addLeader(g.lease, metrics)
+	r.addServices(g.services, g.streaks, health)
+	for _, a := range g.alerts {
+		r.Alerts = append(r.Alerts, Alert{Service: clean(a.Service), Status: a.Status, OpenedAt: a.CreatedAt, Summary: clean(a.Summary)})
+	}
+	r.addSeries(g.series, metrics)
+	return r
+}
+
+func (r *Report) note(kind NoticeKind, format string, args ...any) {
+	r.Notices = append(r.Notices, Notice{kind, fmt.Sprintf(format, args...)})
+}
+
+func (r *Report) addLeader(lease *db.ReadLeaseRow, interval time.Duration) {
+	if r.Unreadable[LeaderSection] != "" {
+		return
+	}
+	if lease == nil {
+		r.note(NoLeaderNotice, "no worker leads: none has ever collected into this database")
+		return
+	}
+	l := Leader{Held: lease.Held, Holder: clean(lease.Holder), Epoch: lease.Epoch, Since: lease.AcquiredAt, ExpiresAt: lease.ExpiresAt, IntervalSeconds: interval.Seconds()}
+	if lease.LastCycleAt.After(time.Unix(0, 0)) {
+		at := lease.LastCycleAt
+		l.StoredUpTo = &at
+		// The newest one is due for a whole interval.
+		l.CyclesBehind = max(0, int64(r.At.Sub(at)/interval)-1)
+	}
+	if !l.Held {
+		left := "expired"
+		if l.Holder == "" {
+			l.Holder, left = clean(lease.LastHolder), "was handed back"
+		}
+		switch {
+		case lease.FromTheFuture:
+			r.note(NoLeaderNotice, "no worker leads: the lease was written by a clock that is wrong")
+		case l.Holder == "":
+			r.note(NoLeaderNotice, "no worker leads")
+		default:
+			r.note(NoLeaderNotice, "no worker leads: the lease of %s %s %s ago", l.Holder, left, ago(r.At.Sub(l.ExpiresAt)))
+		}
+	}
+	r.Leader = &l
+}
+
+func (r *Report) addServices(rows []db.StatusServicesRow, streaks []db.StatusStreaksRow, interval time.Duration) {
+	for _, row := range rows {
+		s := Service{Service: clean(row.Service), State: state(row), CheckedAt: row.CheckedAt}
+		if row.LatencyMs >= 0 {
+			ms := row.LatencyMs
+			s.LatencyMS = &ms
+		}
+		if s.State != probe.Healthy {
+			httpStatus, _ := strconv.Atoi(row.HttpStatus)
+			s.Reason = clean(probe.Reading{Status: s.State, HTTPStatus: httpStatus, Err: row.Error}.Reason())
+			if s.Reason == string(s.State) {
+				s.Reason = "" // says nothing more
+			}
+		}
+		// A streak of another check is one of a worker that counted and then did not.
+		i := slices.IndexFunc(streaks, func(k db.StatusStreaksRow) bool { return k.Service == row.Service })
+		if i >= 0 && streaks[i].CheckedAt.Equal(row.CheckedAt) && streaks[i].Healthy == (s.State == probe.Healthy) {
+			since := streaks[i].Since
+			s.Since, s.Checks = &since, streaks[i].Checks
+		}
+		if r.NewestCheck == nil || s.CheckedAt.After(*r.NewestCheck) {
+			at := s.CheckedAt
+			r.NewestCheck = &at
+		}
+		r.Services = append(r.Services, s)
+	}
+	if r.NewestCheck != nil {
+		r.judgeAge(OldChecksNotice, "health check", *r.NewestCheck, interval)
+	}
+}
+
+// state is the word in details, or what the column says where there is none that
+// is known.
+func state(row db.StatusServicesRow) probe.Status {
+	switch s := probe.Status(row.State); s {
+	case probe.Healthy, probe.Degraded, probe.Down, probe.Unknown:
+		return s
+	}
+	if row.Status == string(probe.Healthy) {
+		return probe.Healthy
+	}
+	return probe.Unknown
+}
+
+// judgeAge says so where the newest of something is old, or cannot be yet.
+func (r *Report) judgeAge(kind NoticeKind, what string, newest time.Time, interval time.Duration) {
+	switch old := r.At.Sub(newest); {
+	case old > patience*interval:
+		r.note(kind, "the newest %s is %s old, with an interval of %s", what, ago(old), humanize.Age(interval))
+	case old < -time.Minute:
+		r.note(FutureNotice, "the newest %s lies %s ahead of the database's clock", what, ago(old))
+	}
+}
+
+func (r *Report) addSeries(rows []db.StatusSeriesRow, interval time.Duration) {
+	counters := map[[2]string]bool{}
+	for _, s := range config.PlatformServices() {
+		for _, c := range s.Counters {
+			counters[[2]string{s.Name, c.Name}] = !c.Gauge
+		}
+	}
+	for _, row := range rows {
+		if r.NewestSample == nil || row.Newest.After(*r.NewestSample) {
+			at := row.Newest
+			r.NewestSample = &at
+		}
+		if row.MetricName == config.HealthSample {
+			continue // stands among the services
+		}
+		s := Series{Service: clean(row.Service), Metric: clean(row.MetricName), Kind: Gauge, At: row.Newest, Value: number(row.Value), LastHour: make([]*float64, buckets)}
+		s.Old = r.At.Sub(row.Newest) > patience*interval
+		values := row.Averages
+		if counters[[2]string{row.Service, row.MetricName}] {
+			s.Kind, s.Value, values = Counter, number(row.Rate), row.Rates
+		}
+		for i, b := range row.Buckets {
+			if b >= 0 && b < buckets { // older than the hour, or ahead of the clock
+				s.LastHour[b] = number(values[i])
+			}
+		}
+		s.Change = change(s.Value, s.LastHour)
+		r.Series = append(r.Series, s)
+	}
+	if r.NewestSample != nil {
+		r.judgeAge(OldSamplesNotice, "sample", *r.NewestSample, interval)
+	}
+}
+
+// change is the difference of a value to the first of its hour, nil where all there
+// is of that is the newest bucket, in which the value itself lies.
+func change(value *float64, hour []*float64) *float64 {
+	there := func(v *float64) bool { return v != nil }
+	first := slices.IndexFunc(hour, there)
+	if value == nil || first < 0 || !slices.ContainsFunc(hour[first+1:], there) {
+		return nil
+	}
+	return number(*value - *hour[first])
+}
+
+// number is nil for what is none, which JSON does not know either.
+func number(v float64) *float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return nil
+	}
+	return &v
+}
+
+// ago is an age, which below a second is noise, and below zero two clocks.
+func ago(d time.Duration) string { return humanize.Age(d.Round(time.Second)) }
+
+// clean makes one line of a text from anywhere: no control or invisible
+// characters, which could draw on the terminal, and no invalid UTF-8.
+func clean(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	return strings.Join(strings.Fields(text), " ")
+}
+
+func firstWord(text string) string {
+	word, _, _ := strings.Cut(clean(text), " ")
+	return word
+}
