@@ -14,14 +14,14 @@ import (
 // new ones work.
 type proxy struct {
 	listener net.Listener
-	upstream string
 	wg       sync.WaitGroup
 
-	mu      sync.Mutex
-	refuse  bool          // new connections are closed at once
-	latency time.Duration // of each piece, each way
-	hole    bool          // nothing passes, nothing is closed
-	links   map[*link]struct{}
+	mu       sync.Mutex
+	upstream string        // where new connections lead
+	refuse   bool          // new connections are closed at once
+	latency  time.Duration // of each piece, each way
+	hole     bool          // nothing passes, nothing is closed
+	links    map[*link]struct{}
 }
 
 // link is one connection through the proxy.
@@ -66,7 +66,10 @@ func (p *proxy) accept() {
 }
 
 func (p *proxy) connect(client net.Conn) {
-	server, err := net.DialTimeout("tcp", p.upstream, 5*time.Second)
+	p.mu.Lock()
+	upstream := p.upstream
+	p.mu.Unlock()
+	server, err := net.DialTimeout("tcp", upstream, 5*time.Second)
 	if err != nil {
 		client.Close()
 		return

@@ -50,19 +50,25 @@ func startBinaries(ctx context.Context) (*Server, error) {
 		return nil, fmt.Errorf("make a directory for PostgreSQL: %w", err)
 	}
 	c := &cluster{bin: bin, dir: dir, password: Token(), credential: credential}
-	if err := c.init(ctx); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
+	return c.run(ctx, c.init)
+}
+
+// run makes the cluster and starts it. A failure leaves nothing behind.
+func (c *cluster) run(ctx context.Context, fill func(context.Context) error) (*Server, error) {
+	err := fill(ctx)
 	for range portAttempts {
+		if err != nil {
+			break
+		}
 		var server *Server
 		if server, err = c.start(ctx); err == nil {
 			return server, nil
 		}
-		if ctx.Err() != nil || !strings.Contains(err.Error(), "Address already in use") {
-			break
+		if ctx.Err() == nil && strings.Contains(err.Error(), "Address already in use") {
+			err = nil
 		}
 	}
-	return nil, errors.Join(err, os.RemoveAll(dir))
+	return nil, errors.Join(err, os.RemoveAll(c.dir))
 }
 
 // init creates the cluster. No file is synced and no socket is configured: only TCP on loopback, with a password.
@@ -182,6 +188,34 @@ func (s *Server) Halt(signal syscall.Signal) error { return s.cluster.end(signal
 func (s *Server) Resume(ctx context.Context) error {
 	_, err := s.cluster.launch(ctx)
 	return err
+}
+
+// Standby starts a hot standby of a server of StartBinaries, which follows it until pg_promote() makes it a primary.
+func (s *Server) Standby(ctx context.Context) (*Server, error) {
+	primary := s.cluster
+	host, port, err := net.SplitHostPort(primary.address)
+	if err != nil {
+		return nil, fmt.Errorf("read the primary's address: %w", err)
+	}
+	dir, err := os.MkdirTemp(fastDir(), "ops-worker-pg-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory for PostgreSQL: %w", err)
+	}
+	c := &cluster{bin: primary.bin, dir: dir, password: primary.password, credential: primary.credential}
+	return c.run(ctx, func(ctx context.Context) error {
+		if c.credential != nil {
+			if err := os.Chown(dir, int(c.credential.Uid), int(c.credential.Gid)); err != nil {
+				return fmt.Errorf("hand over %s: %w", dir, err)
+			}
+		}
+		backup := c.command(ctx, "pg_basebackup", "--pgdata", c.data(), "--write-recovery-conf", "--checkpoint", "fast", "--no-sync",
+			"--host", host, "--port", port, "--username", Superuser)
+		backup.Env = append(backup.Env, "PGPASSWORD="+c.password)
+		if output, err := backup.CombinedOutput(); err != nil {
+			return fmt.Errorf("run pg_basebackup: %w: %s", err, tail(output))
+		}
+		return nil
+	})
 }
 
 // UID is the user that a server of StartBinaries runs as.

@@ -1,0 +1,142 @@
+package faulttest
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/internal/ptytest"
+	"ops_worker/internal/status"
+)
+
+// status runs the command on a database, and returns its report and exit status.
+func (r *rig) status(database string) (report status.Report, code int) {
+	r.t.Helper()
+	command := exec.Command(binary, "status", "--json")
+	command.Env = r.statusEnvironment(database)
+	command.Stderr = os.Stderr
+	output, err := command.Output()
+	if err == nil {
+		err = json.Unmarshal(output, &report)
+	}
+	if err != nil && command.ProcessState == nil {
+		r.t.Fatal(err)
+	}
+	return report, command.ProcessState.ExitCode()
+}
+
+func (r *rig) statusEnvironment(database string) []string {
+	return append([]string{"DATABASE_URL=" + database, "STATE_DIR=" + r.t.TempDir(), "DB_CONNECT_TIMEOUT=1",
+		"HEALTH_CHECK_INTERVAL=" + healthInterval.String(), "TERM=xterm"}, r.services...)
+}
+
+func hasNotice(report status.Report, kind status.NoticeKind) bool {
+	for _, n := range report.Notices {
+		if n.Kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// The primary dies, its standby is promoted, and the same address leads there:
+// status is right at every step, of itself and on a terminal that watches, with
+// nothing but the database to ask.
+func TestStatusDuringAFailover(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	w := r.start()
+	r.settle()
+	r.within(righting, "the services were checked", func() bool {
+		n, err := r.tryCount("SELECT count(*) FROM service_health")
+		return err == nil && n == 3
+	})
+	standby, err := r.server.Standby(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := standby.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+
+	terminal := ptytest.New(t)
+	watch := exec.Command(binary, "status", "--watch", "--every", "1s")
+	watch.Env = r.statusEnvironment(r.database.String())
+	watch.Stdin, watch.Stdout, watch.Stderr = terminal.File, terminal.File, terminal.File
+	watch.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := watch.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- watch.Wait() }()
+	t.Cleanup(func() { _ = watch.Process.Kill() }) // which has ended by then
+
+	// On the standby: the same, and that it is one.
+	r.eventually("the standby follows", func() bool {
+		report, code := r.status(standby.URL("iotcloud"))
+		return code == 0 && report.Database.Standby && report.Database.ReplayLagSeconds != nil && *report.Database.ReplayLagSeconds < 5 &&
+			hasNotice(report, status.StandbyNotice) && len(report.Notices) == 1 && len(report.Unreadable) == 0 &&
+			report.Leader != nil && report.Leader.Held && len(report.Services) == 3 && len(report.Series) > 4
+	})
+	// On the primary: nothing to complain of, but where this machine is late.
+	var report status.Report
+	var code int
+	well := func() bool {
+		report, code = r.status(r.database.String())
+		return code == 0 && !report.Database.Standby && len(report.Notices) == 0 && len(report.Unreadable) == 0 &&
+			report.Leader != nil && report.Leader.Held && report.Leader.CyclesBehind < 4
+	}
+	r.eventually("status has nothing to complain of", well)
+	before := *report.Leader
+	terminal.Await(t, "primary", before.Holder)
+
+	// Nobody answers: an error, and the last reading stays.
+	mark := len(terminal.Shown())
+	if err := r.server.Halt(syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	if _, code := r.status(r.database.String()); code != 1 {
+		t.Errorf("without a primary: exit status %d", code)
+	}
+	terminal.AwaitFrom(t, mark, "this is the reading of", "the database cannot be read: ", before.Holder)
+
+	// The address leads to the standby, which is not promoted yet: it can be read, and
+	// the lease runs out.
+	mark = len(terminal.Shown())
+	r.proxy.set(func(p *proxy) { p.upstream = standby.Address() })
+	r.proxy.cut()
+	terminal.AwaitFrom(t, mark, "hot standby", "no worker leads: the lease of "+before.Holder+" expired")
+	report, code = r.status(r.database.String())
+	if code != 0 || !report.Database.Standby || !hasNotice(report, status.StandbyNotice) || !hasNotice(report, status.NoLeaderNotice) || report.Leader == nil || report.Leader.Held {
+		t.Errorf("before the promotion: exit status %d, %+v", code, report)
+	}
+
+	// Promoted: the worker goes on there, and nothing is left to say.
+	mark = len(terminal.Shown())
+	if r.direct, err = pgxpool.New(t.Context(), standby.URL("iotcloud")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.direct.Close)
+	r.exec("SELECT pg_promote()")
+	r.eventually("the worker leads again", func() bool { return r.leads(w) })
+	r.settle()
+	r.within(righting, "status has nothing to complain of", well)
+	terminal.AwaitFrom(t, mark, ", primary")
+	r.eventually("the terminal has nothing to complain of", func() bool {
+		shown := terminal.Shown()
+		drawing := shown[strings.LastIndex(shown, "ops-worker status"):]
+		return strings.Contains(drawing, ", primary") && strings.Contains(drawing, before.Holder) && !strings.Contains(drawing, "! ")
+	})
+
+	terminal.Press(t, "q")
+	if err := <-exited; err != nil {
+		t.Errorf("watch: %v", err)
+	}
+}
