@@ -11,7 +11,7 @@ import (
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
-	environ := append(environment(t, database), "TERM=xterm")
+	environ := append(environment(t, database), "TERM=xterm", "METRICS_COLLECTION_INTERVAL=5s")
 	command(t, environ, "status").want(t, exitOK, "not read: there is no table system_metrics", "")
 	command(t, environ, "once", "health").want(t, exitOK, "HTTP 503", "")
 	command(t, environ, "once", "metrics").want(t, exitOK, "messages_received   12", "")

@@ -112,7 +112,7 @@ func TestStatusDuringAFailover(t *testing.T) {
 	mark = len(terminal.Shown())
 	r.proxy.set(func(p *proxy) { p.upstream = standby.Address() })
 	r.proxy.cut()
-	terminal.AwaitFrom(t, mark, "hot standby", "no worker leads: the lease of "+before.Holder+" expired")
+	terminal.AwaitFrom(t, mark, "hot standby", "no worker is known to lead: the lease of "+before.Holder+" expired")
 	report, code = r.status(r.database.String())
 	if code != 0 || !report.Database.Standby || !hasNotice(report, status.StandbyNotice) || !hasNotice(report, status.NoLeaderNotice) || report.Leader == nil || report.Leader.Held {
 		t.Errorf("before the promotion: exit status %d, %+v", code, report)

@@ -121,6 +121,7 @@ var stages = map[string]func(*gathering){
 	},
 	"standby": func(g *gathering) {
 		g.server.Standby, g.server.ReplayedAt = true, before(42*time.Second)
+		g.lease.Held, g.lease.ExpiresAt, g.lease.LastCycleAt = false, before(29*time.Second), before(44*time.Second)
 		g.unreadable[SinceSection], g.streaks = "there is no table ops_worker_streak", nil
 		g.unreadable[AlertsSection], g.alerts = "row-level security would hide rows of fleet_alert from iot", nil
 	},
@@ -130,11 +131,11 @@ var stages = map[string]func(*gathering){
 		g.services = []db.StatusServicesRow{
 			{Service: strings.Repeat("x", 64), Status: "unhealthy", LatencyMs: 1<<31 - 1, State: "unknown", Error: evil, CheckedAt: now},
 			{Service: "ingest", Status: "unhealthy", LatencyMs: -1, State: "degraded", HttpStatus: evil, Error: evil, CheckedAt: now},
-			{Service: "evaluator", Status: "healthy", LatencyMs: -1, State: evil, CheckedAt: now},
+			{Service: "evaluator", Status: "healthy", LatencyMs: -1, State: evil, Error: evil, CheckedAt: now},
 		}
 		g.alerts = []db.StatusAlertsRow{{Service: strings.Repeat("y", 64), Status: "OPEN", Summary: evil, CreatedAt: before(-time.Hour)}}
 		g.series = append(g.series, db.StatusSeriesRow{Service: strings.Repeat("z", 64), MetricName: evil, Newest: before(-2 * time.Hour), Value: -1.7e308,
-			Buckets: []int64{0, 30, 59, 60, 1 << 62}, Averages: []float64{-1.7e308, 1.7e308, math.Inf(1), 3, 4}, Rates: make([]float64, 5)})
+			Buckets: []int64{0, 30, 59, 60, 1 << 62}, Averages: []float64{1.7e308, -1.7e308, math.Inf(1), 3, 4}, Rates: make([]float64, 5)})
 	},
 }
 

@@ -9,13 +9,13 @@ const hole = ' '
 // sparkline draws values as one character each, from the least to the greatest of
 // them, and a hole where there is none. Values that are all alike are a low line.
 func sparkline(values []*float64) string {
-	low, high, any := 0.0, 0.0, false
+	low, high, seen := 0.0, 0.0, false
 	for _, v := range values {
 		if v == nil {
 			continue
 		}
-		if !any {
-			low, high, any = *v, *v, true
+		if !seen {
+			low, high, seen = *v, *v, true
 		}
 		low, high = min(low, *v), max(high, *v)
 	}

@@ -339,10 +339,12 @@ func (g *gathering) report(metrics, health time.Duration) Report {
 			r.Database.ReplayLagSeconds = &seconds
 			text = fmt.Sprintf("hot standby: the newest transaction that it has replayed is %s old", ago(lag))
 		}
-		r.note(StandbyNotice, "%s", text)
+		r.note(StandbyNotice, text)
 	}
-	if g.lease != nil && g.lease.CycleSeconds > 0 {
-		metrics = time.Duration(g.lease.CycleSeconds * float64(time.Second))
+	if g.lease != nil {
+		if known := time.Duration(g.lease.CycleSeconds * float64(time.Second)); known > 0 {
+			metrics = known
+		}
 	}
 	r.addLeader(g.lease, metrics)
 	r.addServices(g.services, g.streaks, health)
@@ -353,16 +355,20 @@ func (g *gathering) report(metrics, health time.Duration) Report {
 	return r
 }
 
-func (r *Report) note(kind NoticeKind, format string, args ...any) {
-	r.Notices = append(r.Notices, Notice{kind, fmt.Sprintf(format, args...)})
+func (r *Report) note(kind NoticeKind, text string) {
+	r.Notices = append(r.Notices, Notice{kind, text})
 }
 
 func (r *Report) addLeader(lease *db.ReadLeaseRow, interval time.Duration) {
 	if r.Unreadable[LeaderSection] != "" {
 		return
 	}
+	none := "no worker leads"
+	if r.Database.Standby { // where the lease of a leader may not have arrived yet
+		none = "no worker is known to lead"
+	}
 	if lease == nil {
-		r.note(NoLeaderNotice, "no worker leads: none has ever collected into this database")
+		r.note(NoLeaderNotice, none+": none has ever collected into this database")
 		return
 	}
 	l := Leader{Held: lease.Held, Holder: clean(lease.Holder), Epoch: lease.Epoch, Since: lease.AcquiredAt, ExpiresAt: lease.ExpiresAt, IntervalSeconds: interval.Seconds()}
@@ -379,11 +385,11 @@ func (r *Report) addLeader(lease *db.ReadLeaseRow, interval time.Duration) {
 		}
 		switch {
 		case lease.FromTheFuture:
-			r.note(NoLeaderNotice, "no worker leads: the lease was written by a clock that is wrong")
+			r.note(NoLeaderNotice, none+": the lease was written by a clock that is wrong")
 		case l.Holder == "":
-			r.note(NoLeaderNotice, "no worker leads")
+			r.note(NoLeaderNotice, none)
 		default:
-			r.note(NoLeaderNotice, "no worker leads: the lease of %s %s %s ago", l.Holder, left, ago(r.At.Sub(l.ExpiresAt)))
+			r.note(NoLeaderNotice, fmt.Sprintf("%s: the lease of %s %s %s ago", none, l.Holder, left, r.age(l.ExpiresAt)))
 		}
 	}
 	r.Leader = &l
@@ -437,9 +443,9 @@ func state(row db.StatusServicesRow) probe.Status {
 func (r *Report) judgeAge(kind NoticeKind, what string, newest time.Time, interval time.Duration) {
 	switch old := r.At.Sub(newest); {
 	case old > patience*interval:
-		r.note(kind, "the newest %s is %s old, with an interval of %s", what, ago(old), humanize.Age(interval))
+		r.note(kind, fmt.Sprintf("the newest %s is %s old, with an interval of %s", what, ago(old), humanize.Age(interval)))
 	case old < -time.Minute:
-		r.note(FutureNotice, "the newest %s lies %s ahead of the database's clock", what, ago(old))
+		r.note(FutureNotice, fmt.Sprintf("the newest %s lies %s ahead of the database's clock", what, ago(old)))
 	}
 }
 
