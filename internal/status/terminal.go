@@ -28,9 +28,20 @@ const (
 	enterScreen = "\x1b[?1049h\x1b[?25l"
 	leaveScreen = "\x1b[?25h\x1b[?1049l"
 	beginDraw   = "\x1b[?2026h\x1b[H"
-	endOfLine   = "\x1b[K"
-	endDraw     = "\x1b[J\x1b[?2026l"
+	eraseLine   = "\x1b[2K"
+	eraseBelow  = "\x1b[J"
+	endDraw     = "\x1b[?2026l"
 )
+
+// draw is what to write for a view. Each line is erased before it is written: after
+// it, the cursor may stand on the last of its characters.
+func draw(view []string, height int) string {
+	text := beginDraw + eraseLine + strings.Join(view, "\r\n"+eraseLine)
+	if len(view) < height {
+		text += "\r\n" + eraseBelow
+	}
+	return text + endDraw
+}
 
 // Watch draws a reading every so often, until q, Esc or Ctrl-C is pressed or the
 // context ends. What it draws with is its own: the libraries for it added a
@@ -93,7 +104,7 @@ func Watch(ctx context.Context, reading func(context.Context) (Report, error), t
 				readings <- readingEvent{report, err, time.Now()}
 			})
 		}
-		if _, err := t.Out.WriteString(beginDraw + strings.Join(s.view(), endOfLine+"\r\n") + endOfLine + endDraw); err != nil {
+		if _, err := t.Out.WriteString(draw(s.view(), s.height)); err != nil {
 			return fmt.Errorf("draw: %w", err)
 		}
 		select {

@@ -72,6 +72,16 @@ func TestWatchOnATerminal(t *testing.T) {
 	}
 }
 
+// Nothing is erased behind a line that fills its row, nor below the last row.
+func TestDraw(t *testing.T) {
+	if got, want := draw([]string{"abc", "de"}, 3), "\x1b[?2026h\x1b[H\x1b[2Kabc\r\n\x1b[2Kde\r\n\x1b[J\x1b[?2026l"; got != want {
+		t.Errorf("draw = %q, want %q", got, want)
+	}
+	if got, want := draw([]string{"abc"}, 1), "\x1b[?2026h\x1b[H\x1b[2Kabc\x1b[?2026l"; got != want {
+		t.Errorf("draw = %q, want %q", got, want)
+	}
+}
+
 func TestWatchEndsWithItsTerminal(t *testing.T) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
