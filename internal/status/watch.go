@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"ops_worker/internal/humanize"
 )
 
 // screen is what --watch shows, and what it does next: a value that events change,
@@ -98,7 +100,7 @@ func (s screen) head() []line {
 	if s.report != nil {
 		shown = fmt.Sprintf("this is the reading of %s ago", ago(s.now.Sub(s.readAt)))
 	}
-	return []line{{{"! " + shown + ", tried again every " + s.every.String(), alarm}}, {{"! " + s.err.Error(), alarm}}}
+	return []line{{{"! " + shown + ", tried again every " + humanize.Age(s.every), alarm}}, {{"! " + s.err.Error(), alarm}}}
 }
 
 func (s screen) body() []line {
@@ -119,7 +121,7 @@ func (s screen) view() []string {
 	body := s.body()
 	top := max(0, min(s.top, len(body)-s.room()))
 	end := min(len(body), top+s.room())
-	foot := fmt.Sprintf("every %s  q quits", s.every)
+	foot := fmt.Sprintf("every %s  q quits", humanize.Age(s.every))
 	if below := len(body) - end; below > 0 || top > 0 {
 		foot += fmt.Sprintf("  ↑↓ scroll: %d lines above, %d below", top, below)
 	}
