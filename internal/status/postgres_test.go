@@ -344,8 +344,24 @@ func TestAWrongPasswordIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.User = url.UserPassword(role, "hunter2")
-	if _, err := newReader(t, u.String()).Read(t.Context()); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), role) || strings.Contains(err.Error(), "\n") {
+	r := newReader(t, u.String())
+	if err := r.pool.Ping(t.Context()); err == nil || !db.IsServerError(err) || ofItsSection(err) {
+		t.Errorf("error %v, of a section: %t", err, ofItsSection(err))
+	}
+	if _, err := r.Read(t.Context()); err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), role) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What cannot be read of a row is no fault of the connection.
+func TestAValueThatIsNoneCostsItsSectionAlone(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	database.Exec(t, platform)
+	database.Exec(t, "UPDATE ops_worker_lease SET last_cycle_at = 'infinity'")
+	report := newReader(t, database.URL).report(t)
+	if len(report.Unreadable) != 1 || report.Unreadable[LeaderSection] == "" || report.Leader != nil {
+		t.Errorf("unreadable %v, leader %+v", report.Unreadable, report.Leader)
 	}
 }
 

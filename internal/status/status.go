@@ -278,16 +278,30 @@ func (r *Reader) gather(ctx context.Context, g *gathering) error {
 			}
 			return s.read(ctx, q, g)
 		})
-		var scan pgx.ScanArgError
 		switch {
 		case err == nil:
-		case db.IsServerError(err) && !db.IsConnectionError(err), errors.As(err, &scan):
+		case ofItsSection(err):
 			g.unreadable[s.name] = g.reason(err, s.table, limit)
 		default:
 			return err
 		}
 	}
 	return nil
+}
+
+// ofItsSection reports whether an error is one section's own: the server's about
+// its table, or a value that cannot be read. Any other is of the connection, and
+// half a report in the place of a whole one would help nobody.
+func ofItsSection(err error) bool {
+	var connecting *pgconn.ConnectError // it may hold the server's word too
+	var scan pgx.ScanArgError
+	switch {
+	case errors.As(err, &connecting):
+		return false
+	case errors.As(err, &scan):
+		return true
+	}
+	return db.IsServerError(err) && !db.IsConnectionError(err)
 }
 
 // read runs fn in a transaction that only reads, and once more where its
