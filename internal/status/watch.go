@@ -28,7 +28,7 @@ type screen struct {
 type (
 	tickEvent    time.Time
 	resizeEvent  struct{ width, height int }
-	keyEvent     string // what the terminal sent for it
+	keyEvent     string // the name of what was pressed
 	readingEvent struct {
 		report Report
 		err    error
@@ -43,16 +43,6 @@ const (
 	wait action = iota
 	read
 	quit
-)
-
-// The keys, as terminals send them.
-const (
-	keyCtrlC    = "\x03"
-	keyEscape   = "\x1b"
-	keyUp       = "\x1b[A"
-	keyDown     = "\x1b[B"
-	keyPageUp   = "\x1b[5~"
-	keyPageDown = "\x1b[6~"
 )
 
 // update takes one event.
@@ -75,15 +65,15 @@ func (s screen) update(event any) (screen, action) {
 	case keyEvent:
 		page := max(1, s.height-4)
 		switch string(e) {
-		case "q", "Q", keyCtrlC, keyEscape:
+		case "q", "Q", "ctrl+c", "esc":
 			return s, quit
-		case "k", keyUp:
+		case "k", "up":
 			s.top--
-		case "j", keyDown:
+		case "j", "down":
 			s.top++
-		case "b", keyPageUp:
+		case "b", "pgup":
 			s.top -= page
-		case " ", "f", keyPageDown:
+		case "space", "f", "pgdown":
 			s.top += page
 		}
 	}
