@@ -76,6 +76,30 @@ func (t *Terminal) Resize(tb testing.TB, columns, rows uint16) {
 	}
 }
 
+// Redrawn waits until a program's whole screen shows what it is to show. A program
+// writes what has changed alone, so each look gives the terminal another size.
+func (t *Terminal) Redrawn(tb testing.TB, process *os.Process, what string, holds func(screen string) bool) {
+	tb.Helper()
+	const erased = "\x1b[2J"
+	every := time.NewTicker(250 * time.Millisecond)
+	defer every.Stop()
+	var columns uint16 = 100
+	for deadline := time.Now().Add(patience); ; <-every.C {
+		columns ^= 1
+		t.Resize(tb, columns, 40)
+		if err := process.Signal(syscall.SIGWINCH); err != nil {
+			tb.Fatal(err)
+		}
+		shown := t.Shown()
+		if i := strings.LastIndex(shown, erased); i >= 0 && holds(shown[i:]) {
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("not within %s: the terminal shows %s; it shows\n%q", patience, what, shown[max(0, strings.LastIndex(shown, erased)):])
+		}
+	}
+}
+
 // Press presses keys.
 func (t *Terminal) Press(tb testing.TB, keys string) {
 	tb.Helper()
@@ -88,18 +112,15 @@ func (t *Terminal) Press(tb testing.TB, keys string) {
 func (t *Terminal) Shown() string { return t.shown.String() }
 
 // Await waits until all of these have been shown.
-func (t *Terminal) Await(tb testing.TB, texts ...string) { t.AwaitFrom(tb, 0, texts...) }
-
-// AwaitFrom is Await for what is written after so many bytes.
-func (t *Terminal) AwaitFrom(tb testing.TB, offset int, texts ...string) {
+func (t *Terminal) Await(tb testing.TB, texts ...string) {
 	tb.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	deadline := time.Now().Add(patience)
 	for _, text := range texts {
-		for !strings.Contains(t.Shown()[offset:], text) {
+		for !strings.Contains(t.Shown(), text) {
 			if time.Now().After(deadline) {
-				tb.Fatalf("not within %s: the terminal shows %q; it shows\n%q", patience, text, t.Shown()[offset:])
+				tb.Fatalf("not within %s: the terminal shows %q; it shows\n%q", patience, text, t.Shown())
 			}
 			<-ticker.C
 		}
