@@ -155,7 +155,8 @@ func IsConnectionError(err error) bool {
 		return false
 	}
 	var connectErr *pgconn.ConnectError
-	if errors.As(err, &connectErr) {
+	var renewErr *renewError
+	if errors.As(err, &connectErr) || errors.As(err, &renewErr) {
 		return false // a new one cannot be had either
 	}
 	if c := code(err); c != "" {

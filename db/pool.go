@@ -108,7 +108,12 @@ func PoolConfig(o Options) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, explainURL(o.URL)
 	}
-	cfg.BeforeConnect = func(_ context.Context, connecting *pgx.ConnConfig) error { return renew(connecting, o) }
+	cfg.BeforeConnect = func(_ context.Context, connecting *pgx.ConnConfig) error {
+		if err := renew(connecting, o); err != nil {
+			return &renewError{err}
+		}
+		return nil
+	}
 	cfg.MinConns = o.MinConns
 	cfg.MaxConns = o.MaxConns
 	cfg.PingTimeout = pingTimeout
@@ -116,6 +121,13 @@ func PoolConfig(o Options) (*pgxpool.Config, error) {
 	configure(cfg.ConnConfig, o)
 	return cfg, nil
 }
+
+// renewError is a file that a new connection needs and that cannot be had: no fault
+// of those that stand.
+type renewError struct{ err error }
+
+func (e *renewError) Error() string { return e.err.Error() }
+func (e *renewError) Unwrap() error { return e.err }
 
 // renew reads anew what a connection needs: the URL, and with it the files of a
 // password (PGPASSFILE), of certificates and of a key.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -288,6 +289,42 @@ func TestRotatedSecretsNeedNoRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	ping("PG_PASS_FILE: the file cannot be read")
+}
+
+// A file that cannot be had is no fault of the connections that stand.
+func TestAFailedRotationClosesNoConnection(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	var broken atomic.Bool
+	pool, err := db.Open(t.Context(), db.Options{URL: database.URL, MaxConns: 3, ConnectTimeout: 10 * time.Second, Reload: func() (string, error) {
+		if broken.Load() {
+			return "", errors.New("the file is empty")
+		}
+		return database.URL, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	client := db.NewClient(pool, 5*time.Second)
+	now := func() error {
+		return client.Read(t.Context(), func(q *db.Queries) error {
+			_, err := q.Now(t.Context())
+			return err
+		})
+	}
+	held, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.Store(true)
+	if err := now(); err == nil || !strings.Contains(err.Error(), "the file is empty") { // it needs a second connection
+		t.Errorf("%v", err)
+	}
+	held.Release()
+	if err := now(); err != nil {
+		t.Errorf("on the connection that stands: %v", err)
+	}
 }
 
 // libpq's own file is read anew too.

@@ -45,7 +45,7 @@ func newRootCommand(environ []string) *cobra.Command {
 	root.SetVersionTemplate(versionLine())
 	root.Flags().AddFlagSet(run.Flags())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
-	root.AddCommand(run, newMigrateCommand(load), newOnceCommand(load), newHealthcheckCommand(load), newDoctorCommand(load),
+	root.AddCommand(run, newMigrateCommand(load), newOnceCommand(load), newHealthcheckCommand(environ), newDoctorCommand(load),
 		newStatusCommand(load, environ), newGrantsCommand(load), newVersionCommand())
 	return root
 }
@@ -245,7 +245,7 @@ func printJSON(out io.Writer, value any) error {
 	return encoder.Encode(value)
 }
 
-func newHealthcheckCommand(load loader) *cobra.Command {
+func newHealthcheckCommand(environ []string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Exit 0 while the loops of the worker on this machine turn, 1 when one stands still",
@@ -253,11 +253,11 @@ func newHealthcheckCommand(load loader) *cobra.Command {
 			"a port nor the database: a database that is away is not mended by a restart.",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			cfg, err := load()
+			worker, err := config.HeartbeatFrom(environ)
 			if err != nil {
 				return err
 			}
-			return heartbeat.Check(cfg.StateDir, cfg.ServiceName)
+			return heartbeat.Check(worker.StateDir, worker.ServiceName)
 		},
 	}
 }

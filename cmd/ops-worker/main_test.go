@@ -62,7 +62,7 @@ func TestWrongArgumentsAndSettingsExitWithTwo(t *testing.T) {
 	command(t, nil, "docter").want(t, exitUsage, "", "did you mean doctor?")
 	command(t, nil, "migrate", "statsu").want(t, exitUsage, "", "did you mean status?")
 	command(t, nil, "once", "health", "extra").want(t, exitUsage, "", "unknown command")
-	for _, args := range [][]string{{"run"}, {}, {"migrate", "up"}, {"once", "health"}, {"healthcheck"}} {
+	for _, args := range [][]string{{"run"}, {}, {"migrate", "up"}, {"once", "health"}} {
 		r := command(t, []string{"PG_PORT=hunter2", "LOG_LEVEL=hunter2"}, args...)
 		r.want(t, exitUsage, "", "LOG_LEVEL: must be")
 		r.want(t, exitUsage, "", "PG_PORT: must be")
@@ -74,6 +74,8 @@ func TestWrongArgumentsAndSettingsExitWithTwo(t *testing.T) {
 
 func TestHealthcheckWithoutAWorker(t *testing.T) {
 	command(t, []string{"STATE_DIR=" + t.TempDir()}, "healthcheck").want(t, exitFailed, "", "no worker runs here")
+	// What is wrong with other settings by now is no fault of a worker that runs.
+	command(t, []string{"STATE_DIR=" + t.TempDir(), "DATABASE_URL_FILE=/nowhere", "PG_PORT=x"}, "healthcheck").want(t, exitFailed, "", "no worker runs here")
 }
 
 func service(t *testing.T, status int, body string) string {

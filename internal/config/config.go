@@ -25,6 +25,7 @@ import (
 // Config is a complete, validated configuration. FromEnvironment is the way to
 // one. A field with a tag is a setting, with its default.
 type Config struct {
+	Heartbeat
 	Database Database
 
 	HealthInterval  time.Duration `env:"HEALTH_CHECK_INTERVAL" envDefault:"60"`
@@ -50,8 +51,6 @@ type Config struct {
 	BufferCycles int `env:"BUFFER_CYCLES"`
 	// SpoolDir makes that buffer survive the process; empty keeps it in memory.
 	SpoolDir string `env:"SPOOL_DIR"`
-	// StateDir holds the file by which the loops tell `healthcheck` that they turn.
-	StateDir string `env:"STATE_DIR"`
 	// HTTPAddr is where /health, /ready and /metrics are served; empty serves none.
 	HTTPAddr string `env:"HTTP_ADDR"`
 
@@ -68,8 +67,7 @@ type Config struct {
 	// HealthCAs is what it holds; nil without one.
 	HealthCAs *x509.CertPool
 
-	ServiceName string `env:"SERVICE_NAME" envDefault:"ops_worker"`
-	LogLevel    Level  `env:"LOG_LEVEL" envDefault:"INFO"`
+	LogLevel Level `env:"LOG_LEVEL" envDefault:"INFO"`
 	// LogFormat is "json", "console" or "" for the terminal to decide.
 	LogFormat string `env:"LOG_FORMAT"`
 
@@ -152,16 +150,7 @@ const (
 // it, and blanks around one are dropped, unless they may be a password's. The error
 // names every setting that is wrong, and holds no value of any.
 func FromEnvironment(environ []string) (Config, error) {
-	set := map[string]string{}
-	for _, pair := range environ {
-		name, value, _ := strings.Cut(pair, "=")
-		if name != "PG_PASS" {
-			value = strings.TrimSpace(value)
-		}
-		if value != "" {
-			set[name] = value
-		}
-	}
+	set := settings(environ)
 	var c Config
 	var p problems
 	if err := env.ParseWithOptions(&c, env.Options{Environment: set, FuncMap: parsers}); err != nil {
@@ -172,6 +161,42 @@ func FromEnvironment(environ []string) (Config, error) {
 	c.complete(&p)
 	c.Services = c.monitored(set, &p)
 	return c, p.err()
+}
+
+// settings are the variables that have a value.
+func settings(environ []string) map[string]string {
+	set := map[string]string{}
+	for _, pair := range environ {
+		name, value, _ := strings.Cut(pair, "=")
+		if name != "PG_PASS" {
+			value = strings.TrimSpace(value)
+		}
+		if value != "" {
+			set[name] = value
+		}
+	}
+	return set
+}
+
+// Heartbeat is what `healthcheck` needs. It reads no other setting: one that is
+// wrong by now, or a secret that is being rotated, is no fault of a worker that runs.
+type Heartbeat struct {
+	// StateDir holds the file by which the loops tell `healthcheck` that they turn.
+	StateDir    string `env:"STATE_DIR"`
+	ServiceName string `env:"SERVICE_NAME" envDefault:"ops_worker"`
+}
+
+// HeartbeatFrom reads it from "NAME=value" pairs.
+func HeartbeatFrom(environ []string) (h Heartbeat, err error) {
+	err = env.ParseWithOptions(&h, env.Options{Environment: settings(environ)})
+	h.complete()
+	return h, err
+}
+
+func (h *Heartbeat) complete() {
+	if h.StateDir == "" {
+		h.StateDir = filepath.Join(os.TempDir(), fmt.Sprintf("ops-worker-%d", os.Geteuid()))
+	}
 }
 
 // complete checks what the parsers let through, and fills in what follows from
@@ -200,9 +225,7 @@ func (c *Config) complete(p *problems) {
 	if c.BufferCycles == 0 && c.MetricsInterval >= minMetricsInterval {
 		c.BufferCycles = max(int(defaultBufferSpan/c.MetricsInterval), 1)
 	}
-	if c.StateDir == "" {
-		c.StateDir = filepath.Join(os.TempDir(), fmt.Sprintf("ops-worker-%d", os.Geteuid()))
-	}
+	c.Heartbeat.complete()
 }
 
 const notAPort = "must be between 1 and 65535"
@@ -224,6 +247,7 @@ func (d *Database) complete(set map[string]string, p *problems) {
 	d.MigrateURL = p.databaseURL("MIGRATE_DATABASE_URL", d.MigrateURL, d.MigrateURLFile)
 	d.URL = p.databaseURL("DATABASE_URL", d.URL, d.URLFile)
 	if d.URL != "" || d.URLFile != "" {
+		d.PasswordFile = "" // nor does it take part where the address is read anew
 		return
 	}
 	d.Password = p.orFile("PG_PASS", d.Password, d.PasswordFile, readPassword)
@@ -331,7 +355,7 @@ func (p *problems) addParse(err error) {
 
 // variableOf is the variable behind a field.
 func variableOf(field string) string {
-	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Database]()} {
+	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Heartbeat](), reflect.TypeFor[Database]()} {
 		if f, ok := settings.FieldByName(field); ok && f.Tag.Get("env") != "" {
 			return f.Tag.Get("env")
 		}

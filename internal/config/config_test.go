@@ -363,6 +363,10 @@ func TestASecretThatIsReadAgain(t *testing.T) {
 	if _, err := reload(); err == nil || !strings.Contains(err.Error(), "DATABASE_URL_FILE: the file cannot be read") {
 		t.Errorf("%v", err)
 	}
+	write("hunter2")
+	if c, err = FromEnvironment([]string{"DATABASE_URL=postgres://iot@db/iotcloud", "PG_PASS_FILE=" + name}); err != nil || c.DatabaseOptions().Reload != nil {
+		t.Errorf("DATABASE_URL wins over what the single settings would make: %v", err)
+	}
 	if c, err = FromEnvironment(nil); err != nil || c.DatabaseOptions().Reload != nil {
 		t.Errorf("without a file nothing is read again: %v", err)
 	}

@@ -11,7 +11,7 @@ import (
 // variables are every setting that there is.
 func variables() []string {
 	var names []string
-	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Database]()} {
+	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Heartbeat](), reflect.TypeFor[Database]()} {
 		for i := range settings.NumField() {
 			if name := settings.Field(i).Tag.Get("env"); name != "" {
 				names = append(names, name)
