@@ -71,15 +71,16 @@ type Alerts struct {
 	AfterFailures, AfterSuccesses int
 }
 
-// due are the observations that may open or close an alert by now. A service whose
-// checks could not be counted has had one.
+// due are the observations that may open or close an alert by now. One whose checks
+// could not be counted is due: an alert too early is better than none.
 func (a Alerts) due(observations []probe.Observation, checks map[string]int) []probe.Observation {
 	return slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool {
 		enough := a.AfterFailures
 		if o.Status == probe.Healthy {
 			enough = a.AfterSuccesses
 		}
-		return max(checks[o.Service], 1) < enough
+		count, counted := checks[o.Service]
+		return counted && count < enough
 	})
 }
 
@@ -97,9 +98,6 @@ func (m *HealthMonitor) Cycle(ctx context.Context) error {
 
 	token := m.lease.Token()
 	checks, err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
-	if err != nil {
-		err = fmt.Errorf("health rows are not saved: %w", err)
-	}
 	// The alerts do not wait for the rows; but no lease and no connection is a
 	// fault of both.
 	if m.alerts.Enabled && (err == nil || db.IsServerError(err)) {

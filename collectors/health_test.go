@@ -266,13 +266,13 @@ func TestAlertsAreDueAfterSoManyChecks(t *testing.T) {
 		observed probe.Observation
 		checks   int
 		want     bool
-	}{{ill, 0, false}, {ill, 2, false}, {ill, 3, true}, {ill, 99, true}, {well, 1, false}, {well, 2, true}} {
+	}{{ill, 1, false}, {ill, 2, false}, {ill, 3, true}, {ill, 99, true}, {well, 1, false}, {well, 2, true}} {
 		due := alerts.due([]probe.Observation{test.observed}, map[string]int{"a": test.checks})
 		if got := len(due) == 1; got != test.want {
 			t.Errorf("%s after %d checks: due is %t", test.observed.Status, test.checks, got)
 		}
 	}
-	if due := alertAtOnce.due([]probe.Observation{well, ill}, nil); len(due) != 2 {
+	if due := alerts.due([]probe.Observation{well, ill}, nil); len(due) != 2 {
 		t.Errorf("what was not counted: %v are due", due)
 	}
 }

@@ -335,6 +335,8 @@ func TestChecksAreCountedAcrossReplicas(t *testing.T) {
 	check(probe.Healthy, 1)
 	pgtest.WantRows(t, pool, "SELECT healthy, since = checked_at, checks FROM ops_worker_streak", "true true 1")
 
+	at = at.Add(9 * 24 * time.Hour) // nobody has checked for days
+	check(probe.Healthy, 1)
 	at = at.Add(time.Minute)
 	database.Exec(t, "ALTER TABLE service_health ADD CONSTRAINT never CHECK (status = 'never') NOT VALID")
 	checks, err := store.SaveHealth(t.Context(), token, at, []probe.Observation{observation("ingest", probe.Reading{Status: probe.Healthy})})

@@ -160,10 +160,21 @@ func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Ti
 		}
 		return countChecks(q)
 	})
-	if db.IsServerError(err) && !db.IsTimeout(err) { // what one table refuses, the other may take
-		err = errors.Join(lease.Fenced(ctx, p.client, token, upsertRows), lease.Fenced(ctx, p.client, token, countChecks))
+	if !db.IsServerError(err) || db.IsTimeout(err) {
+		return checks, unless(err, "health rows are not saved")
 	}
-	return checks, err
+	// What one table refuses, the other may take.
+	return checks, errors.Join(
+		unless(lease.Fenced(ctx, p.client, token, upsertRows), "health rows are not saved"),
+		unless(lease.Fenced(ctx, p.client, token, countChecks), "checks are not counted, each is enough for its alert"))
+}
+
+// unless says what an error keeps from being done.
+func unless(err error, undone string) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", undone, err)
 }
 
 // SyncAlerts brings the system alerts in line with the observations, all in one

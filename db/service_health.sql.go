@@ -19,9 +19,10 @@ FROM (
 ) x
 ON CONFLICT (service) DO UPDATE
 SET healthy = EXCLUDED.healthy,
-    since = CASE WHEN s.healthy = EXCLUDED.healthy THEN s.since ELSE EXCLUDED.since END,
+    since = CASE WHEN s.healthy = EXCLUDED.healthy AND EXCLUDED.checked_at < s.checked_at + interval '1 day' THEN s.since
+                 ELSE EXCLUDED.since END,
     checks = CASE WHEN s.checked_at = EXCLUDED.checked_at THEN s.checks
-                  WHEN s.healthy = EXCLUDED.healthy THEN s.checks + 1
+                  WHEN s.healthy = EXCLUDED.healthy AND EXCLUDED.checked_at < s.checked_at + interval '1 day' THEN s.checks + 1
                   ELSE 1 END,
     checked_at = EXCLUDED.checked_at
 RETURNING s.service, s.checks
@@ -39,8 +40,9 @@ type CountChecksRow struct {
 }
 
 // Counts a health cycle's checks into the streaks, by primary key: one that finds
-// what the one before found makes a streak longer, any other begins one. A cycle
-// that is sent again counts once. Returns the streaks' lengths.
+// what the one before found makes a streak longer, any other begins one, and so
+// does one that nobody has made for a day. A cycle that is sent again counts once.
+// Returns the streaks' lengths.
 // Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 func (q *Queries) CountChecks(ctx context.Context, arg CountChecksParams) ([]CountChecksRow, error) {
 	rows, err := q.db.Query(ctx, CountChecks, arg.CheckedAt, arg.Services, arg.Healthy)
