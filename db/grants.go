@@ -64,17 +64,21 @@ func AlertSequences(ctx context.Context, q *Queries, stands map[string]DescribeR
 	return q.SequencesBehind(ctx, inserted)
 }
 
-// GrantOperator lets a login role take on the operator's. Since PostgreSQL 16 a
-// membership may be without that.
+// GrantOperator lets a login role, which is quoted where it must be, take on the
+// operator's. Since PostgreSQL 16 a membership may be without that.
 func GrantOperator(serverVersion int32, login string) string {
-	grant := fmt.Sprintf("GRANT %s TO %s", OperatorRole, Ident(login))
+	grant := fmt.Sprintf("GRANT %s TO %s", OperatorRole, login)
 	if serverVersion >= 160000 {
 		grant += " WITH SET TRUE"
 	}
 	return grant
 }
 
-// Ident is a name as SQL has it, quoted where it must be.
+// quoted is a name as SQL takes it whatever it is: a role may be called user.
+func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+// Ident is a name for people to read, quoted where it must be but for the words that
+// SQL keeps for itself.
 func Ident(name string) string {
 	if plainName.MatchString(name) {
 		return name
@@ -149,15 +153,23 @@ func Grants(ctx context.Context, q *Queries, role string, uses Uses) ([]Grant, e
 	}
 	uses.Retention = uses.Retention && expirer == ExpiresByDelete
 
+	session, err := q.DescribeDatabase(ctx)
+	if err != nil {
+		return nil, err
+	}
+
 	var list []Grant
 	grant := func(what, sql string, args ...any) {
 		list = append(list, Grant{fmt.Sprintf(sql, args...), []string{what}})
 	}
-	if !described.RoleExists {
-		grant("to log in; give it a password", "CREATE ROLE %s LOGIN", Ident(role))
+	if schema != publicSchema { // psql's own path may lead elsewhere
+		grant("to find the tables", "SET search_path TO %s, %s", quoted(schema), session.SearchPath)
 	}
-	grant("to connect", "GRANT CONNECT ON DATABASE %s TO %s", Ident(described.Database), Ident(role))
-	grant("to find the tables", "GRANT USAGE ON SCHEMA %s TO %s", Ident(schema), Ident(role))
+	if !described.RoleExists {
+		grant("to log in; give it a password", "CREATE ROLE %s LOGIN", quoted(role))
+	}
+	grant("to connect", "GRANT CONNECT ON DATABASE %s TO %s", quoted(described.Database), quoted(role))
+	grant("to find the tables", "GRANT USAGE ON SCHEMA %s TO %s", quoted(schema), quoted(role))
 	platformRole := role
 	if described.PoliciesBind {
 		// As EnterPlatformScope does: past the policies, or not at all.
@@ -169,12 +181,12 @@ func Grants(ctx context.Context, q *Queries, role string, uses Uses) ([]Grant, e
 		case !described.OperatorBypasses:
 			grant(use, "ALTER ROLE %s BYPASSRLS", OperatorRole)
 		}
-		grant(use, "%s", GrantOperator(server.VersionNum, role))
-		grant("to find the tables", "GRANT USAGE ON SCHEMA %s TO %s", Ident(schema), OperatorRole)
+		grant(use, "%s", GrantOperator(server.VersionNum, quoted(role)))
+		grant("to find the tables", "GRANT USAGE ON SCHEMA %s TO %s", quoted(schema), OperatorRole)
 	}
 	tables := needed(stands, uses, role, platformRole)
 	for _, key := range tables.order {
-		list = append(list, Grant{fmt.Sprintf("GRANT %s ON %s TO %s", strings.Join(slices.Sorted(maps.Keys(tables.rights[key])), ", "), Ident(key.relation), Ident(key.role)), tables.uses[key]})
+		list = append(list, Grant{fmt.Sprintf("GRANT %s ON %s TO %s", strings.Join(slices.Sorted(maps.Keys(tables.rights[key])), ", "), quoted(key.relation), quoted(key.role)), tables.uses[key]})
 	}
 	if uses.SystemAlerts {
 		sequences, err := AlertSequences(ctx, q, stands)
@@ -182,7 +194,7 @@ func Grants(ctx context.Context, q *Queries, role string, uses Uses) ([]Grant, e
 			return nil, err
 		}
 		for _, name := range sequences { // quoted by the server
-			list = append(list, Grant{fmt.Sprintf("GRANT USAGE ON SEQUENCE %s TO %s", name, Ident(platformRole)), []string{ForSystemAlerts}})
+			list = append(list, Grant{fmt.Sprintf("GRANT USAGE ON SEQUENCE %s TO %s", name, quoted(platformRole)), []string{ForSystemAlerts}})
 		}
 	}
 	return list, nil
@@ -214,7 +226,7 @@ func GrantOwn(ctx context.Context, schema *pgxpool.Pool, role string, uses Uses)
 		}
 		for _, l := range lacking {
 			err := pgx.BeginFunc(ctx, tx, func(savepoint pgx.Tx) error {
-				_, err := savepoint.Exec(ctx, fmt.Sprintf("GRANT %s ON %s TO %s", l.Privilege, Ident(l.Relation), Ident(role)))
+				_, err := savepoint.Exec(ctx, fmt.Sprintf("GRANT %s ON %s TO %s", l.Privilege, quoted(l.Relation), quoted(role)))
 				return err
 			})
 			if err != nil && !IsServerError(err) {

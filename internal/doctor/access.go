@@ -316,7 +316,7 @@ func (a access) disableAdvice(s db.Statement) string {
 
 // grantOperator lets a login role take on the operator's.
 func (r *run) grantOperator(login string) string {
-	return db.GrantOperator(r.server.VersionNum, login) + ";"
+	return db.GrantOperator(r.server.VersionNum, db.Ident(login)) + ";"
 }
 
 // operatorAdvice is how to let the worker read past the policies.
