@@ -48,6 +48,8 @@ type Worker struct {
 	client *db.Client
 	schema *schemaKeeper
 	other  *otherWriter
+	// loginRole is the role of pool, known once the database is ready.
+	loginRole string
 
 	heartFailed sync.Once
 
@@ -70,7 +72,12 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.NewClient(cfg.HealthCAs), Observer: NoObserver, SchemaPool: pool}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
 	w.schema = newSchemaKeeper(w.client, func(ctx context.Context) ([]db.Change, error) {
-		return db.Ensure(ctx, w.SchemaPool, w.migratorOptions()...)
+		made, err := db.Ensure(ctx, w.SchemaPool, w.migratorOptions()...)
+		if err != nil {
+			return made, err
+		}
+		granted, err := w.grant(ctx)
+		return append(made, granted...), err
 	})
 	w.Store = NewPostgres(w.client, cfg.LeaseTTL)
 	leases := lease.NewPostgres(w.client)
@@ -182,12 +189,17 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	changes, err := db.MigrateUp(ctx, w.SchemaPool, w.migratorOptions()...)
 	w.schema.log(w.log, changes)
 	if err != nil {
-		return err
+		// A replica of an older version may collect right now with the tables that
+		// stand; this one can as well.
+		if !w.schemaIsAnothers(err) || !w.canCollect(ctx) {
+			return err
+		}
+		w.log.Warn().Err(err).Msg("the schema is not brought up to date, the tables that stand are used")
 	}
 	var session db.DescribeSessionRow
 	var role string
 	var timescale *db.Timescale
-	err = w.client.InTx(ctx, func(q *db.Queries) (err error) {
+	describeErr := w.client.InTx(ctx, func(q *db.Queries) (err error) {
 		if session, err = q.DescribeSession(ctx); err != nil {
 			return err
 		}
@@ -198,11 +210,11 @@ func (w *Worker) Prepare(ctx context.Context) error {
 		role = scope.Role
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("describe session: %w", err)
+	if describeErr != nil {
+		return fmt.Errorf("describe session: %w", describeErr)
 	}
-	if w.SchemaPool != w.pool {
-		changes, err := db.GrantOwn(ctx, w.SchemaPool, session.LoginRole, w.cfg.DatabaseUses())
+	if w.loginRole = session.LoginRole; err == nil {
+		changes, err := w.grant(ctx)
 		w.schema.log(w.log, changes)
 		if err != nil {
 			return err
@@ -221,6 +233,35 @@ func (w *Worker) Prepare(ctx context.Context) error {
 		Bool("timescaledb", timescale != nil).
 		Msg("database is ready")
 	return nil
+}
+
+// schemaIsAnothers reports whether an error of a migration is one that another has to
+// mend: this role may not make tables, or the one that may cannot be reached.
+func (w *Worker) schemaIsAnothers(err error) bool {
+	return db.IsForbidden(err) || w.SchemaPool != w.pool && !db.IsRefused(err)
+}
+
+// canCollect reports whether the tables stand without which nothing is collected.
+func (w *Worker) canCollect(ctx context.Context) bool {
+	var stands map[string]db.DescribeRelationsRow
+	err := w.client.InTx(ctx, func(q *db.Queries) (err error) {
+		stands, err = db.StandingRelations(ctx, q)
+		return err
+	})
+	for _, name := range []string{db.LeaseTable, "system_metrics", "service_health"} {
+		if _, exists := stands[name]; !exists {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// grant lets the login role use what another has made for it.
+func (w *Worker) grant(ctx context.Context) ([]db.Change, error) {
+	if w.SchemaPool == w.pool {
+		return nil, nil
+	}
+	return db.GrantOwn(ctx, w.SchemaPool, w.loginRole, w.cfg.DatabaseUses())
 }
 
 // collect runs the loops until ctx is done.

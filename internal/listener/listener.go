@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
+	"golang.org/x/net/netutil"
 
 	"ops_worker/internal/backoff"
 	"ops_worker/internal/faultlog"
@@ -21,7 +22,8 @@ import (
 const (
 	headerTimeout  = 5 * time.Second
 	requestTimeout = 10 * time.Second
-	idleTimeout    = 2 * time.Minute
+	idleTimeout    = 30 * time.Second
+	maxConnections = 64
 	maxHeader      = 8 << 10
 	maxScrapes     = 2
 	stopTimeout    = 500 * time.Millisecond
@@ -98,7 +100,7 @@ func serve(ctx context.Context, socket net.Listener, handler http.Handler, log z
 			_ = server.Close() // it hangs on a client, whom nobody waits for
 		}
 	})
-	err := server.Serve(socket)
+	err := server.Serve(netutil.LimitListener(socket, maxConnections))
 	if !stop() {
 		<-stopped
 	}
