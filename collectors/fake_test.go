@@ -143,7 +143,7 @@ func watching(kind config.ProbeKind, probes map[string]probe.Probe) []probe.Targ
 
 // asking are the targets of real probes of one service, which counts.
 func asking(client *probe.Client, name, url string) []probe.Target {
-	return probe.Targets([]config.Service{{Name: name, Address: url}}, client, nil)
+	return probe.Targets([]config.Service{{Name: name, Addresses: []string{url}}}, client, nil)
 }
 
 // pass lets time pass in a synctest bubble, where nobody waits for it.

@@ -70,6 +70,9 @@ type Worker struct {
 // NewWorker wires the parts; nothing runs yet, and the database is not asked.
 func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
 	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.NewClient(cfg.HealthCAs), Observer: NoObserver, SchemaPool: pool}
+	if !cfg.Instances {
+		w.http.Resolver = nil
+	}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
 	w.schema = newSchemaKeeper(w.client, func(ctx context.Context) ([]db.Change, error) {
 		made, err := db.Ensure(ctx, w.SchemaPool, w.migratorOptions()...)
@@ -128,6 +131,12 @@ func (w *Worker) noteBeat(err error) {
 // the database is not one for the worker.
 func (w *Worker) Run(ctx context.Context) error {
 	w.Health.observer, w.Metrics.observer = w.Observer, w.Observer
+	ctx, stop := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	// Before there is a database, so that the first cycle finds the instances.
+	running.Go(func() { w.http.KeepInstances(ctx, w.log) })
 	if err := w.awaitDatabase(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -135,13 +144,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.other.awaitSamples(ctx)
 	}
 	w.noteBeat(w.heart.Forget(startLoop))
-	var running sync.WaitGroup
 	running.Go(func() {
 		// Beside the lease: without its table nobody leads.
 		(&Loop{Name: schemaLoop, Interval: schemaInterval, Deadline: startDeadline, FirstAfter: schemaInterval, Cycle: w.schema.cycle, Log: w.log}).Run(ctx)
 	})
 	w.Lease.Run(ctx, w.collect)
-	running.Wait()
 	return nil
 }
 
@@ -346,7 +353,8 @@ func (noHeart) Forget(...string) error           { return nil }
 // Once runs cycle under the lease. With dryRun the cycle stores nothing; nor
 // does it while another replica, which is then returned, holds the lease.
 func (w *Worker) Once(ctx context.Context, dryRun bool, cycle func(context.Context) error) (leader string, err error) {
-	ctx, _ = withTrace(ctx, w.log)
+	ctx, log := withTrace(ctx, w.log)
+	w.http.FindInstances(ctx, log)
 	if !dryRun {
 		holder, err := w.Lease.TryAcquire(ctx)
 		if err != nil {

@@ -61,6 +61,9 @@ type Config struct {
 	HealthServicesFile string `env:"HEALTH_SERVICES_FILE"`
 	KeycloakRealm      string `env:"KEYCLOAK_REALM" envDefault:"pulse"`
 	MQTTPort           int    `env:"MQTT_PORT" envDefault:"1883"`
+	// Instances asks every address that a service's name has; without it each name
+	// is asked at one.
+	Instances bool `env:"INSTANCES" envDefault:"on"`
 	// HealthCAFile holds certificates that a service's may be signed with, besides
 	// those of the system.
 	HealthCAFile string `env:"HEALTH_CA_FILE"`

@@ -42,7 +42,7 @@ func TestDefaultsAreThePlatforms(t *testing.T) {
 			t.Errorf("default of %s: %+v", name, c)
 		}
 	}
-	if diff := cmp.Diff([]string{"ingest http://iot-ingest:8080/health", "evaluator http://iot-evaluator:8080/health", "postgres "}, addresses(c)); diff != "" {
+	if diff := cmp.Diff([]string{"ingest http://iot-ingest:8080/health", "evaluator http://iot-evaluator:8080/health", "postgres"}, addresses(c)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -51,7 +51,7 @@ func TestDefaultsAreThePlatforms(t *testing.T) {
 func addresses(c Config) []string {
 	var list []string
 	for _, s := range c.Services {
-		list = append(list, s.Name+" "+s.Address)
+		list = append(list, strings.Join(append([]string{s.Name}, s.Addresses...), " "))
 	}
 	return list
 }
@@ -83,11 +83,11 @@ func TestEveryServiceHasItsSetting(t *testing.T) {
 			continue
 		}
 		i := slices.IndexFunc(cfg.Services, func(monitored Service) bool { return monitored.Name == s.Name })
-		if i < 0 || cfg.Services[i].Address != want.address {
+		if i < 0 || strings.Join(cfg.Services[i].Addresses, " ") != want.address {
 			t.Errorf("%s: %+v, want %s", s.Name, cfg.Services, want.address)
 		}
 	}
-	if last := cfg.Services[len(cfg.Services)-1]; last.Name != "billing" || last.Address != "http://g/up?full=1" || !last.AllCounters {
+	if last := cfg.Services[len(cfg.Services)-1]; last.Name != "billing" || !cmp.Equal(last.Addresses, []string{"http://g/up?full=1"}) || !last.AllCounters {
 		t.Errorf("the extra service: %+v", last)
 	}
 }
@@ -119,7 +119,16 @@ func TestSettings(t *testing.T) {
 		"LOG_FORMAT=Console":                    func(c Config) bool { return c.LogFormat == "console" },
 		"MQTT_HOST=broker":                      func(c Config) bool { return slices.Contains(addresses(c), "mqtt broker:1883") },
 		"INGEST_HEALTH_URL=http://x:1/":         func(c Config) bool { return slices.Contains(addresses(c), "ingest http://x:1/health") },
-		"BUFFER_CYCLES=10":                      func(c Config) bool { return c.BufferCycles == 10 },
+		"INSTANCES=off":                         func(c Config) bool { return !c.Instances },
+		"INSTANCES=":                            func(c Config) bool { return c.Instances },
+		"INGEST_HEALTH_URL=http://x:1/, http://y:1": func(c Config) bool {
+			return slices.Contains(addresses(c), "ingest http://x:1/health http://y:1/health")
+		},
+		"MQTT_HOST=b1, ::1": func(c Config) bool { return slices.Contains(addresses(c), "mqtt b1:1883 [::1]:1883") },
+		"HEALTH_SERVICES=a=http://a/1,http://b/?q=1,c=http://c": func(c Config) bool {
+			return cmp.Equal(addresses(c)[3:], []string{"a http://a/1 http://b/?q=1", "c http://c"})
+		},
+		"BUFFER_CYCLES=10": func(c Config) bool { return c.BufferCycles == 10 },
 		"HEALTH_SERVICES=billing=http://b:1/up?a=b , x=https://x": func(c Config) bool {
 			return cmp.Equal(addresses(c)[3:], []string{"billing http://b:1/up?a=b", "x https://x"})
 		},
@@ -178,6 +187,13 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 		"DATABASE_URL=postgres://a:hun@ter2@b/c":                                         "DATABASE_URL: " + db.ErrURL.Error(),
 		"DATABASE_URL=postgres://a:p@hunter2#w@b/c":                                      "DATABASE_URL: " + db.ErrURL.Error(),
 		"DATABASE_URL=postgres://a:12/3hunter2@b/c":                                      "DATABASE_URL: " + db.ErrURL.Error(),
+		"INGEST_HEALTH_URL=http://x,hunter2":                                             "INGEST_HEALTH_URL: must be a URL like http://host:8080",
+		"INGEST_HEALTH_URL=http://x,":                                                    "INGEST_HEALTH_URL: must be a URL like http://host:8080",
+		"INGEST_HEALTH_URL=http://x/,http://x":                                           "INGEST_HEALTH_URL: names an instance twice",
+		"DELIVERY_HEALTH_URL=" + manyURLs(257):                                           "DELIVERY_HEALTH_URL: may name at most 256 instances of a service",
+		"HEALTH_SERVICES=a=http://hunter2,http://hunter2":                                "HEALTH_SERVICES: names an instance twice",
+		"MQTT_HOST=a,":                                                                   "MQTT_HOST: must be a host name or an address",
+		"INSTANCES=some":                                                                 "INSTANCES: must be true or false (or 1, yes, on, 0, no, off)",
 		"INGEST_HEALTH_URL=http://x?hunter2":                                             "INGEST_HEALTH_URL: must end with the host, the port or a path: a query or a fragment cannot be sent",
 		"INGEST_HEALTH_URL=http://x/health/":                                             "INGEST_HEALTH_URL: must not end in /health, which is added",
 		"HEALTH_SERVICES=http://hunter2":                                                 "HEALTH_SERVICES: entry 1 is not of the form name=url",
@@ -199,6 +215,15 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 			t.Errorf("%s: the error quotes the value: %v", pair, err)
 		}
 	}
+}
+
+// manyURLs is a list of so many instances.
+func manyURLs(n int) string {
+	urls := make([]string, n)
+	for i := range urls {
+		urls[i] = fmt.Sprintf("http://h%d", i)
+	}
+	return strings.Join(urls, ",")
 }
 
 func TestAllWrongSettingsAreReportedTogether(t *testing.T) {

@@ -35,8 +35,9 @@ type Service struct {
 	// Variable is the setting that says where it is.
 	Variable string
 	Kind     ProbeKind
-	// Address is a URL, or host:port of a ProbeTCP; it may hold a secret.
-	Address string
+	// Addresses are URLs, or host:port of a ProbeTCP; they may hold secrets. The
+	// service's instances answer there, at each name one or more.
+	Addresses []string
 	// Counters are stored as samples, 0 where the service does not report one.
 	Counters []Counter
 	// AllCounters stores whatever counters the service reports instead.
@@ -102,32 +103,60 @@ func (c *Config) monitored(set map[string]string, p *problems) []Service {
 		if value == "" && r.Kind != ProbeDatabase {
 			continue
 		}
-		if r.Kind == ProbeCounters || r.Kind == ProbeStatus {
+		if r.Kind != ProbeDatabase {
+			r.Addresses = r.addresses(c, p, value)
+			p.checkInstances(r.Service)
+		}
+		services = append(services, r.Service)
+	}
+	return append(services, extraServices(p, c.HealthServices)...)
+}
+
+// addresses reads a list. A comma inside a URL must be written %2C.
+func (r row) addresses(c *Config, p *problems, list string) (addresses []string) {
+	for value := range strings.SplitSeq(list, ",") {
+		value = strings.TrimSpace(value)
+		if r.Kind == ProbeTCP {
+			p.check(r.Variable, value != "", "must be a host name or an address")
+			p.checkHost(r.Variable, value, "MQTT_PORT")
+		} else {
 			p.check(r.Variable, isHTTP(value), "must be a URL like http://host:8080")
 			p.check(r.Variable, !strings.ContainsAny(value, "?#"), "must end with the host, the port or a path: a query or a fragment cannot be sent")
 			value = strings.TrimRight(value, "/")
 			p.check(r.Variable, r.Kind != ProbeCounters || !strings.HasSuffix(value, healthPath), "must not end in %s, which is added", healthPath)
 		}
-		if r.Kind == ProbeTCP {
-			p.checkHost(r.Variable, value, "MQTT_PORT")
-		}
-		r.Address = r.address(c, value)
-		services = append(services, r.Service)
+		addresses = append(addresses, r.address(c, value))
 	}
-	return append(services, extraServices(p, c.HealthServices)...)
+	return addresses
+}
+
+// MaxInstances is how many instances a service may have.
+const MaxInstances = 256
+
+// checkInstances looks at a service's list as a whole: who is asked twice would
+// count twice.
+func (p *problems) checkInstances(s Service) {
+	p.check(s.Variable, len(s.Addresses) <= MaxInstances, "may name at most %d instances of a service", MaxInstances)
+	p.check(s.Variable, len(slices.Compact(slices.Sorted(slices.Values(s.Addresses)))) == len(s.Addresses), "names an instance twice")
 }
 
 var serviceName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
 const maxExtraServices = 64
 
-// extraServices reads HEALTH_SERVICES=name=url,name=url. A comma inside a URL
-// must be written %2C.
+// extraServices reads HEALTH_SERVICES=name=url,name=url; a URL without a name is
+// another instance of the service before it. A comma inside a URL must be written
+// %2C.
 func extraServices(p *problems, value string) []Service {
 	var list []Service
 	named := func(name string) func(Service) bool { return func(s Service) bool { return s.Name == name } }
 	for i, entry := range strings.Split(value, ",") {
 		if entry = strings.TrimSpace(entry); entry == "" {
+			continue
+		}
+		if isHTTP(entry) && len(list) > 0 {
+			last := &list[len(list)-1]
+			last.Addresses = append(last.Addresses, entry)
 			continue
 		}
 		name, address, found := strings.Cut(entry, "=")
@@ -144,8 +173,11 @@ func extraServices(p *problems, value string) []Service {
 		case !isHTTP(address):
 			p.add(ExtraServicesVariable, "the URL of %s must be like http://host:8080/health", name)
 		default:
-			list = append(list, Service{Name: name, Variable: ExtraServicesVariable, Address: address, AllCounters: true})
+			list = append(list, Service{Name: name, Variable: ExtraServicesVariable, Addresses: []string{address}, AllCounters: true})
 		}
+	}
+	for _, s := range list {
+		p.checkInstances(s)
 	}
 	p.check(ExtraServicesVariable, len(list) <= maxExtraServices, "may name at most %d services", maxExtraServices)
 	return list

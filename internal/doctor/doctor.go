@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
@@ -223,6 +224,9 @@ func (r *run) known(err error) error {
 // probe the services. The function it returns frees both, hung or not.
 func (r *run) open(ctx context.Context) (free func()) {
 	client := probe.NewClient(r.cfg.HealthCAs)
+	if !r.cfg.Instances {
+		client.Resolver = nil
+	}
 	r.targets = probe.Targets(r.cfg.Services, client, func(ctx context.Context) error {
 		if r.pool == nil {
 			return errors.New("no connection")
@@ -244,7 +248,13 @@ func (r *run) open(ctx context.Context) (free func()) {
 	}
 	var probing sync.WaitGroup
 	r.probed = make(chan []probe.Observation, 1)
-	probing.Go(func() { r.probed <- probe.Observe(ctx, r.targets, r.limits.check) })
+	probing.Go(func() {
+		began := time.Now()
+		finding, cancel := context.WithTimeout(ctx, r.limits.check/2)
+		client.FindInstances(finding, zerolog.Nop())
+		cancel()
+		r.probed <- probe.Observe(ctx, r.targets, r.limits.check-time.Since(began))
+	})
 
 	return func() {
 		probing.Wait()

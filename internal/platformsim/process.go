@@ -167,7 +167,7 @@ func answer(ctx context.Context, s config.Service) (counters map[string]float64,
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Address, nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Addresses[0], nil)
 	if err != nil {
 		return nil, false
 	}

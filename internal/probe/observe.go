@@ -14,10 +14,12 @@ import (
 // the last byte of its answer.
 const Timeout = 5 * time.Second
 
-// Target is a service and the probe that asks it.
+// Target is a service and the probe that asks it, or its instances, each with a
+// probe of its own.
 type Target struct {
 	config.Service
-	Probe Probe
+	Probe     Probe
+	Instances func() []Instance
 }
 
 // Targets lists the services with their probes; ping asks the database.
@@ -25,47 +27,83 @@ func Targets(services []config.Service, client *Client, ping func(context.Contex
 	targets := make([]Target, len(services))
 	for i, s := range services {
 		targets[i] = Target{Service: s}
+		var prepare func(address string) *endpoint
 		switch s.Kind {
 		case config.ProbeCounters:
-			targets[i].Probe = client.counters(s.Address, s.Counters)
+			prepare = func(address string) *endpoint { return client.counters(address, s.Counters) }
 		case config.ProbeStatus:
-			targets[i].Probe = client.status(s.Address)
+			prepare = client.status
 		case config.ProbeTCP:
-			targets[i].Probe = tcp(s.Address)
+			prepare = tcp
 		case config.ProbeDatabase:
 			targets[i].Probe = query(ping)
+			continue
 		}
+		targets[i].Instances = client.newService(s.Addresses, prepare).Instances
 	}
 	return targets
 }
 
-// Observation is a service and what its probe brought back.
-type Observation struct {
-	Service string
-	// Took is how long the probe was under way, answered or not.
-	Took time.Duration
-	Reading
+// instances are those that are asked now.
+func (t Target) instances() []Instance {
+	if t.Instances == nil {
+		return []Instance{{Address: t.Name, Probe: t.Probe}}
+	}
+	return t.Instances()
 }
 
-// Observe probes all targets at once, each for at most timeout, and returns what
-// they answered in their order. None waits for another: how many there may be is
-// bounded by the settings.
+// Observation is a service and what its probes brought back: of several instances
+// what they are together.
+type Observation struct {
+	Service string
+	// Took is how long the longest probe was under way, answered or not.
+	Took time.Duration
+	Reading
+	Instances []InstanceReading
+}
+
+// InstanceReading is what one instance brought back.
+type InstanceReading struct {
+	// Address is the instance's host:port, or that of its name.
+	Address string
+	// Key tells the one that answered from all others of its service.
+	Key string
+	Reading
+	took time.Duration
+	// Again asks it on a connection of its own; nil where it has no counters.
+	Again Probe
+}
+
+// Observe probes all instances of all targets at once, each for at most timeout,
+// and returns what they answered in the targets' order. None waits for another:
+// how many are in flight is bounded by how many there may be.
 func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Observation {
-	observations := make([]Observation, len(targets))
+	readings := make([][]InstanceReading, len(targets))
 	var group errgroup.Group
+	group.SetLimit(maxInstances)
 	for i, t := range targets {
-		group.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, timeout)
-			defer cancel()
-			begin := time.Now()
-			defer faultlog.Recovered(ctx, func(err error) {
-				observations[i] = Observation{Service: t.Name, Took: time.Since(begin), Reading: Reading{Status: Unknown, Err: err.Error()}}
+		instances := t.instances()
+		readings[i] = make([]InstanceReading, len(instances))
+		for n, instance := range instances {
+			reading := &readings[i][n]
+			reading.Address, reading.Again = instance.Address, instance.Fresh
+			group.Go(func() error {
+				ctx, cancel := context.WithTimeout(ctx, timeout)
+				defer cancel()
+				begin := time.Now()
+				defer func() { reading.took, reading.Key = time.Since(begin), instance.id+reading.Remote }()
+				defer faultlog.Recovered(ctx, func(err error) {
+					reading.Reading = Reading{Status: Unknown, Err: err.Error()}
+				})
+				reading.Reading = instance.Probe(ctx)
+				return nil
 			})
-			reading := t.Probe(ctx)
-			observations[i] = Observation{Service: t.Name, Took: time.Since(begin), Reading: reading}
-			return nil
-		})
+		}
 	}
 	_ = group.Wait() // a probe has no error: what goes wrong is its reading
+	observations := make([]Observation, len(targets))
+	for i, t := range targets {
+		observations[i] = merge(t.Name, readings[i])
+	}
 	return observations
 }

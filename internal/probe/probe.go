@@ -13,10 +13,12 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -49,6 +51,8 @@ type Reading struct {
 	LeftOut int
 	// Err says why an Unknown is one: plain text, without secrets.
 	Err string
+	// Remote is the address that HTTP was spoken with.
+	Remote string
 }
 
 // Reason is the reading in the few words of an alert's summary.
@@ -77,31 +81,62 @@ const (
 
 var counterName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,63}$`)
 
-// Client sends the HTTP probes of all services over one transport.
-type Client struct{ transport *http.Transport }
+// Client sends the probes of all services.
+type Client struct {
+	// Resolver looks up the names of the services; nil leaves each to be one
+	// instance.
+	Resolver Resolver
+
+	authorities *x509.CertPool
+
+	mu         sync.Mutex
+	transports []*http.Transport
+	services   []*service
+	tooMany    int // instances that are not asked
+	crowded    faultlog.Log
+}
 
 // NewClient makes the client. A service's certificate must be signed by one of
-// authorities, or of the system's where that is nil. It speaks to the services directly, whatever
-// proxy the environment names, and as a transport without a client, which
-// follows no redirect: another host's answer is not the service's.
+// authorities, or of the system's where that is nil.
 func NewClient(authorities *x509.CertPool) *Client {
-	return &Client{&http.Transport{
+	return &Client{Resolver: &net.Resolver{PreferGo: true}, authorities: authorities}
+}
+
+// transport makes the transport of a URL, whose host is the name in a certificate
+// whatever address is asked. It speaks to the services directly, whatever
+// proxy the environment names, and as a transport without a client, which
+// follows no redirect: another host's answer is not the service's. A connection
+// is kept by address, or not at all.
+func (c *Client) transport(u *url.URL, keep bool) *http.Transport {
+	t := &http.Transport{
 		DialContext:            (&net.Dialer{}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: authorities},
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.authorities, ServerName: u.Hostname()},
+		DisableKeepAlives:      !keep,
 		DisableCompression:     true,
+		MaxIdleConns:           maxInstances,
 		MaxIdleConnsPerHost:    2,
 		IdleConnTimeout:        2 * time.Minute,
 		MaxResponseHeaderBytes: maxHeader,
-	}}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.transports = append(c.transports, t)
+	return t
 }
 
 // Close frees the idle connections.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.transports {
+		t.CloseIdleConnections()
+	}
+}
 
 // counters probes a URL and reads the counters of its answer: those in keep, and
 // others up to a limit.
-func (c *Client) counters(address string, keep []config.Counter) Probe {
-	return c.get(address, func(r *Reading, body []byte) {
+func (c *Client) counters(address string, keep []config.Counter) *endpoint {
+	return c.http(address, true, func(r *Reading, body []byte) {
 		if len(body) > maxBody {
 			r.Status, r.Err = Unknown, "the answer is longer than 1 MiB"
 			return
@@ -116,16 +151,51 @@ func (c *Client) counters(address string, keep []config.Counter) Probe {
 }
 
 // status probes a URL for its HTTP status alone.
-func (c *Client) status(address string) Probe {
-	return c.get(address, func(*Reading, []byte) {})
+func (c *Client) status(address string) *endpoint {
+	return c.http(address, false, func(*Reading, []byte) {})
 }
 
-func (c *Client) get(address string, read func(*Reading, []byte)) Probe {
-	return func(ctx context.Context) Reading {
+// http prepares the endpoint of a URL; fresh says that it is also asked on
+// connections of their own.
+func (c *Client) http(address string, fresh bool, read func(*Reading, []byte)) *endpoint {
+	u, err := url.Parse(address)
+	if err != nil {
+		return &endpoint{prober: func(string) (Probe, Probe) {
+			return func(context.Context) Reading { return Reading{Status: Unknown, Err: "not a valid URL"} }, nil
+		}, closeIdle: func() {}}
+	}
+	e := &endpoint{}
+	e.host, e.port = endpointOf(u)
+	kept := c.transport(u, true)
+	e.closeIdle = kept.CloseIdleConnections
+	var once *http.Transport
+	if fresh {
+		once = c.transport(u, false)
+	}
+	e.prober = func(instance string) (probe, fresh Probe) {
+		if once != nil {
+			fresh = get(once, address, instance, read)
+		}
+		return get(kept, address, instance, read), fresh
+	}
+	return e
+}
+
+// get asks a URL, at an instance's address where one is given.
+func get(transport *http.Transport, address, instance string, read func(*Reading, []byte)) Probe {
+	return func(ctx context.Context) (reading Reading) {
 		begin := time.Now()
+		var remote string
+		defer func() { reading.Remote = remote }()
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+			remote = info.Conn.RemoteAddr().String()
+		}})
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 		if err != nil {
 			return Reading{Status: Unknown, Err: "not a valid URL"}
+		}
+		if instance != "" {
+			req.URL.Host = instance // req.Host stays the name
 		}
 		if user := req.URL.User; user != nil {
 			password, _ := user.Password()
@@ -136,13 +206,13 @@ func (c *Client) get(address string, read func(*Reading, []byte)) Probe {
 		if id := TraceID(ctx); id != "" {
 			req.Header.Set(traceHeader, id)
 		}
-		resp, err := c.transport.RoundTrip(req)
+		resp, err := transport.RoundTrip(req)
 		if err != nil {
 			return failedReading(ctx, err, begin)
 		}
 		defer resp.Body.Close()
 		body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
-		reading := Reading{Status: Healthy, HTTPStatus: resp.StatusCode, Latency: time.Since(begin)}
+		reading = Reading{Status: Healthy, HTTPStatus: resp.StatusCode, Latency: time.Since(begin)}
 		switch {
 		case resp.StatusCode != http.StatusOK:
 			reading.Status = Degraded
@@ -157,8 +227,21 @@ func (c *Client) get(address string, read func(*Reading, []byte)) Probe {
 	}
 }
 
-// tcp probes by connecting to address, host:port.
-func tcp(address string) Probe {
+// tcp prepares the endpoint of a host:port that is probed by connecting to it.
+func tcp(address string) *endpoint {
+	e := &endpoint{closeIdle: func() {}}
+	e.host, e.port, _ = net.SplitHostPort(address)
+	e.prober = func(instance string) (probe, fresh Probe) {
+		if instance == "" {
+			instance = address
+		}
+		return connect(instance), nil
+	}
+	return e
+}
+
+// connect probes by connecting to address, host:port.
+func connect(address string) Probe {
 	return func(ctx context.Context) Reading {
 		begin := time.Now()
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
@@ -194,7 +277,7 @@ func failedReading(ctx context.Context, err error, begin time.Time) Reading {
 	}
 	var dnsErr *net.DNSError
 	if errors.As(err, &dnsErr) && dnsErr.IsNotFound {
-		return Reading{Status: Unknown, Err: "no such host"}
+		return Reading{Status: Unknown, Err: errNoHost.Error()}
 	}
 	// The URL may hold a password or a token, and the error quotes it.
 	var urlErr *url.Error

@@ -13,9 +13,18 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
 
 	"ops_worker/internal/config"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// only is the probe of a name that is one instance.
+func only(e *endpoint) Probe {
+	probe, _ := e.prober("")
+	return probe
+}
 
 // probing returns what a probe makes of handler's answer.
 func probing(t *testing.T, handler http.HandlerFunc) Reading {
@@ -26,7 +35,7 @@ func probing(t *testing.T, handler http.HandlerFunc) Reading {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	return client.counters(server.URL+"/health", []config.Counter{{Name: "queue_depth"}})(ctx)
+	return only(client.counters(server.URL+"/health", []config.Counter{{Name: "queue_depth"}}))(ctx)
 }
 
 func body(text string) http.HandlerFunc {
@@ -109,7 +118,7 @@ func TestProbeTimesOutOverTheWholeExchange(t *testing.T) {
 			defer client.Close()
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
-			r := client.counters(server.URL+"/health", nil)(ctx)
+			r := only(client.counters(server.URL+"/health", nil))(ctx)
 			if r.Status != Unknown || !strings.HasPrefix(r.Err, "no answer within ") || r.Latency != 0 {
 				t.Errorf("reading: %+v", r)
 			}
@@ -124,7 +133,7 @@ func TestProbeSendsTheTraceIDOfItsCycle(t *testing.T) {
 	client := NewClient(nil)
 	defer client.Close()
 	ctx := WithTraceID(t.Context(), "0a1b2c3d")
-	client.status(server.URL)(ctx)
+	only(client.status(server.URL))(ctx)
 	if id := <-got; id == "" || id != TraceID(ctx) {
 		t.Errorf("trace id %q, want %q", id, TraceID(ctx))
 	}
@@ -139,7 +148,7 @@ func TestProbeSendsTheUserOfItsURL(t *testing.T) {
 	defer server.Close()
 	client := NewClient(nil)
 	defer client.Close()
-	client.status(strings.Replace(server.URL, "http://", "http://monitor:s%40crets@", 1))(t.Context())
+	only(client.status(strings.Replace(server.URL, "http://", "http://monitor:s%40crets@", 1)))(t.Context())
 	if user := <-got; user != "monitor s@crets" {
 		t.Errorf("the service saw %q", user)
 	}
@@ -156,7 +165,7 @@ func TestProbeTellsNoSecretOfItsURL(t *testing.T) {
 		"http://127.0.0.1:notaport/hunter2",
 		"https://hunter2.invalid:99999/hunter2",
 	} {
-		r := client.counters(url, nil)(ctx)
+		r := only(client.counters(url, nil))(ctx)
 		if r.Status == Healthy || r.Err == "" || strings.Contains(r.Err, "hunter2/") || strings.Contains(r.Err, "token") || strings.Contains(r.Err, "user:") {
 			t.Errorf("reading of a URL with secrets: %+v", r)
 		}
@@ -168,7 +177,7 @@ func TestTCPProbe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe := tcp(listener.Addr().String())
+	probe := only(tcp(listener.Addr().String()))
 	if r := probe(t.Context()); r.Status != Healthy || r.Latency <= 0 {
 		t.Errorf("reading: %+v", r)
 	}
@@ -205,9 +214,9 @@ func TestTargetsAreAskedInTheirOwnWay(t *testing.T) {
 	defer client.Close()
 	pinged := false
 	targets := Targets([]config.Service{
-		{Name: "ingest", Kind: config.ProbeCounters, Address: server.URL + "/health"},
-		{Name: "keycloak", Kind: config.ProbeStatus, Address: server.URL + "/realms/other"},
-		{Name: "mqtt", Kind: config.ProbeTCP, Address: server.Listener.Addr().String()},
+		{Name: "ingest", Kind: config.ProbeCounters, Addresses: []string{server.URL + "/health"}},
+		{Name: "keycloak", Kind: config.ProbeStatus, Addresses: []string{server.URL + "/realms/other"}},
+		{Name: "mqtt", Kind: config.ProbeTCP, Addresses: []string{server.Listener.Addr().String()}},
 		{Name: "postgres", Kind: config.ProbeDatabase},
 	}, client, func(context.Context) error { pinged = true; return nil })
 	for _, o := range Observe(t.Context(), targets, 5*time.Second) {
@@ -266,9 +275,9 @@ func TestNoServiceWaitsForOthers(t *testing.T) {
 	defer client.Close()
 	var targets []Target
 	for range 40 {
-		targets = append(targets, Target{Probe: client.status(server.URL + "/hang")})
+		targets = append(targets, Target{Probe: only(client.status(server.URL + "/hang"))})
 	}
-	targets = append(targets, Target{Probe: client.status(server.URL + "/well")})
+	targets = append(targets, Target{Probe: only(client.status(server.URL + "/well"))})
 	observations := Observe(t.Context(), targets, time.Second)
 	if well := observations[40]; well.Status != Healthy {
 		t.Errorf("a service behind 40 that hang: %+v", well)

@@ -1,0 +1,249 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"ops_worker/internal/backoff"
+	"ops_worker/internal/config"
+	"ops_worker/internal/faultlog"
+)
+
+const (
+	// lookupInterval is how often the names are looked up, and lookupTimeout how
+	// long one look-up may take: the next one finds none under way.
+	lookupInterval = 5 * time.Second
+	lookupTimeout  = 4 * time.Second
+	maxLookups     = 64 // at the same time
+	// maxInstances bounds the instances of all services, and so the probes that are
+	// in flight.
+	maxInstances = 2000
+)
+
+// Resolver looks up the addresses of a name; Go's own does.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Instance is one of those that a service is.
+type Instance struct {
+	// Address is its host:port, or that of its name: for people.
+	Address string
+	// id tells it from the service's others where they share an address.
+	id    string
+	Probe Probe
+	// Fresh asks it on a connection of its own; nil where it has no counters.
+	Fresh Probe
+}
+
+// endpoint is one entry of a service's list: an address, or a name that leads to
+// one or more.
+type endpoint struct {
+	host, port string
+	// prober makes the probes of an address, or of the name itself where that is
+	// empty.
+	prober func(address string) (probe, fresh Probe)
+	// closeIdle drops the connections that are kept.
+	closeIdle func()
+
+	// addresses are what the newest look-up that succeeded brought; of the client's
+	// mutex.
+	addresses []netip.Addr
+	looking   faultlog.Log
+}
+
+// service is a target's endpoints, and the instances that they are now.
+type service struct {
+	endpoints []*endpoint
+
+	mu        sync.Mutex
+	instances []Instance
+}
+
+// Instances are those that are asked now.
+func (s *service) Instances() []Instance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.instances
+}
+
+// newService prepares the endpoints of a service; each is one instance until its
+// name has been looked up.
+func (c *Client) newService(addresses []string, prepare func(address string) *endpoint) *service {
+	s := &service{}
+	for _, address := range addresses {
+		s.endpoints = append(s.endpoints, prepare(address))
+	}
+	s.publish(maxInstances)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.services = append(c.services, s)
+	return s
+}
+
+// publish makes the instances of what is known, the first ones by address where
+// there are more than a service may have, and tells how many those were.
+func (s *service) publish(room int) (all int) {
+	var instances []Instance
+	for n, e := range s.endpoints {
+		id := strconv.Itoa(n) + " "
+		if len(e.addresses) < 2 { // the name itself, as long as it is one
+			probe, fresh := e.prober("")
+			instances = append(instances, Instance{Address: net.JoinHostPort(e.host, e.port), id: id, Probe: probe, Fresh: fresh})
+			continue
+		}
+		for _, a := range e.addresses {
+			address := net.JoinHostPort(a.String(), e.port)
+			probe, fresh := e.prober(address)
+			instances = append(instances, Instance{Address: address, id: id, Probe: probe, Fresh: fresh})
+		}
+	}
+	all = len(instances)
+	instances = instances[:min(all, config.MaxInstances, max(room, 1))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.instances = instances
+	return all
+}
+
+// names are the endpoints that may be several instances.
+func (c *Client) names() (list []*endpoint) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.services {
+		for _, e := range s.endpoints {
+			if _, err := netip.ParseAddr(e.host); err != nil && e.host != "" {
+				list = append(list, e)
+			}
+		}
+	}
+	return list
+}
+
+// KeepInstances looks up the names of all services, and again every few seconds,
+// until ctx is done. No cycle waits for it.
+func (c *Client) KeepInstances(ctx context.Context, log zerolog.Logger) {
+	for ctx.Err() == nil && c.Resolver != nil {
+		began := time.Now()
+		c.FindInstances(ctx, log)
+		backoff.Wait(ctx, lookupInterval-time.Since(began))
+	}
+}
+
+// FindInstances looks up the names of all services once. A look-up that fails
+// changes nothing.
+func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
+	if c.Resolver == nil {
+		return
+	}
+	var group errgroup.Group
+	group.SetLimit(maxLookups)
+	for _, e := range c.names() {
+		group.Go(func() error {
+			c.lookUp(ctx, log, e)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var fault error
+	if c.tooMany > 0 {
+		fault = fmt.Errorf("%d instances too many: a service has at most %d, and all have %d", c.tooMany, config.MaxInstances, maxInstances)
+	}
+	c.crowded.Observe(log, fault, "too many instances, the last ones by address are not asked", "all instances are asked again")
+}
+
+func (c *Client) lookUp(ctx context.Context, log zerolog.Logger, e *endpoint) {
+	limited, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
+	found, err := c.Resolver.LookupNetIP(limited, "ip", e.host)
+	if ctx.Err() != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		// Of a name that is one instance its probe says so.
+		if len(e.addresses) > 1 {
+			e.looking.Observe(log.With().Str("name", e.host).Logger(), plainLookup(err), lookupFails, lookupSucceeds)
+		}
+		return
+	}
+	e.looking.Observe(log.With().Str("name", e.host).Logger(), nil, lookupFails, lookupSucceeds)
+	found = oneFamily(found)
+	if len(found) == 0 || slices.Equal(found, e.addresses) {
+		return
+	}
+	e.addresses = found
+	// Or one that is gone would be asked on a connection that still stands.
+	e.closeIdle()
+	room := maxInstances
+	c.tooMany = 0
+	for n, s := range c.services {
+		all := s.publish(room - (len(c.services) - n - 1)) // one for each of the others
+		c.tooMany += all - len(s.Instances())
+		room -= len(s.Instances())
+	}
+}
+
+const (
+	lookupFails    = "name cannot be looked up, its last addresses are asked"
+	lookupSucceeds = "name can be looked up again"
+)
+
+// plainLookup is an error of a look-up without the name server's address.
+func plainLookup(err error) error {
+	var dnsErr *net.DNSError
+	switch {
+	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
+		return errNoHost
+	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &dnsErr) && dnsErr.IsTimeout:
+		return fmt.Errorf("no answer within %s", lookupTimeout)
+	}
+	return errors.New(faultlog.PlainText(err.Error()))
+}
+
+var errNoHost = errors.New("no such host")
+
+// oneFamily are the addresses of the family that is asked, sorted: IPv4 where
+// there is any. An instance that has an address of each is one.
+func oneFamily(found []netip.Addr) []netip.Addr {
+	var v4, v6 []netip.Addr
+	for _, a := range found {
+		if a = a.Unmap(); a.Is4() {
+			v4 = append(v4, a)
+		} else {
+			v6 = append(v6, a)
+		}
+	}
+	if len(v4) == 0 {
+		v4 = v6
+	}
+	slices.SortFunc(v4, netip.Addr.Compare)
+	return slices.Compact(v4)
+}
+
+// endpointOf is where a URL leads: its host and its port.
+func endpointOf(u *url.URL) (host, port string) {
+	host, port = u.Hostname(), u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "https":
+		port = "443"
+	default:
+		port = "80"
+	}
+	return host, port
+}
