@@ -95,10 +95,10 @@ func (f *fakeStore) SyncAlerts(_ context.Context, token lease.Token, observation
 	for _, o := range observations {
 		_, isOpen := f.open[o.Service]
 		switch {
-		case o.Status != probe.Healthy && !isOpen:
+		case !o.Up() && !isOpen:
 			f.open[o.Service] = o.Reason()
 			opened = append(opened, o.Service)
-		case o.Status == probe.Healthy && isOpen:
+		case o.Up() && isOpen:
 			delete(f.open, o.Service)
 			closed = append(closed, o.Service)
 		}

@@ -17,7 +17,7 @@ import (
 
 // rowStatus is service_health.status, which knows two words.
 func rowStatus(o probe.Observation) string {
-	if o.Status == probe.Healthy {
+	if o.Up() {
 		return "healthy"
 	}
 	return "unhealthy"
@@ -39,12 +39,34 @@ func detailsOf(o probe.Observation) (string, error) {
 		HTTPStatus int                `json:"http_status,omitempty"`
 		Counters   map[string]float64 `json:"counters,omitempty"`
 		Error      string             `json:"error,omitempty"`
+		Instances  int                `json:"instances,omitempty"`
+		Unhealthy  map[string]string  `json:"unhealthy_instances,omitempty"`
 	}{Status: o.Status, HTTPStatus: o.HTTPStatus, Counters: o.Counters, Error: o.Err}
+	if len(o.Instances) > 1 {
+		d.Instances, d.Unhealthy = len(o.Instances), unhealthyInstances(o.Instances)
+	}
 	if ms := latencyMS(o); ms >= 0 {
 		d.LatencyMS = &ms
 	}
 	text, err := json.Marshal(d)
 	return string(text), err
+}
+
+// unhealthyInstances are the reasons by address; of those that share one, each is
+// numbered.
+func unhealthyInstances(instances []probe.InstanceReading) map[string]string {
+	reasons := map[string]string{}
+	for n, i := range instances {
+		if i.Status == probe.Healthy {
+			continue
+		}
+		name := i.Address
+		if _, taken := reasons[name]; taken {
+			name = fmt.Sprintf("%s #%d", i.Address, n+1)
+		}
+		reasons[name] = i.Reason()
+	}
+	return reasons
 }
 
 // HealthMonitor keeps service_health and the system alerts up to date.
@@ -76,7 +98,7 @@ type Alerts struct {
 func (a Alerts) due(observations []probe.Observation, checks map[string]int) []probe.Observation {
 	return slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool {
 		enough := a.AfterFailures
-		if o.Status == probe.Healthy {
+		if o.Up() {
 			enough = a.AfterSuccesses
 		}
 		count, counted := checks[o.Service]
@@ -108,7 +130,7 @@ func (m *HealthMonitor) Cycle(ctx context.Context) error {
 
 func (m *HealthMonitor) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation) error {
 	log := zerolog.Ctx(ctx)
-	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b probe.Observation) bool { return a.Service == b.Service && a.Status == b.Status })
+	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b probe.Observation) bool { return a.Service == b.Service && a.Up() == b.Up() })
 	opened, closed, err := m.store.SyncAlerts(ctx, token, observations, changed)
 	if m.synced, m.syncedToken = observations, token; err != nil {
 		m.syncedToken = lease.Token{}
@@ -129,11 +151,11 @@ func (m *HealthMonitor) Last() []probe.Observation { return m.last }
 // remember keeps the observations and logs the services that changed.
 func (m *HealthMonitor) remember(ctx context.Context, observations []probe.Observation) {
 	for i, o := range observations {
-		before := probe.Healthy // is what is expected of one that was never seen
+		before, wasUp := probe.Healthy, true // is what is expected of one that was never seen
 		if m.last != nil {
-			before = m.last[i].Status
+			before, wasUp = m.last[i].Status, m.last[i].Up()
 		}
-		if o.Status == before {
+		if o.Status == before && o.Up() == wasUp {
 			continue
 		}
 		event := zerolog.Ctx(ctx).Warn()

@@ -235,7 +235,11 @@ func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []s
 			samples = c.appendAllCounters(ctx, samples, o)
 		}
 	}
-	return append(samples, sampleOf(target.Name, config.HealthSample, boolValue(healthy)))
+	if n := len(o.Instances); n > 1 {
+		samples = append(samples, sampleOf(target.Name, config.InstancesSample, float64(n)),
+			sampleOf(target.Name, config.InstancesHealthySample, float64(o.Healthy())))
+	}
+	return append(samples, sampleOf(target.Name, config.HealthSample, boolValue(o.Up())))
 }
 
 // appendAllCounters adds every counter of an extra service, in the order of
@@ -246,8 +250,8 @@ func (c *MetricsCollector) appendAllCounters(ctx context.Context, samples []spoo
 		stored := sampleName(o.Service, name)
 		_, taken := o.Counters[stored]
 		// Twice the same name would be twice the same point; and that of its health
-		// is the collector's own word on the service.
-		if name == config.HealthSample || (stored != name && taken) {
+		// and of its instances is the collector's own word on the service.
+		if ownSample(name, len(o.Instances)) || (stored != name && taken) {
 			leftOut++
 			continue
 		}

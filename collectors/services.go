@@ -13,6 +13,12 @@ var seriesOwner = map[string]string{
 	"connections":      config.DatabaseService,
 }
 
+// ownSample reports whether a name is the collector's own word on a service of so
+// many instances.
+func ownSample(name string, instances int) bool {
+	return name == config.HealthSample || instances > 1 && (name == config.InstancesSample || name == config.InstancesHealthySample)
+}
+
 // sampleName is the name under which a service's counter is stored.
 func sampleName(service, counter string) string {
 	if owner, reserved := seriesOwner[counter]; reserved && owner != service {

@@ -134,7 +134,7 @@ func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Ti
 		rows.Statuses = append(rows.Statuses, rowStatus(o))
 		rows.LatenciesMs = append(rows.LatenciesMs, latencyMS(o))
 		rows.Details = append(rows.Details, details)
-		count.Healthy = append(count.Healthy, o.Status == probe.Healthy)
+		count.Healthy = append(count.Healthy, o.Up())
 	}
 	count.Services = rows.Services
 	upsertRows := func(q *db.Queries) error {
@@ -186,10 +186,10 @@ func (p *Postgres) SyncAlerts(ctx context.Context, token lease.Token, observatio
 		return opened, closed, err
 	}
 	// Those that close have nothing that could be refused one by one.
-	healthy := slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool { return o.Status != probe.Healthy })
+	healthy := slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool { return !o.Up() })
 	attempts := [][]probe.Observation{healthy}
 	for _, o := range observations {
-		if o.Status != probe.Healthy {
+		if !o.Up() {
 			attempts = append(attempts, []probe.Observation{o})
 		}
 	}
@@ -203,7 +203,7 @@ func (p *Postgres) SyncAlerts(ctx context.Context, token lease.Token, observatio
 		switch {
 		case err != nil && !db.IsServerError(err):
 			return opened, closed, err
-		case err != nil && attempt[0].Status != probe.Healthy:
+		case err != nil && !attempt[0].Up():
 			err = fmt.Errorf("%s: %w", attempt[0].Service, err)
 		}
 		refused = append(refused, err)
@@ -215,7 +215,7 @@ func (p *Postgres) syncAlerts(ctx context.Context, token lease.Token, observatio
 	params := db.SyncSystemAlertsParams{Acknowledged: changed}
 	for _, o := range observations {
 		params.Services = append(params.Services, o.Service)
-		params.Healthy = append(params.Healthy, o.Status == probe.Healthy)
+		params.Healthy = append(params.Healthy, o.Up())
 		params.Reasons = append(params.Reasons, o.Reason())
 	}
 	err = lease.Fenced(ctx, p.client, token, func(q *db.Queries) error {

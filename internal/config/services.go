@@ -188,6 +188,10 @@ const (
 	ExtraServicesVariable = "HEALTH_SERVICES"
 	// HealthSample is the sample that says whether a service is well, 1 or 0.
 	HealthSample = "healthy"
+	// The samples of a service that is more than one instance: how many there are,
+	// and how many are well.
+	InstancesSample        = "instances"
+	InstancesHealthySample = "instances_healthy"
 	// platformSamples is the service under which the platform's own samples are
 	// written.
 	platformSamples = "platform"
