@@ -11,17 +11,23 @@ import (
 )
 
 const (
-	// restartFactor is how many times faster than ever before an instance may have
-	// counted since a restart, and still be taken for one that has restarted.
+	// An instance that began again from zero has counted at most restartFactor times
+	// faster since than any of its service ever has; one that has gone on, at most
+	// burstFactor times faster, or leastBurst a second.
 	restartFactor = 3
-	// A restart that is not plausible is one after so many readings without another
-	// fall; so many falls among so many readings are none at all, but several
-	// instances behind one address; and those are one again after so many readings
-	// without a fall.
-	probation   = 12
-	manyFalls   = 3
-	fallsWithin = 20
-	quarantine  = 60
+	burstFactor   = 10
+	leastBurst    = 20_000
+	// What is not so is believed after so many readings in which nothing of that kind
+	// happens again. Where it does, several instances answer behind the address; they
+	// are one again after a quarantine of so many.
+	probation  = 12
+	quarantine = 60
+	// A counter that falls and, within soon readings, is where it was before, has not
+	// begun again; a small one may by chance, so that it takes manyReturns among
+	// readings that are recent.
+	soon        = 3
+	recent      = 20
+	manyReturns = 3
 	// goneFor is how long an instance that is gone is remembered: when it comes back
 	// it has gone on counting. maxGone bounds how many are.
 	goneFor = time.Hour
@@ -40,15 +46,20 @@ type Service struct {
 	totals    map[string]float64
 	begun     map[string]bool // the counters that this term has had
 	instances map[string]*instance
-	mixed     bool
+	// fastest is the most that each counter of any instance has grown a second.
+	fastest map[string]float64
+	mixed   bool
 }
 
 // Begin starts a term: the counters go on from what is stored, or from what their
 // instances say first, whichever is larger. What this process had before counts as
 // stored, since some of it may still wait to be.
 func (s *Service) Begin(stored map[string]float64) {
-	before := s.totals
-	*s = Service{totals: map[string]float64{}, instances: map[string]*instance{}}
+	before, fastest := s.totals, s.fastest
+	if fastest == nil {
+		fastest = map[string]float64{}
+	}
+	*s = Service{totals: map[string]float64{}, instances: map[string]*instance{}, fastest: fastest}
 	for _, known := range []map[string]float64{before, stored} {
 		for name, value := range known {
 			s.totals[name] = max(s.totals[name], value)
@@ -67,12 +78,8 @@ func (s *Service) Add(at time.Time, readings []Reading) (totals map[string]float
 	first := map[string]float64{} // of counters that no cycle had before
 	s.mixed = false
 	for _, r := range readings {
-		i := s.instances[r.Instance]
-		if i == nil {
-			i = &instance{readings: map[string]float64{}, fastest: map[string]float64{}}
-			s.instances[r.Instance] = i
-		}
-		for name, increase := range i.take(at, r.Counters) {
+		i := s.at(r.Instance)
+		for name, increase := range i.take(at, r.Counters, s.fastest) {
 			if s.begun[name] {
 				s.totals[name] += increase
 			}
@@ -84,29 +91,50 @@ func (s *Service) Add(at time.Time, readings []Reading) (totals map[string]float
 		}
 		s.mixed = s.mixed || i.held > 0
 	}
-	for name, sum := range first {
-		s.begun[name] = true
-		s.totals[name] = max(s.totals[name], sum)
-	}
 	s.forget(at)
 	if s.mixed || len(readings) == 0 {
 		return nil
 	}
+	for name, sum := range first {
+		s.begun[name] = true
+		s.totals[name] = max(s.totals[name], sum)
+	}
 	return maps.Clone(s.totals)
 }
 
-// Suspect says that several instances answer at an address, whatever its readings
-// look like.
-func (s *Service) Suspect(address string) {
-	if i := s.instances[address]; i != nil {
-		i.hold(quarantine)
-		i.strange, s.mixed = true, true
+// at is what is known of an address.
+func (s *Service) at(address string) *instance {
+	i := s.instances[address]
+	if i == nil {
+		i = &instance{readings: map[string]float64{}, fallen: map[string]fall{}}
+		s.instances[address] = i
 	}
+	return i
 }
 
-// Mixed reports whether the newest cycle had no totals for what came from one
-// address.
-func (s *Service) Mixed() bool { return s.mixed }
+// Suspect says, before the cycle is added, that several instances answer at an
+// address, whatever its readings look like.
+func (s *Service) Suspect(address string) {
+	if s.instances == nil {
+		s.Begin(nil)
+	}
+	s.at(address).strange()
+}
+
+// Mixed are the addresses for which the newest cycle had no totals: it cannot be
+// told whose counters they lead to.
+func (s *Service) Mixed() (addresses []string) {
+	if !s.mixed {
+		return nil
+	}
+	for address, i := range s.instances {
+		if i.held > 0 {
+			addresses = append(addresses, address)
+		}
+	}
+	slices.Sort(addresses)
+	return addresses
+}
 
 // forget drops what is gone for long, and the longest gone of too many.
 func (s *Service) forget(now time.Time) {
@@ -124,24 +152,42 @@ func (s *Service) forget(now time.Time) {
 type instance struct {
 	at       time.Time // of its newest reading
 	readings map[string]float64
-	// fastest is the most that each counter has grown a second.
-	fastest map[string]float64
 
-	number int   // of readings
-	falls  []int // the numbers of those that fell, newest last
+	number int // of readings
+	fallen map[string]fall
+	// returns are the numbers of the readings that were where a counter had fallen
+	// from, newest last.
+	returns []int
 	// held counts down the readings until its counters are trusted again, and
 	// pending is what they have counted meanwhile.
 	held    int
 	pending map[string]float64
-	strange bool // more than one fall while it was held
+	// several is that what was held is known to be of several instances.
+	several bool
 }
 
-// take notes a reading and returns what was counted since the one before.
-func (i *instance) take(at time.Time, counters map[string]float64) (increases map[string]float64) {
+// verdict is whether a reading may be the same instance's as the one before.
+type verdict int
+
+const (
+	plausible verdict = iota
+	doubtful
+	impossible
+)
+
+// fall is the newest of a counter: at which reading, and from where.
+type fall struct {
+	number int
+	from   float64
+}
+
+// take notes a reading and returns what was counted since the one before. Fastest
+// is of the whole service.
+func (i *instance) take(at time.Time, counters, fastest map[string]float64) (increases map[string]float64) {
 	i.number++
 	elapsed := at.Sub(i.at).Seconds()
 	increases = map[string]float64{}
-	fell, plausible := false, true
+	fell, judged := false, plausible
 	for name, value := range counters {
 		before, known := i.readings[name]
 		i.readings[name] = value
@@ -149,20 +195,27 @@ func (i *instance) take(at time.Time, counters map[string]float64) (increases ma
 		case !known:
 		case value >= before:
 			increases[name] = value - before
+			judged = max(judged, i.judgeRise(name, value, increases[name]/elapsed, fastest[name]))
 		default: // it began again from zero
 			fell = true
-			plausible = plausible && value <= restartFactor*i.fastest[name]*elapsed
+			i.fallen[name] = fall{i.number, before}
 			increases[name] = value
+			if value > restartFactor*fastest[name]*elapsed {
+				judged = max(judged, doubtful)
+			}
 		}
 	}
 	i.at = at
-	if fell {
-		i.fall(plausible)
+	switch {
+	case judged == impossible || judged == doubtful && i.held > 0:
+		i.strange()
+	case judged == doubtful:
+		i.hold(probation)
 	}
 	if i.held == 0 {
 		if !fell && elapsed > 0 {
 			for name, increase := range increases {
-				i.fastest[name] = max(i.fastest[name], increase/elapsed)
+				fastest[name] = max(fastest[name], increase/elapsed)
 			}
 		}
 		return increases
@@ -174,23 +227,39 @@ func (i *instance) take(at time.Time, counters map[string]float64) (increases ma
 		return nil
 	}
 	increases, i.pending = i.pending, nil
-	if i.strange {
-		i.strange, i.falls = false, nil
+	if i.several {
+		i.several, i.returns = false, nil
 		return nil // it is not known what of it was counted twice
 	}
 	return increases
 }
 
-// fall judges a reading that is below the one before.
-func (i *instance) fall(plausible bool) {
-	i.falls = append(slices.DeleteFunc(i.falls, func(n int) bool { return i.number-n > fallsWithin }), i.number)
-	switch {
-	case i.held > 0 || len(i.falls) >= manyFalls:
-		i.hold(quarantine)
-		i.strange = true
-	case !plausible:
-		i.hold(probation)
+// judgeRise looks whether a counter that has grown at this rate may be the same.
+func (i *instance) judgeRise(name string, value, rate, fastest float64) verdict {
+	fell, known := i.fallen[name]
+	ago := i.number - fell.number
+	returned := known && ago <= recent && value >= fell.from
+	if returned {
+		delete(i.fallen, name)
 	}
+	switch {
+	case returned && rate > restartFactor*fastest:
+		return impossible
+	case returned && ago <= soon:
+		i.returns = append(slices.DeleteFunc(i.returns, func(n int) bool { return i.number-n > recent }), i.number)
+		if len(i.returns) >= manyReturns {
+			return impossible
+		}
+	case rate > max(burstFactor*fastest, leastBurst):
+		return doubtful
+	}
+	return plausible
+}
+
+// strange holds what is of several instances.
+func (i *instance) strange() {
+	i.hold(quarantine)
+	i.several = true
 }
 
 func (i *instance) hold(readings int) {
