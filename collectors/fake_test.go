@@ -72,6 +72,23 @@ func (f *fakeStore) AppendCycles(_ context.Context, token lease.Token, cycles []
 	return stored, time.Now(), nil
 }
 
+func (f *fakeStore) NewestValues(_ context.Context, series []Series) (map[Series]float64, error) {
+	f.Lock()
+	defer f.Unlock()
+	if err := f.Begin("newest"); err != nil {
+		return nil, err
+	}
+	values := map[Series]float64{}
+	for _, c := range f.cycles {
+		for _, s := range c.Samples {
+			if key := (Series{s.Service, s.Metric}); slices.Contains(series, key) {
+				values[key] = s.Value
+			}
+		}
+	}
+	return values, nil
+}
+
 func (f *fakeStore) SaveHealth(_ context.Context, token lease.Token, at time.Time, observations []probe.Observation) (map[string]int, error) {
 	f.Lock()
 	defer f.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -56,6 +57,7 @@ type MetricsCollector struct {
 	clockFaults faultlog.Log
 	aggregating map[string]*faultlog.Log
 	leftOut     map[string]int
+	counters    *counterKeeper
 	last        spool.Cycle
 	failed      []string // aggregates, in that cycle
 
@@ -69,8 +71,10 @@ type MetricsCollector struct {
 // NewMetricsCollector makes a collector that turns every interval and keeps in
 // buffer what it cannot store.
 func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration) *MetricsCollector {
+	targets = slices.DeleteFunc(slices.Clone(targets), func(t probe.Target) bool { return t.Kind != config.ProbeCounters })
 	return &MetricsCollector{
-		targets:     slices.DeleteFunc(slices.Clone(targets), func(t probe.Target) bool { return t.Kind != config.ProbeCounters }),
+		targets:     targets,
+		counters:    newCounterKeeper(targets),
 		store:       store,
 		lease:       lease,
 		buffer:      buffer,
@@ -176,8 +180,14 @@ func (c *MetricsCollector) collect(ctx context.Context) []spool.Sample {
 	defer cancel()
 	aggregates := make(chan Aggregates, 1)
 	go func() { aggregates <- c.readAggregates(gathering) }()
+	begun := make(chan struct{})
+	go func() {
+		defer close(begun)
+		c.counters.begin(gathering, c.lease.Token(), c.store, c.waitingCycles)
+	}()
 	observations := probe.Observe(gathering, c.targets, c.timeout)
 	c.observer.Probed(observations)
+	<-begun
 
 	samples := make([]spool.Sample, 0, 32)
 	for i, o := range observations {
@@ -226,14 +236,11 @@ func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 // appendServiceSamples adds what one service reported. One that did not answer
 // is healthy 0, without counters.
 func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation) []spool.Sample {
-	healthy := o.Status == probe.Healthy
-	if healthy {
-		for _, counter := range target.Counters {
-			samples = append(samples, sampleOf(target.Name, counter.Name, o.Counters[counter.Name]))
-		}
-		if target.AllCounters {
-			samples = c.appendAllCounters(ctx, samples, o)
-		}
+	if o.Healthy() > 0 {
+		samples = c.counters.appendCounters(ctx, samples, o)
+	}
+	if target.AllCounters && o.Status == probe.Healthy {
+		samples = c.appendAllCounters(ctx, samples, o)
 	}
 	if n := len(o.Instances); n > 1 {
 		samples = append(samples, sampleOf(target.Name, config.InstancesSample, float64(n)),
@@ -305,6 +312,14 @@ func (c *MetricsCollector) Store(ctx context.Context) error {
 	c.storedAt = time.Now()
 	c.mu.Unlock()
 	return nil
+}
+
+// waitingCycles are those that wait to be stored.
+func (c *MetricsCollector) waitingCycles() []spool.Cycle {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cycles, _ := c.buffer.Oldest(math.MaxInt)
+	return cycles
 }
 
 // waiting is how many cycles wait to be stored.

@@ -783,3 +783,26 @@ func TestALostLeaseRowDoublesNothing(t *testing.T) {
 	}
 	pgtest.WantRows(t, pool, "SELECT count(*), count(DISTINCT (time, metric_name)) FROM system_metrics", "6 6")
 }
+
+// The newest values are those of exactly the series that are asked for, each found
+// by a step through its index.
+func TestTheNewestValuesOfSeries(t *testing.T) {
+	t.Parallel()
+	database, pool, store := onDatabase(t)
+	database.Exec(t, `INSERT INTO system_metrics (time, metric_name, service, value)
+		SELECT now() - make_interval(secs => i), m, s, i
+		FROM generate_series(1, 3000) i, unnest(ARRAY['messages_written', 'alerts_created']) m, unnest(ARRAY['ingest', 'evaluator', NULL]) s`)
+	database.Exec(t, `INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() + interval '3 days', 'messages_written', 'ingest', 7), (now(), 'other', 'ingest', 8)`)
+	database.Exec(t, "ANALYZE system_metrics")
+	got, err := store.NewestValues(t.Context(), []Series{{"ingest", "messages_written"}, {"evaluator", "alerts_created"}, {"ingest", "none"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := gocmp.Diff(map[Series]float64{{"ingest", "messages_written"}: 1, {"evaluator", "alerts_created"}: 1}, got); diff != "" {
+		t.Error(diff)
+	}
+	plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+strings.NewReplacer("$1", "ARRAY['messages_written']", "$2", "ARRAY['ingest']", "$3", "60").Replace(db.NewestValues)), "\n")
+	if !strings.Contains(plan, "idx_system_metrics_name_service_time") || strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Sort") {
+		t.Error(plan)
+	}
+}

@@ -23,6 +23,9 @@ type Store interface {
 	// the lease, and returns how many samples were new and the database's
 	// clock. Repeating it is harmless; recheck says that it may be a repetition.
 	AppendCycles(ctx context.Context, token lease.Token, cycles []spool.Cycle, recheck bool) (stored int, now time.Time, err error)
+	// NewestValues reads the newest stored value of each series; one that has none
+	// is left out.
+	NewestValues(ctx context.Context, series []Series) (map[Series]float64, error)
 	// SaveHealth also counts the checks: it returns how many in a row have found
 	// what this one finds, by service. Where the rows are refused the checks count
 	// all the same.
@@ -119,6 +122,30 @@ func (p *Postgres) AppendCycles(ctx context.Context, token lease.Token, cycles [
 		err = fmt.Errorf("append samples: %w", err)
 	}
 	return stored, now, err
+}
+
+// Series is what the points of a chart have in common.
+type Series struct{ Service, Metric string }
+
+// NewestValues reads them in one statement.
+func (p *Postgres) NewestValues(ctx context.Context, series []Series) (map[Series]float64, error) {
+	params := db.NewestValuesParams{FutureSeconds: lease.FutureLimit.Seconds()}
+	for _, s := range series {
+		params.MetricNames = append(params.MetricNames, s.Metric)
+		params.Services = append(params.Services, s.Service)
+	}
+	values := map[Series]float64{}
+	err := p.client.InTx(ctx, func(q *db.Queries) error {
+		rows, err := q.NewestValues(ctx, params)
+		for _, r := range rows {
+			values[Series{r.Service, r.MetricName}] = r.Value
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the newest values: %w", err)
+	}
+	return values, nil
 }
 
 // SaveHealth upserts the row of every observed service, and its streak.

@@ -90,6 +90,7 @@ func WorkerStatements() []Statement {
 		{forStreaks, false, func(ctx context.Context, q *Queries) { _, _ = q.CountChecks(ctx, CountChecksParams{}) }},
 		{forHealthRows, false, func(ctx context.Context, q *Queries) { _, _ = q.UpsertServiceHealth(ctx, UpsertServiceHealthParams{}) }},
 		{forSamples, false, func(ctx context.Context, q *Queries) { _, _ = q.AppendSamples(ctx, AppendSamplesParams{Recheck: true}) }},
+		{forSamples, false, func(ctx context.Context, q *Queries) { _, _ = q.NewestValues(ctx, NewestValuesParams{}) }},
 		{ForRetention, false, func(ctx context.Context, q *Queries) {
 			_, _ = q.DeleteExpiredSamples(ctx, DeleteExpiredSamplesParams{})
 		}},

@@ -138,6 +138,59 @@ func (q *Queries) DeleteExpiredSamples(ctx context.Context, arg DeleteExpiredSam
 	return result.RowsAffected(), nil
 }
 
+const NewestValues = `-- name: NewestValues :many
+SELECT w.metric_name::text AS metric_name, w.service::text AS service, n.value::float8 AS value
+FROM (
+    SELECT unnest($1::text[]) AS metric_name,
+           unnest($2::text[]) AS service
+) w
+CROSS JOIN LATERAL (
+    SELECT m.value
+    FROM system_metrics m
+    WHERE m.metric_name = w.metric_name
+      AND m.service = w.service
+      AND m.time <= clock_timestamp() + make_interval(secs => $3::float8)
+    ORDER BY m.time DESC
+    LIMIT 1
+) n
+`
+
+type NewestValuesParams struct {
+	MetricNames   []string
+	Services      []string
+	FutureSeconds float64
+}
+
+type NewestValuesRow struct {
+	MetricName string
+	Service    string
+	Value      float64
+}
+
+// The newest value of each of the given series, a step each through (metric_name,
+// service, time); a series without a sample has no row. What lies further ahead
+// than future_seconds was stamped by a clock that was wrong, and is passed over.
+// Caller: the metrics collector, at the start of each term.
+func (q *Queries) NewestValues(ctx context.Context, arg NewestValuesParams) ([]NewestValuesRow, error) {
+	rows, err := q.db.Query(ctx, NewestValues, arg.MetricNames, arg.Services, arg.FutureSeconds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []NewestValuesRow{}
+	for rows.Next() {
+		var i NewestValuesRow
+		if err := rows.Scan(&i.MetricName, &i.Service, &i.Value); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const NewestWrites = `-- name: NewestWrites :one
 SELECT coalesce((
            SELECT max(n.time)

@@ -123,6 +123,7 @@ type run struct {
 	sockets sockets
 	targets []probe.Target
 	probed  chan []probe.Observation
+	mixed   mixedAddresses // whole when they are probed
 
 	// unusable says why the database cannot be asked; empty while it can.
 	unusable string
@@ -246,6 +247,7 @@ func (r *run) open(ctx context.Context) (free func()) {
 			r.pool = pool
 		}
 	}
+	r.mixed.watch(r.targets)
 	var probing sync.WaitGroup
 	r.probed = make(chan []probe.Observation, 1)
 	probing.Go(func() {

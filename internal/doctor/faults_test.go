@@ -3,8 +3,10 @@ package doctor
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -169,6 +171,10 @@ func TestFaults(t *testing.T) {
 		"a service is down": {
 			plant: func(t *testing.T, s *stage) { s.env["INGEST_HEALTH_URL"] = "http://" + refusing(t) },
 			check: "services", result: Fail, found: "ingest: down, connection refused", advice: "start ingest, or correct INGEST_HEALTH_URL",
+		},
+		"several instances behind one address": {
+			plant: func(t *testing.T, s *stage) { s.env["INGEST_HEALTH_URL"] = inTurn(t, 5_000_000, 20_000) },
+			check: "services", result: Warn, found: "ingest: several instances answer at 127.0.0.1:", advice: "name each instance in INGEST_HEALTH_URL, or let that lead to a headless service",
 		},
 		"a service is degraded": {
 			plant: func(t *testing.T, s *stage) {
@@ -414,6 +420,18 @@ func TestFaults(t *testing.T) {
 
 // newPlatform puts the newer platform's tables, and the worker's views over
 // them, in the place of the old ones.
+// inTurn are instances behind one address, another one at each request.
+func inTurn(t *testing.T, received ...int) string {
+	t.Helper()
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		n := asked.Add(1)
+		fmt.Fprintf(w, `{"counters":{"messages_received":%d}}`, received[int(n)%len(received)])
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
 func newPlatform(t *testing.T, s *stage) {
 	t.Helper()
 	s.database.Exec(t, `

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"ops_worker/internal/config"
 	"ops_worker/internal/probe"
@@ -23,14 +24,59 @@ func checkServices(ctx context.Context, r *run, f *findings) error {
 		}
 		switch o.Status {
 		case probe.Healthy:
-			f.note("%s: healthy, %s%s", o.Service, latency(o.Latency), unreported(target, o))
+			f.note("%s: healthy, %s%s%s", o.Service, latency(o.Latency), instances(o), unreported(target, o))
 		case probe.Degraded:
 			f.warn(fmt.Sprintf("see the log of %s", o.Service), "%s: degraded, %s, %s", o.Service, o.Reason(), latency(o.Latency))
 		default:
 			f.fail(advice, "%s: %s, %s", o.Service, o.Status, oneLine(o.Reason()))
 		}
+		if mixed := r.mixed.of(o.Service); len(mixed) > 0 {
+			f.warn(probe.SeveralAdvice(target.Variable),
+				"%s: several instances answer at %s: counters that cannot be told apart are not stored", o.Service, strings.Join(mixed, ", "))
+		}
 	}
 	return nil
+}
+
+// instances says how many there are, where there are more than one.
+func instances(o probe.Observation) string {
+	if len(o.Instances) < 2 {
+		return ""
+	}
+	return fmt.Sprintf(", %d instances", len(o.Instances))
+}
+
+// mixedAddresses are those at which several instances of a service answer.
+type mixedAddresses struct {
+	mu    sync.Mutex
+	found map[string][]string // by service
+}
+
+// asks is how many times doctor asks an address again: of two instances at random
+// it misses both in one of some four thousand.
+const asks = 12
+
+// watch lets each address of the targets' be asked again, on connections of their own.
+func (m *mixedAddresses) watch(targets []probe.Target) {
+	m.found = map[string][]string{}
+	for n, t := range targets {
+		count := func(name string) bool {
+			return slices.ContainsFunc(t.Counters, func(c config.Counter) bool { return c.Name == name && !c.Gauge })
+		}
+		targets[n].Answered = func(ctx context.Context, i probe.InstanceReading, instances int) {
+			if several, _ := i.Several(ctx, count, probe.Asks(asks, instances)); several {
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				m.found[t.Name] = append(m.found[t.Name], i.Address)
+			}
+		}
+	}
+}
+
+func (m *mixedAddresses) of(service string) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(slices.Values(m.found[service]))
 }
 
 // unreported names the counters that a service should report and does not.

@@ -20,6 +20,9 @@ type Target struct {
 	config.Service
 	Probe     Probe
 	Instances func() []Instance
+	// Answered, where set, is told of each instance that is healthy, while the others
+	// are still asked, with how many there are, and in the time of its probe.
+	Answered func(ctx context.Context, i InstanceReading, instances int)
 }
 
 // Targets lists the services with their probes; ping asks the database.
@@ -70,6 +73,7 @@ type InstanceReading struct {
 	Key string
 	Reading
 	took time.Duration
+	at   time.Time // of the answer
 	// Again asks it on a connection of its own; nil where it has no counters.
 	Again Probe
 }
@@ -90,12 +94,11 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 			group.Go(func() error {
 				ctx, cancel := context.WithTimeout(ctx, timeout)
 				defer cancel()
-				begin := time.Now()
-				defer func() { reading.took, reading.Key = time.Since(begin), instance.id+reading.Remote }()
-				defer faultlog.Recovered(ctx, func(err error) {
-					reading.Reading = Reading{Status: Unknown, Err: err.Error()}
-				})
-				reading.Reading = instance.Probe(ctx)
+				reading.ask(ctx, instance)
+				if t.Answered != nil && reading.Status == Healthy {
+					defer faultlog.Recovered(ctx, func(error) {})
+					t.Answered(ctx, *reading, len(instances))
+				}
 				return nil
 			})
 		}
@@ -106,4 +109,16 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 		observations[i] = merge(t.Name, readings[i])
 	}
 	return observations
+}
+
+func (i *InstanceReading) ask(ctx context.Context, instance Instance) {
+	begin := time.Now()
+	defer func() {
+		i.at = time.Now()
+		i.took, i.Key = i.at.Sub(begin), instance.id+i.Remote
+	}()
+	defer faultlog.Recovered(ctx, func(err error) {
+		i.Reading = Reading{Status: Unknown, Err: err.Error()}
+	})
+	i.Reading = instance.Probe(ctx)
 }

@@ -121,14 +121,14 @@ func (s *Service) Suspect(address string) {
 	s.at(address).strange()
 }
 
-// Mixed are the addresses for which the newest cycle had no totals: it cannot be
-// told whose counters they lead to.
+// Mixed are the addresses that are known to lead to several instances, for which
+// the newest cycle had no totals.
 func (s *Service) Mixed() (addresses []string) {
 	if !s.mixed {
 		return nil
 	}
 	for address, i := range s.instances {
-		if i.held > 0 {
+		if i.held > 0 && i.several {
 			addresses = append(addresses, address)
 		}
 	}

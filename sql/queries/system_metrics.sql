@@ -70,6 +70,26 @@ DELETE FROM system_metrics d
 USING (SELECT DISTINCT metric_name, time FROM expired) e
 WHERE d.metric_name = e.metric_name AND d.time = e.time;
 
+-- name: NewestValues :many
+-- The newest value of each of the given series, a step each through (metric_name,
+-- service, time); a series without a sample has no row. What lies further ahead
+-- than future_seconds was stamped by a clock that was wrong, and is passed over.
+-- Caller: the metrics collector, at the start of each term.
+SELECT w.metric_name::text AS metric_name, w.service::text AS service, n.value::float8 AS value
+FROM (
+    SELECT unnest(@metric_names::text[]) AS metric_name,
+           unnest(@services::text[]) AS service
+) w
+CROSS JOIN LATERAL (
+    SELECT m.value
+    FROM system_metrics m
+    WHERE m.metric_name = w.metric_name
+      AND m.service = w.service
+      AND m.time <= clock_timestamp() + make_interval(secs => @future_seconds::float8)
+    ORDER BY m.time DESC
+    LIMIT 1
+) n;
+
 -- name: NewestWrites :one
 -- The newest sample of the given names, a step each through (metric_name,
 -- time), and the newest health row. An append moves the lease's last_cycle_at in

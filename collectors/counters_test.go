@@ -1,0 +1,322 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"ops_worker/internal/config"
+	"ops_worker/internal/lease/leasetest"
+	"ops_worker/internal/logtest"
+	"ops_worker/internal/probe"
+	"ops_worker/internal/spool"
+)
+
+// ingestService is the platform's, which has counters and a gauge.
+func ingestService(t *testing.T) config.Service {
+	t.Helper()
+	services := config.PlatformServices()
+	i := slices.IndexFunc(services, func(s config.Service) bool { return s.Name == "ingest" })
+	return services[i]
+}
+
+// counting is an instance that has counted so much, with something queued.
+func counting(received, queued float64) probe.Reading {
+	return probe.Reading{Status: probe.Healthy, HTTPStatus: 200, Latency: time.Millisecond,
+		Counters: map[string]float64{"messages_received": received, "messages_written": received, "messages_rejected": 0, "queue_depth": queued}}
+}
+
+// valueOf is a sample of ingest in a cycle, and whether there is one.
+func valueOf(c spool.Cycle, metric string) (value float64, ok bool) {
+	i := slices.IndexFunc(c.Samples, func(s spool.Sample) bool { return s.Service == "ingest" && s.Metric == metric })
+	if i < 0 {
+		return 0, false
+	}
+	return c.Samples[i].Value, true
+}
+
+// line is what a cycle has of ingest: messages_written, queue_depth and healthy, "-"
+// where there is none.
+func line(c spool.Cycle) string {
+	var parts []string
+	for _, metric := range []string{"messages_written", "queue_depth", "healthy"} {
+		part := "-"
+		if value, ok := valueOf(c, metric); ok {
+			part = fmt.Sprint(int(value))
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, " ")
+}
+
+// rig is a collector of one service whose instances answer readings.
+type rig struct {
+	store     *fakeStore
+	readings  []probe.Reading
+	collector *MetricsCollector
+	log       logtest.Log
+	ctx       context.Context
+}
+
+func newRig(t *testing.T, buffer spool.Buffer) *rig {
+	t.Helper()
+	r := &rig{store: newFakeStore()}
+	r.collector = NewMetricsCollector([]probe.Target{instancesOf(ingestService(t), &r.readings)}, r.store, leasetest.Held(t, r.store, 24*time.Hour), buffer, 5*time.Second)
+	r.ctx = r.log.Logger().WithContext(t.Context())
+	return r
+}
+
+// cycle runs one of these readings, in a synctest bubble.
+func (r *rig) cycle(t *testing.T, readings ...probe.Reading) string {
+	t.Helper()
+	r.readings = readings
+	if err := r.collector.Cycle(r.ctx); err != nil {
+		t.Fatal(err)
+	}
+	pass(5 * time.Second)
+	return line(r.collector.Last())
+}
+
+func TestCountersOfInstancesAreOneRunningTotal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, spool.NewMemory(10))
+		for _, step := range []struct {
+			what     string
+			readings []probe.Reading
+			want     string
+		}{
+			{"two", []probe.Reading{counting(5_000_000, 3), counting(20_000, 4)}, "5020000 7 1"},
+			{"both have counted", []probe.Reading{counting(5_000_500, 3), counting(20_500, 0)}, "5021000 3 1"},
+			{"one is silent", []probe.Reading{counting(5_001_000, 3), deadInstance}, "5021500 - 1"},
+			{"it is back", []probe.Reading{counting(5_001_500, 3), counting(21_500, 1)}, "5023000 4 1"},
+			{"one restarts", []probe.Reading{counting(5_002_000, 3), counting(400, 1)}, "5023900 4 1"},
+			{"one is gone", []probe.Reading{counting(5_002_500, 3)}, "5024400 3 1"},
+			{"one is new", []probe.Reading{counting(5_003_000, 3), counting(900, 0), counting(77_000, 0)}, "5025400 3 1"},
+			{"fewer than half answer", []probe.Reading{counting(5_003_500, 3), deadInstance, deadInstance}, "5025900 - 0"},
+			{"none answers", []probe.Reading{deadInstance, deadInstance}, "- - 0"},
+			{"all are back", []probe.Reading{counting(5_004_000, 3), counting(1400, 0), counting(78_000, 0)}, "5027900 3 1"},
+		} {
+			if got := r.cycle(t, step.readings...); got != step.want {
+				t.Errorf("%s: %s, want %s", step.what, got, step.want)
+			}
+		}
+		wantNoErrors(t, &r.log)
+	})
+}
+
+// A term goes on from what is stored and what waits to be, or from what the
+// instances say where that is more.
+func TestATermGoesOnFromWhatIsStored(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ stored, waits, says, want float64 }{
+		"nothing is there":   {0, 0, 900, 900},
+		"stored is more":     {5000, 0, 900, 5000},
+		"it says more":       {5000, 0, 7000, 7000},
+		"what waits is more": {5000, 6000, 900, 6000},
+		"what waits is less": {5000, 4000, 900, 5000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				buffer := spool.NewMemory(10)
+				r := newRig(t, buffer)
+				written := func(v float64) []spool.Sample {
+					return []spool.Sample{sampleOf("ingest", "messages_written", v)}
+				}
+				if test.stored > 0 {
+					r.store.cycles = append(r.store.cycles, spool.Cycle{At: time.Now().Add(-time.Minute), Samples: written(test.stored)})
+				}
+				if test.waits > 0 {
+					for i, v := range []float64{test.waits, 0} { // the newest has no such sample
+						c := spool.Cycle{At: time.Now().Add(time.Duration(i-20) * time.Second)}
+						if v > 0 {
+							c.Samples = written(v)
+						}
+						if _, err := buffer.Push(c); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				for n := range 2 {
+					want := fmt.Sprintf("%d 0 1", int(test.want)+5*n)
+					if got := r.cycle(t, counting(test.says+float64(5*n), 0)); got != want {
+						t.Errorf("cycle %d: %s, want %s", n, got, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Another replica has collected in between.
+func TestTheNextTermReadsAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, spool.NewMemory(10))
+		r.cycle(t, counting(1000, 0))
+		r.store.cycles = append(r.store.cycles, spool.Cycle{At: time.Now(), Samples: []spool.Sample{sampleOf("ingest", "messages_written", 9000)}})
+		if got := r.cycle(t, counting(1100, 0)); got != "1100 0 1" {
+			t.Errorf("in the same term: %s", got)
+		}
+		r.store.cycles = append(r.store.cycles, spool.Cycle{At: time.Now(), Samples: []spool.Sample{sampleOf("ingest", "messages_written", 9000)}})
+		if _, err := r.collector.lease.TryAcquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for n, want := range []string{"9000 0 1", "9100 0 1"} {
+			if got := r.cycle(t, counting(1200+100*float64(n), 0)); got != want {
+				t.Errorf("in the next: %s, want %s", got, want)
+			}
+		}
+	})
+}
+
+func TestWithoutTheStoredValuesThereAreNoCounters(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, spool.NewMemory(10))
+		r.store.cycles = append(r.store.cycles, spool.Cycle{At: time.Now().Add(-time.Minute), Samples: []spool.Sample{sampleOf("ingest", "messages_written", 9000)}})
+		fails := true
+		r.store.SetFail(func(operation string) error {
+			if fails && operation == "newest" {
+				return errors.New("permission denied")
+			}
+			return nil
+		})
+		for range 3 {
+			if got := r.cycle(t, counting(1000, 2)); got != "- 2 1" {
+				t.Errorf("%s", got)
+			}
+		}
+		fails = false
+		if got := r.cycle(t, counting(1000, 2)); got != "9000 2 1" {
+			t.Errorf("%s", got)
+		}
+		if lines := r.log.Lines(t, newestFails); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0]["error"]), "permission denied") {
+			t.Errorf("log: %v", lines)
+		}
+	})
+}
+
+// Two behind one address, in turn: the counters stop before one of them is stored
+// as the other's, and what is to be done is said. They come back by themselves.
+func TestSeveralInstancesBehindOneAddress(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, spool.NewMemory(10))
+		written := []string{}
+		for n := range 200 {
+			values := []float64{5_000_000 + 500*float64(n), 20_000 + 500*float64(n)}
+			which := n % 2
+			if n >= 100 {
+				which = 0
+			}
+			got := r.cycle(t, counting(values[which], 1))
+			if !strings.HasPrefix(got, "-") {
+				written = append(written, fmt.Sprint(n, ": ", got))
+			}
+			if !strings.HasSuffix(got, " 1") {
+				t.Errorf("cycle %d: healthy stops too: %s", n, got)
+			}
+		}
+		// The first one, before the other was seen; and from the end of the quarantine.
+		if written[0] != "0: 5000000 1 1" || !strings.HasPrefix(written[1], "159: 5000000 ") || !strings.HasPrefix(written[2], "160: 5000500 ") {
+			t.Errorf("stored: %s", written[:3])
+		}
+		lines := r.log.Lines(t, mixedBegins)
+		if len(lines) == 0 || lines[0]["monitored"] != "ingest" || lines[0]["error"] != "10.0.0.1:8080: "+probe.SeveralAdvice("INGEST_HEALTH_URL") {
+			t.Errorf("log: %v", lines)
+		}
+		if n := len(r.log.Lines(t, mixedEnds)); n != 1 {
+			t.Errorf("%d lines say that it is over", n)
+		}
+	})
+}
+
+// A connection that is kept hides the others behind its address, so it is asked on
+// connections of their own: at first, and once a minute.
+func TestAnAddressIsAskedOnConnectionsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		others float64 // what another says there
+		want   string
+	}{
+		"less":  {20_000, "- - 1"},
+		"more":  {70_000_000, "- - 1"},
+		"alone": {5_000_001, "5000000 1 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, spool.NewMemory(10))
+				asks := 0
+				fresh := func(context.Context) probe.Reading { asks++; return counting(test.others, 1) }
+				r.collector.targets[0].Instances = func() []probe.Instance {
+					return []probe.Instance{{Address: "ingest:8080", Probe: answering(counting(5_000_000, 1)), Fresh: fresh}}
+				}
+				for n := range 13 {
+					if got := r.cycle(t); got != test.want {
+						t.Errorf("cycle %d: %s, want %s", n, got, test.want)
+					}
+				}
+				if name != "alone" {
+					return
+				}
+				if asks != firstAsks+laterAsks {
+					t.Errorf("asked %d times in a minute", asks)
+				}
+				if _, err := r.collector.lease.TryAcquire(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				r.cycle(t)
+				if asks < 2*firstAsks {
+					t.Errorf("asked %d times in two terms", asks)
+				}
+			})
+		})
+	}
+}
+
+// An instance that says it in another cycle is not asked for each of them.
+func TestManyInstancesAreAskedAgainSeldom(t *testing.T) {
+	t.Parallel()
+	for instances, want := range map[int]int{1: 8, 2: 4, 5: 1, 9: 0} {
+		if got := probe.Asks(firstAsks, instances); got != want {
+			t.Errorf("%d of %d instances: each is asked %d times, want %d", firstAsks, instances, got, want)
+		}
+	}
+}
+
+func TestCountersOfAnExtraServiceAreTheSumOfItsInstances(t *testing.T) {
+	t.Parallel()
+	store := newFakeStore()
+	reading := func(n float64) probe.Reading {
+		r := wellInstance
+		r.Counters = map[string]float64{"orders": n}
+		return r
+	}
+	readings := []probe.Reading{reading(7), reading(2)}
+	collector := NewMetricsCollector([]probe.Target{instancesOf(config.Service{Name: "billing", AllCounters: true}, &readings)}, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
+	for _, want := range [][]string{{"billing orders 9"}, nil} {
+		if err := collector.Cycle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, line := range table(collector.Last().Samples) {
+			if strings.HasPrefix(line, "billing orders ") {
+				got = append(got, line)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+		readings[1] = deadInstance
+	}
+}
