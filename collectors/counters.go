@@ -3,6 +3,7 @@ package collectors
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ const (
 	firstAsks   = 8
 	laterAsks   = 3
 	askingEvery = time.Minute
+	maxOthers   = 64 // counters of a service besides the contract's
 	mixedBegins = "several instances answer behind one address, the service's counters are not stored"
 	mixedEnds   = "the service's counters are stored again"
 	newestFails = "stored counters cannot be read, none are stored until they can"
@@ -34,17 +36,24 @@ const (
 // counterKeeper makes one running total of what the instances of a service count.
 type counterKeeper struct {
 	services map[string]*keptCounters
-	// begun and token are the term whose stored values are known.
-	begun   bool
-	token   lease.Token
-	reading faultlog.Log
+	begun    bool
+	token    lease.Token // of the term that has begun
+	reading  faultlog.Log
+	// minute is the newest that the other counters were stored in.
+	minute time.Time
 }
 
 // keptCounters are those of one service.
 type keptCounters struct {
 	service config.Service
-	tally   tally.Service
-	mixing  faultlog.Log
+	// tally is of the contract's counters, and others of whatever else the service
+	// reports: what falls there that should not stops no counter of the contract.
+	tally, others tally.Service
+	// seen are the names of the others.
+	seen map[string]bool
+	// known are the counters whose stored value is, in this term.
+	known  map[string]bool
+	mixing faultlog.Log
 
 	mu       sync.Mutex // of what the probes use
 	asked    map[string]time.Time
@@ -55,34 +64,34 @@ type keptCounters struct {
 func newCounterKeeper(targets []probe.Target) *counterKeeper {
 	k := &counterKeeper{services: map[string]*keptCounters{}}
 	for i := range targets {
-		kept := &keptCounters{service: targets[i].Service, asked: map[string]time.Time{}}
+		kept := &keptCounters{service: targets[i].Service, seen: map[string]bool{}, known: map[string]bool{}, asked: map[string]time.Time{}}
 		k.services[kept.service.Name] = kept
 		targets[i].Answered = kept.askAgain
 	}
 	return k
 }
 
-// series are those of the running totals.
-func (k *counterKeeper) series() (list []Series) {
-	for _, kept := range k.services {
-		for _, counter := range kept.service.Counters {
-			if !counter.Gauge {
-				list = append(list, Series{kept.service.Name, counter.Name})
-			}
-		}
-	}
-	return list
-}
-
-// begin reads, once a term, where the totals go on from: what is stored, or waits
-// for that in the buffer. Without it there are no totals.
-func (k *counterKeeper) begin(ctx context.Context, token lease.Token, store Store, waiting func() []spool.Cycle) {
-	defer faultlog.Recovered(ctx, func(error) { k.begun = false })
+// begin starts a term, where the token is another's.
+func (k *counterKeeper) begin(token lease.Token) {
 	if k.begun && k.token == token {
 		return
 	}
-	k.begun = false
-	series := k.series()
+	k.begun, k.token = true, token
+	for _, kept := range k.services {
+		kept.begin()
+	}
+}
+
+// resume finds out where the totals go on from that it is not known of yet: what is
+// stored, or waits for that in the buffer. Without it there are none.
+func (k *counterKeeper) resume(ctx context.Context, store Store, waiting func() []spool.Cycle) {
+	defer faultlog.Recovered(ctx, func(error) {})
+	var series []Series
+	for _, kept := range k.services {
+		for _, name := range kept.unknown() {
+			series = append(series, kept.series(name))
+		}
+	}
 	if len(series) == 0 {
 		return
 	}
@@ -97,26 +106,62 @@ func (k *counterKeeper) begin(ctx context.Context, token lease.Token, store Stor
 			values[key] = max(values[key], s.Value)
 		}
 	}
-	for name, kept := range k.services {
-		stored := map[string]float64{}
-		for _, counter := range kept.service.Counters {
-			stored[counter.Name] = values[Series{name, counter.Name}]
-		}
-		kept.begin(stored)
+	for _, kept := range k.services {
+		kept.resume(values)
 	}
-	k.begun, k.token = true, token
 }
 
-func (k *keptCounters) begin(stored map[string]float64) {
-	k.tally.Begin(stored)
+func (k *keptCounters) begin() {
+	k.tally.Begin(nil)
+	k.others.Begin(nil)
+	clear(k.known)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	clear(k.asked)
 }
 
-// counts reports whether a counter has a running total.
+// unknown are the counters whose stored value is not known.
+func (k *keptCounters) unknown() (names []string) {
+	for _, counter := range k.service.Counters {
+		if !counter.Gauge && !k.known[counter.Name] {
+			names = append(names, counter.Name)
+		}
+	}
+	for name := range k.seen {
+		if !k.known[name] {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// series is the one that a counter is stored as.
+func (k *keptCounters) series(name string) Series {
+	return Series{k.service.Name, sampleName(k.service.Name, name)}
+}
+
+// resume takes the stored values of what is unknown.
+func (k *keptCounters) resume(values map[Series]float64) {
+	stored := map[string]float64{}
+	for _, name := range k.unknown() {
+		stored[name] = values[k.series(name)]
+		k.known[name] = true
+	}
+	k.tally.Resume(stored)
+	k.others.Resume(stored)
+}
+
+// counts reports whether a counter is one of the contract that has a running total.
 func (k *keptCounters) counts(name string) bool {
 	return slices.ContainsFunc(k.service.Counters, func(c config.Counter) bool { return c.Name == name && !c.Gauge })
+}
+
+// isOther reports whether a number is none of the contract's, and may have a
+// series.
+func (k *keptCounters) isOther(name string, instances int) bool {
+	stored := sampleName(k.service.Name, name)
+	return !slices.ContainsFunc(k.service.Counters, func(c config.Counter) bool { return c.Name == name || c.Name == stored }) &&
+		!ownSample(name, instances) && !k.service.AllCounters
 }
 
 // askAgain finds out whether an address leads to several instances.
@@ -142,32 +187,46 @@ func (k *keptCounters) askAgain(ctx context.Context, i probe.InstanceReading, in
 	}
 }
 
-// totals takes the readings of a cycle. There are none while it is not known whose
-// they are.
-func (k *keptCounters) totals(ctx context.Context, o probe.Observation) map[string]float64 {
+// take tallies the readings of a cycle. Without totals it is not known whose the
+// readings are; those of others are without them where only that is so of them.
+func (k *keptCounters) take(ctx context.Context, o probe.Observation) (totals, others map[string]float64) {
 	k.mu.Lock()
 	suspects := k.suspects
 	k.suspects = nil
 	k.mu.Unlock()
 	addresses := map[string]string{}
-	var readings []tally.Reading
+	var readings, otherReadings []tally.Reading
 	for _, i := range o.Instances {
 		if i.Status != probe.Healthy {
 			continue
 		}
-		counters := make(map[string]float64, len(k.service.Counters))
-		for _, counter := range k.service.Counters {
-			if value, ok := i.Counters[counter.Name]; ok && !counter.Gauge {
-				counters[counter.Name] = value
+		own, other := map[string]float64{}, map[string]float64{}
+		for name, value := range i.Counters {
+			switch {
+			case k.counts(name):
+				if k.known[name] {
+					own[name] = value
+				}
+			case k.isOther(name, len(o.Instances)) && !slices.Contains(k.service.Gauges, name):
+				if k.known[name] {
+					other[name] = value
+				} else if len(k.seen) < maxOthers {
+					k.seen[name] = true
+				}
 			}
 		}
-		readings = append(readings, tally.Reading{Instance: i.Key, Counters: counters})
+		readings = append(readings, tally.Reading{Instance: i.Key, Counters: own})
+		otherReadings = append(otherReadings, tally.Reading{Instance: i.Key, Counters: other})
 		addresses[i.Key] = i.Address
 	}
 	for _, key := range suspects {
 		k.tally.Suspect(key)
 	}
-	totals := k.tally.Add(time.Now(), readings)
+	now := time.Now()
+	totals, others = k.tally.Add(now, readings), k.others.Add(now, otherReadings)
+	maps.DeleteFunc(others, func(name string, _ float64) bool { // none reports it any more
+		return !slices.ContainsFunc(otherReadings, func(r tally.Reading) bool { _, ok := r.Counters[name]; return ok })
+	})
 	var mixed []string
 	for _, key := range k.tally.Mixed() {
 		mixed = append(mixed, addresses[key])
@@ -177,26 +236,50 @@ func (k *keptCounters) totals(ctx context.Context, o probe.Observation) map[stri
 		fault = fmt.Errorf("%s: %s", strings.Join(mixed, ", "), probe.SeveralAdvice(k.service.Variable))
 	}
 	k.mixing.Observe(zerolog.Ctx(ctx).With().Str("monitored", k.service.Name).Logger(), fault, mixedBegins, mixedEnds)
-	return totals
+	return totals, others
 }
 
-// appendCounters adds the counters of a service, of which some instance has
-// answered: totals, and gauges where every instance has.
-func (k *counterKeeper) appendCounters(ctx context.Context, samples []spool.Sample, o probe.Observation) []spool.Sample {
+// append adds the counters of a service, of which some instance has answered:
+// totals, and gauges where every instance has.
+func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o probe.Observation, withOthers bool) []spool.Sample {
 	kept := k.services[o.Service]
-	var totals map[string]float64
-	if k.begun {
-		if totals = kept.totals(ctx, o); totals == nil {
-			return samples // a gauge of one of several is too little
-		}
+	totals, others := kept.take(ctx, o)
+	if totals == nil {
+		return samples // a gauge of one of several is too little
 	}
 	for _, counter := range kept.service.Counters {
 		switch {
-		case !counter.Gauge && totals != nil:
+		case !counter.Gauge && kept.known[counter.Name]:
 			samples = append(samples, sampleOf(o.Service, counter.Name, totals[counter.Name]))
 		case counter.Gauge && o.Status == probe.Healthy:
-			samples = append(samples, sampleOf(o.Service, counter.Name, o.Counters[counter.Name]))
+			sum := 0.0
+			for _, i := range o.Instances {
+				value, _ := counter.Of(i.Counters)
+				sum += value
+			}
+			samples = append(samples, sampleOf(o.Service, counter.Name, sum))
+		}
+	}
+	if !withOthers {
+		return samples
+	}
+	for _, name := range slices.Sorted(maps.Keys(kept.seen)) {
+		if value, ok := others[name]; ok {
+			samples = append(samples, sampleOf(o.Service, kept.series(name).Metric, value))
+		}
+	}
+	for _, name := range kept.service.Gauges {
+		if value, ok := o.Counters[name]; ok {
+			samples = append(samples, sampleOf(o.Service, kept.series(name).Metric, value))
 		}
 	}
 	return samples
+}
+
+// othersAreDue reports, once a minute, whether a cycle has the other counters too.
+func (k *counterKeeper) othersAreDue(at time.Time) bool {
+	minute := at.Truncate(time.Minute)
+	due := !minute.Equal(k.minute)
+	k.minute = minute
+	return due
 }

@@ -320,3 +320,110 @@ func TestCountersOfAnExtraServiceAreTheSumOfItsInstances(t *testing.T) {
 		readings[1] = deadInstance
 	}
 }
+
+// A newer release of ingest reports what waits under another name.
+func TestTheQueueIsWhatWaitsInTheStream(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, spool.NewMemory(10))
+		newer := func(pending float64) probe.Reading {
+			reading := counting(100, 0)
+			delete(reading.Counters, "queue_depth")
+			reading.Counters["nats_telemetry_pending"] = pending
+			return reading
+		}
+		for _, step := range []struct {
+			readings []probe.Reading
+			want     string
+		}{
+			{[]probe.Reading{newer(7)}, "100 7 1"},
+			{[]probe.Reading{newer(7), counting(0, 4)}, "100 11 1"}, // one is older
+			{[]probe.Reading{newer(7), deadInstance}, "100 - 1"},
+		} {
+			if got := r.cycle(t, step.readings...); got != step.want {
+				t.Errorf("%s, want %s", got, step.want)
+			}
+		}
+	})
+}
+
+// Whatever else a service of the platform reports is stored once a minute, under
+// names that mix no series.
+func TestOtherCountersAreStoredOnceAMinute(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pass(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
+		r := newRig(t, spool.NewMemory(10))
+		r.store.cycles = append(r.store.cycles, spool.Cycle{At: time.Now().Add(-time.Minute), Samples: []spool.Sample{sampleOf("ingest", "dropped", 500)}})
+		stored := map[string][]string{}
+		for n := range 36 {
+			first, second := counting(100, 0), counting(100, 0)
+			for _, c := range []map[string]float64{first.Counters, second.Counters} {
+				c["dropped"] = 300 + float64(n)
+				c["nats_shadow_pending"] = float64(n % 7)
+				c["devices_online"] = 1 // a chart's, of another service
+				c["healthy"] = 5        // the collector's own word
+			}
+			if n < 30 {
+				second.Counters["sometimes"] = 1
+			}
+			begin := time.Now().Truncate(time.Minute)
+			r.cycle(t, first, second)
+			for _, s := range r.collector.Last().Samples {
+				if !r.collector.counters.services["ingest"].counts(s.Metric) && s.Service == "ingest" && s.Metric != "queue_depth" && s.Metric != "healthy" {
+					stored[s.Metric] = append(stored[s.Metric], fmt.Sprintf("%d %g", n, s.Value))
+				}
+				if s.Service == "ingest" && s.Metric == "healthy" && s.Value != 1 {
+					t.Errorf("healthy is %g at %s", s.Value, begin)
+				}
+			}
+		}
+		delete(stored, "instances")
+		delete(stored, "instances_healthy")
+		// The first cycle sees the names, the second knows what is stored.
+		if diff := cmp.Diff(map[string][]string{
+			"nats_shadow_pending":   {"0 0", "12 10", "24 6"},
+			"dropped":               {"12 624", "24 648"},
+			"ingest_devices_online": {"12 2", "24 2"},
+			"sometimes":             {"12 1", "24 1"},
+		}, stored); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// Of a release that reports no end of counters the first ones are stored.
+func TestOtherCountersAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, spool.NewMemory(10))
+		for n := range 40 {
+			reading := counting(100, 0)
+			for i := range 20 {
+				reading.Counters[fmt.Sprintf("n%d_%d", n, i)] = 1
+			}
+			r.cycle(t, reading)
+		}
+		if n := len(r.collector.counters.services["ingest"].seen); n != maxOthers {
+			t.Errorf("%d are kept", n)
+		}
+	})
+}
+
+// A number that falls as no counter does stops no counter of the contract.
+func TestAnotherNumberStopsNoCounter(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, spool.NewMemory(10))
+		for n := range 60 {
+			reading := counting(100+float64(n), 0)
+			reading.Counters["memory_bytes"] = []float64{5e8, 3e8, 7e8}[n%3]
+			if got, want := r.cycle(t, reading), fmt.Sprintf("%d 0 1", 100+n); got != want {
+				t.Fatalf("cycle %d: %s, want %s", n, got, want)
+			}
+		}
+		if n := len(r.log.Lines(t, mixedBegins)); n != 0 {
+			t.Errorf("%d lines say that it is several", n)
+		}
+	})
+}

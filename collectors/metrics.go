@@ -115,7 +115,7 @@ func (c *MetricsCollector) Gather(ctx context.Context) error {
 	log := zerolog.Ctx(ctx)
 	begin := time.Now()
 	cycle := spool.Cycle{At: c.stamp(*log)}
-	cycle.Samples = c.storable(ctx, c.collect(ctx))
+	cycle.Samples = c.storable(ctx, c.collect(ctx, c.counters.othersAreDue(cycle.At)))
 	c.last = cycle
 	log.Debug().Time("cycle", cycle.At).Int("samples", len(cycle.Samples)).Dur("duration_ms", time.Since(begin)).Msg("cycle gathered")
 
@@ -174,24 +174,26 @@ func (c *MetricsCollector) storable(ctx context.Context, samples []spool.Sample)
 	return samples
 }
 
-// collect asks the services and the database at the same time.
-func (c *MetricsCollector) collect(ctx context.Context) []spool.Sample {
+// collect asks the services and the database at the same time; withOthers says
+// that what is stored once a minute is due.
+func (c *MetricsCollector) collect(ctx context.Context, withOthers bool) []spool.Sample {
 	gathering, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	aggregates := make(chan Aggregates, 1)
 	go func() { aggregates <- c.readAggregates(gathering) }()
-	begun := make(chan struct{})
+	c.counters.begin(c.lease.Token())
+	resumed := make(chan struct{})
 	go func() {
-		defer close(begun)
-		c.counters.begin(gathering, c.lease.Token(), c.store, c.waitingCycles)
+		defer close(resumed)
+		c.counters.resume(gathering, c.store, c.waitingCycles)
 	}()
 	observations := probe.Observe(gathering, c.targets, c.timeout)
 	c.observer.Probed(observations)
-	<-begun
+	<-resumed
 
 	samples := make([]spool.Sample, 0, 32)
 	for i, o := range observations {
-		samples = c.appendServiceSamples(ctx, samples, c.targets[i], o)
+		samples = c.appendServiceSamples(ctx, samples, c.targets[i], o, withOthers)
 	}
 	a := <-aggregates
 	if a.Answered {
@@ -235,9 +237,9 @@ func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 
 // appendServiceSamples adds what one service reported. One that did not answer
 // is healthy 0, without counters.
-func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation) []spool.Sample {
+func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, withOthers bool) []spool.Sample {
 	if o.Healthy() > 0 {
-		samples = c.counters.appendCounters(ctx, samples, o)
+		samples = c.counters.append(ctx, samples, o, withOthers)
 	}
 	if target.AllCounters && o.Status == probe.Healthy {
 		samples = c.appendAllCounters(ctx, samples, o)

@@ -27,6 +27,16 @@ type Counter struct {
 	Name string
 	// Gauge marks a number that also falls; the others fall at a restart alone.
 	Gauge bool
+	// Fallback is what newer releases of the service report in its place.
+	Fallback string
+}
+
+// Of is the counter among those that an instance reports.
+func (c Counter) Of(reported map[string]float64) (value float64, ok bool) {
+	if value, ok = reported[c.Name]; !ok && c.Fallback != "" {
+		value, ok = reported[c.Fallback]
+	}
+	return value, ok
 }
 
 // Service is a monitored service.
@@ -40,6 +50,9 @@ type Service struct {
 	Addresses []string
 	// Counters are stored as samples, 0 where the service does not report one.
 	Counters []Counter
+	// Gauges are numbers besides that also fall. Whatever else a service of the
+	// platform reports is stored once a minute.
+	Gauges []string
 	// AllCounters stores whatever counters the service reports instead.
 	AllCounters bool
 }
@@ -60,7 +73,8 @@ type row struct {
 // simulator follow from it.
 var platformServices = []row{
 	{fallback: "http://iot-ingest:8080", address: health, Service: Service{Name: "ingest", Variable: "INGEST_HEALTH_URL",
-		Counters: []Counter{{Name: "messages_received"}, {Name: "messages_written"}, {Name: "messages_rejected"}, {Name: "queue_depth", Gauge: true}}}},
+		Counters: []Counter{{Name: "messages_received"}, {Name: "messages_written"}, {Name: "messages_rejected"}, {Name: "queue_depth", Gauge: true, Fallback: "nats_telemetry_pending"}},
+		Gauges:   []string{"nats_telemetry_pending", "nats_shadow_pending", "nats_commands_pending"}}},
 	{fallback: "http://iot-evaluator:8080", address: health, Service: Service{Name: "evaluator", Variable: "EVALUATOR_HEALTH_URL",
 		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}}}},
 	{address: health, Service: Service{Name: "dispatcher", Variable: "DISPATCHER_HEALTH_URL",

@@ -145,7 +145,7 @@ func (r *run) expectedSeries(ctx context.Context, f *findings) ([]series, error)
 			}
 			list = append(list, series{service: t.Name, metric: config.HealthSample})
 			for _, counter := range t.Counters {
-				list = append(list, series{t.Name, counter.Name, observations[i].Status != probe.Healthy})
+				list = append(list, series{t.Name, counter.Name, observations[i].Status != probe.Healthy || len(r.mixed.of(t.Name)) > 0})
 			}
 		}
 		for _, a := range db.Aggregates {

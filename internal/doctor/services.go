@@ -83,7 +83,7 @@ func (m *mixedAddresses) of(service string) []string {
 func unreported(target probe.Target, o probe.Observation) string {
 	var missing []string
 	for _, counter := range target.Counters {
-		if _, ok := o.Counters[counter.Name]; !ok {
+		if _, ok := counter.Of(o.Counters); !ok {
 			missing = append(missing, counter.Name)
 		}
 	}

@@ -350,7 +350,7 @@ func (c *counterReader) read(dec *json.Decoder) error {
 func (c *counterReader) add(name, text string) {
 	value, err := strconv.ParseFloat(text, 64)
 	_, seen := c.counters[name]
-	kept := seen || slices.ContainsFunc(c.keep, func(k config.Counter) bool { return k.Name == name })
+	kept := seen || slices.ContainsFunc(c.keep, func(k config.Counter) bool { return k.Name == name || k.Fallback == name })
 	if err != nil || math.IsInf(value, 0) || !counterName.MatchString(name) || (!kept && c.others == maxCounters) {
 		c.leftOut++
 		return

@@ -59,13 +59,18 @@ func (s *Service) Begin(stored map[string]float64) {
 	if fastest == nil {
 		fastest = map[string]float64{}
 	}
-	*s = Service{totals: map[string]float64{}, instances: map[string]*instance{}, fastest: fastest}
-	for _, known := range []map[string]float64{before, stored} {
-		for name, value := range known {
+	*s = Service{totals: map[string]float64{}, begun: map[string]bool{}, instances: map[string]*instance{}, fastest: fastest}
+	s.Resume(before)
+	s.Resume(stored)
+}
+
+// Resume is Begin for counters that the term has not had so far.
+func (s *Service) Resume(stored map[string]float64) {
+	for name, value := range stored {
+		if !s.begun[name] {
 			s.totals[name] = max(s.totals[name], value)
 		}
 	}
-	s.begun = map[string]bool{}
 }
 
 // Add takes the readings of a cycle, of the instances that answered, and returns
