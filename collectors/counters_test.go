@@ -354,9 +354,9 @@ func TestOtherCountersAreStoredOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pass(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
 		r := newRig(t, spool.NewMemory(10))
-		r.store.cycles = append(r.store.cycles, spool.Cycle{At: time.Now().Add(-time.Minute), Samples: []spool.Sample{sampleOf("ingest", "dropped", 500)}})
+		r.store.cycles = append(r.store.cycles, spool.Cycle{At: time.Now().Add(-time.Minute), Samples: []spool.Sample{sampleOf("ingest", "dropped", 50_000)}})
 		stored := map[string][]string{}
-		for n := range 36 {
+		for n := range 40 {
 			first, second := counting(100, 0), counting(100, 0)
 			for _, c := range []map[string]float64{first.Counters, second.Counters} {
 				c["dropped"] = 300 + float64(n)
@@ -382,9 +382,9 @@ func TestOtherCountersAreStoredOnceAMinute(t *testing.T) {
 		delete(stored, "instances_healthy")
 		// The first cycle sees the names, the second knows what is stored.
 		if diff := cmp.Diff(map[string][]string{
-			"nats_shadow_pending":   {"0 0", "12 10", "24 6"},
-			"dropped":               {"12 624", "24 648"},
-			"ingest_devices_online": {"12 2", "24 2"},
+			"nats_shadow_pending":   {"0 0", "12 10", "24 6", "36 2"},
+			"dropped":               {"12 50022", "24 50046", "36 50070"},
+			"ingest_devices_online": {"12 2", "24 2", "36 2"},
 			"sometimes":             {"12 1", "24 1"},
 		}, stored); diff != "" {
 			t.Error(diff)

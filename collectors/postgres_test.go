@@ -806,3 +806,24 @@ func TestTheNewestValuesOfSeries(t *testing.T) {
 		t.Error(plan)
 	}
 }
+
+// The rows, the counts of checks and the alerts go by half of the instances.
+func TestAServiceOfWhichHalfIsWellHasNoAlert(t *testing.T) {
+	t.Parallel()
+	_, pool, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	well, down := probe.InstanceReading{Reading: wellInstance}, probe.InstanceReading{Reading: deadInstance}
+	half, fewer := observation("ingest", probe.Reading{Status: probe.Degraded, Err: "1 of 2"}), observation("evaluator", probe.Reading{Status: probe.Degraded, Err: "2 of 3"})
+	half.Instances, fewer.Instances = []probe.InstanceReading{well, down}, []probe.InstanceReading{well, down, down}
+	observations := []probe.Observation{half, fewer}
+	if _, err := store.SaveHealth(t.Context(), token, time.Now(), observations); err != nil {
+		t.Fatal(err)
+	}
+	opened, _, err := store.SyncAlerts(t.Context(), token, observations, true)
+	if diff := gocmp.Diff([]string{"evaluator"}, opened); diff != "" || err != nil {
+		t.Errorf("%v, %s", err, diff)
+	}
+	pgtest.WantRows(t, pool, "SELECT h.service, h.status, s.healthy, h.details->>'status' FROM service_health h JOIN ops_worker_streak s USING (service) ORDER BY 1",
+		"evaluator unhealthy false degraded", "ingest healthy true degraded")
+	pgtest.WantRows(t, pool, "SELECT summary FROM fleet_alert WHERE status = 'OPEN'", "Service unhealthy: evaluator (2 of 3)")
+}

@@ -149,6 +149,8 @@ func TestNamesAreLookedUpBesideTheCycles(t *testing.T) {
 		want(2*lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
 		r.fail(hang)
 		want(2*lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
+		r.set() // which is no answer
+		want(lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
 		r.set("10.0.0.3", "10.0.0.2")
 		want(lookupInterval, "10.0.0.2:8080", "10.0.0.3:8080")
 		r.set("10.0.0.2")
@@ -206,6 +208,7 @@ func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[string]bool{}
 	connections := 0
+	closed := make(chan struct{}, 100)
 	port := ""
 	for _, address := range []string{"127.0.0.11", "127.0.0.12"} {
 		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -226,8 +229,11 @@ func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 		server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 			mu.Lock()
 			defer mu.Unlock()
-			if state == http.StateNew {
+			switch state {
+			case http.StateNew:
 				connections++
+			case http.StateClosed:
+				closed <- struct{}{}
 			}
 		}
 		server.StartTLS()
@@ -264,6 +270,9 @@ func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 	}, seen); diff != "" {
 		t.Error(diff)
 	}
+	if len(closed) > 0 {
+		t.Error("a connection is not kept")
+	}
 	before := connections
 	for _, i := range Observe(t.Context(), targets, Timeout)[0].Instances {
 		for range 2 {
@@ -273,9 +282,18 @@ func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 		}
 	}
 	mu.Lock()
-	defer mu.Unlock()
 	if connections != before+4 {
 		t.Errorf("%d connections for four requests on connections of their own", connections-before)
+	}
+	mu.Unlock()
+	for range 4 {
+		<-closed
+	}
+	// Kept ones are closed where the answer is another, since one may be gone.
+	r.set("127.0.0.11")
+	client.FindInstances(t.Context(), zerolog.Nop())
+	for range 2 {
+		<-closed
 	}
 }
 

@@ -35,7 +35,7 @@ func probing(t *testing.T, handler http.HandlerFunc) Reading {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	return only(client.counters(server.URL+"/health", []config.Counter{{Name: "queue_depth"}}))(ctx)
+	return only(client.counters(server.URL+"/health", []config.Counter{{Name: "queue_depth", Fallback: "pending"}}))(ctx)
 }
 
 func body(text string) http.HandlerFunc {
@@ -91,9 +91,9 @@ func TestProbeTakesNoMoreCountersThanItMayKeep(t *testing.T) {
 	for i := range 5000 {
 		fmt.Fprintf(&b, `"counter_%d":%d,`, i, i)
 	}
-	b.WriteString(`"queue_depth":9}}`)
+	b.WriteString(`"queue_depth":9,"pending":8}}`)
 	r := probing(t, body(b.String()))
-	if len(r.Counters) != maxCounters+1 || r.LeftOut != 5000-maxCounters {
+	if len(r.Counters) != maxCounters+2 || r.LeftOut != 5000-maxCounters {
 		t.Errorf("%d counters and %d left out", len(r.Counters), r.LeftOut)
 	}
 	if r.Counters["queue_depth"] != 9 {
