@@ -151,11 +151,6 @@ func (k *keptCounters) resume(values map[Series]float64) {
 	k.others.Resume(stored)
 }
 
-// counts reports whether a counter is one of the contract that has a running total.
-func (k *keptCounters) counts(name string) bool {
-	return slices.ContainsFunc(k.service.Counters, func(c config.Counter) bool { return c.Name == name && !c.Gauge })
-}
-
 // isOther reports whether a number is none of the contract's, and may have a
 // series.
 func (k *keptCounters) isOther(name string, instances int) bool {
@@ -180,7 +175,7 @@ func (k *keptCounters) askAgain(ctx context.Context, i probe.InstanceReading, in
 	if !due {
 		return
 	}
-	if several, _ := i.Several(ctx, k.counts, probe.Asks(times, instances)); several {
+	if several, _ := i.Several(ctx, k.service.Totals, probe.Asks(times, instances)); several {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.suspects = append(k.suspects, i.Key)
@@ -203,7 +198,7 @@ func (k *keptCounters) take(ctx context.Context, o probe.Observation) (totals, o
 		own, other := map[string]float64{}, map[string]float64{}
 		for name, value := range i.Counters {
 			switch {
-			case k.counts(name):
+			case k.service.Totals(name):
 				if k.known[name] {
 					own[name] = value
 				}

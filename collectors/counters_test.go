@@ -370,7 +370,7 @@ func TestOtherCountersAreStoredOnceAMinute(t *testing.T) {
 			begin := time.Now().Truncate(time.Minute)
 			r.cycle(t, first, second)
 			for _, s := range r.collector.Last().Samples {
-				if !r.collector.counters.services["ingest"].counts(s.Metric) && s.Service == "ingest" && s.Metric != "queue_depth" && s.Metric != "healthy" {
+				if !r.collector.counters.services["ingest"].service.Totals(s.Metric) && s.Service == "ingest" && s.Metric != "queue_depth" && s.Metric != "healthy" {
 					stored[s.Metric] = append(stored[s.Metric], fmt.Sprintf("%d %g", n, s.Value))
 				}
 				if s.Service == "ingest" && s.Metric == "healthy" && s.Value != 1 {

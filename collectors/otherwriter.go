@@ -69,7 +69,9 @@ func (o *otherWriter) awaitChecks(ctx context.Context) {
 		age, err = o.leases.CheckAge(ctx)
 		return age, err == nil && age >= o.checksQuiet, err
 	})
-	o.checks = o.checks && ctx.Err() != nil
+	if ctx.Err() == nil { // a later term waits for nobody
+		o.checks = false
+	}
 }
 
 // await looks until it is quiet or ctx is done.

@@ -69,10 +69,7 @@ type Worker struct {
 
 // NewWorker wires the parts; nothing runs yet, and the database is not asked.
 func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
-	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.NewClient(cfg.HealthCAs), Observer: NoObserver, SchemaPool: pool}
-	if !cfg.Instances {
-		w.http.Resolver = nil
-	}
+	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.ClientOf(cfg), Observer: NoObserver, SchemaPool: pool}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
 	w.schema = newSchemaKeeper(w.client, func(ctx context.Context) ([]db.Change, error) {
 		made, err := db.Ensure(ctx, w.SchemaPool, w.migratorOptions()...)

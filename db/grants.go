@@ -64,7 +64,7 @@ func AlertSequences(ctx context.Context, q *Queries, stands map[string]DescribeR
 	return q.SequencesBehind(ctx, inserted)
 }
 
-// GrantOperator lets a login role, which is quoted where it must be, take on the
+// GrantOperator lets a login role, whose name is quoted where it must be, take on the
 // operator's. Since PostgreSQL 16 a membership may be without that.
 func GrantOperator(serverVersion int32, login string) string {
 	grant := fmt.Sprintf("GRANT %s TO %s", OperatorRole, login)
@@ -83,7 +83,7 @@ func Ident(name string) string {
 	if plainName.MatchString(name) {
 		return name
 	}
-	return pgx.Identifier{name}.Sanitize()
+	return quoted(name)
 }
 
 // holding is a role that needs rights to a relation.

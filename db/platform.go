@@ -302,10 +302,7 @@ func (e *ensurer) ensureMembership(ctx context.Context) error {
 		return nil
 	}
 	begin := len(e.changes)
-	grant := "GRANT " + OperatorRole + " TO CURRENT_USER"
-	if e.server.VersionNum >= 160000 {
-		grant += " WITH SET TRUE" // a membership may be without
-	}
+	grant := GrantOperator(e.server.VersionNum, "CURRENT_USER")
 	if err := e.step(ctx, Change{OperatorRole, granted, "to the login role"}, grant); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ops_worker/db"
+	"ops_worker/internal/humanize"
 )
 
 // grantsLimit bounds each statement that reads what stands.
@@ -48,14 +49,12 @@ func printGrants(ctx context.Context, pool *pgxpool.Pool, role string, uses db.U
 	}); err != nil {
 		return err
 	}
+	// Folded, so that a name of several lines ends no comment.
 	var script strings.Builder
-	fmt.Fprintf(&script, "-- What lets %s do what ops-worker %s does, and nothing else.\n", oneLine(role), version)
+	fmt.Fprintf(&script, "-- What lets %s do what ops-worker %s does, and nothing else.\n", humanize.OneLine(role), version)
 	for _, g := range grants {
-		fmt.Fprintf(&script, "%s; -- %s\n", g.SQL, oneLine(strings.Join(g.For, ", ")))
+		fmt.Fprintf(&script, "%s; -- %s\n", g.SQL, humanize.OneLine(strings.Join(g.For, ", ")))
 	}
 	_, err := io.WriteString(out, script.String())
 	return err
 }
-
-// oneLine keeps a name from ending a comment.
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

@@ -151,8 +151,7 @@ func newMigrateHypertableCommand(load loader) *cobra.Command {
 }
 
 // withDatabase is a command on a pool of its own, as the role that makes the
-// schema. A command that is no loop does
-// not wait for a database that is away.
+// schema. A command that is no loop does not wait for a database that is away.
 func withDatabase(load loader, fn func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) error {
 		cfg, err := load()

@@ -57,6 +57,11 @@ type Service struct {
 	AllCounters bool
 }
 
+// Totals reports whether a name is one of the counters that have a running total.
+func (s Service) Totals(name string) bool {
+	return slices.ContainsFunc(s.Counters, func(c Counter) bool { return c.Name == name && !c.Gauge })
+}
+
 // DatabaseService is the worker's own database among the services.
 const DatabaseService = "postgres"
 

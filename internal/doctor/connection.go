@@ -78,7 +78,7 @@ func checkConnection(ctx context.Context, r *run, f *findings) error {
 		r.unusable = "there is no connection to the database"
 		reason := "no answer within " + r.limits.check.String()
 		if !errors.Is(err, context.DeadlineExceeded) && !pgconn.Timeout(err) {
-			reason = oneLine(db.RootCause(err).Error())
+			reason = humanize.OneLine(db.RootCause(err).Error())
 		}
 		f.fail(connectionAdvice(err), "%s: %s", target, reason)
 		return nil

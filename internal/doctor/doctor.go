@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
+	"ops_worker/internal/humanize"
 	"ops_worker/internal/probe"
 )
 
@@ -194,7 +194,7 @@ func (r *run) examine(ctx context.Context, c check) Check {
 	case errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err):
 		f.fail("", "no answer within %s", r.limits.check)
 	case err != nil:
-		f.fail("", "%s", oneLine(err.Error()))
+		f.fail("", "%s", humanize.OneLine(err.Error()))
 	}
 	return Check{Name: c.name, Result: f.result, Found: f.found, Advice: f.advice}
 }
@@ -218,16 +218,13 @@ func (r *run) known(err error) error {
 	if !slices.Contains(r.failed, explained) {
 		return err
 	}
-	return skip("see %s: %s", explained, oneLine(pgErr.Message))
+	return skip("see %s: %s", explained, humanize.OneLine(pgErr.Message))
 }
 
 // open makes the pool, which connects when it is first used, and begins to
 // probe the services. The function it returns frees both, hung or not.
 func (r *run) open(ctx context.Context) (free func()) {
-	client := probe.NewClient(r.cfg.HealthCAs)
-	if !r.cfg.Instances {
-		client.Resolver = nil
-	}
+	client := probe.ClientOf(r.cfg)
 	r.targets = probe.Targets(r.cfg.Services, client, func(ctx context.Context) error {
 		if r.pool == nil {
 			return errors.New("no connection")
@@ -385,6 +382,3 @@ func linkOf(conn *pgconn.PgConn) link {
 	_, encrypted := socket.(*tls.Conn)
 	return link{local: socket.LocalAddr(), remote: socket.RemoteAddr(), tls: encrypted}
 }
-
-// oneLine folds a text of several lines.
-func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"ops_worker/internal/config"
+	"ops_worker/internal/humanize"
 	"ops_worker/internal/probe"
 )
 
@@ -28,7 +29,7 @@ func checkServices(ctx context.Context, r *run, f *findings) error {
 		case probe.Degraded:
 			f.warn(fmt.Sprintf("see the log of %s", o.Service), "%s: degraded, %s, %s", o.Service, o.Reason(), latency(o.Latency))
 		default:
-			f.fail(advice, "%s: %s, %s", o.Service, o.Status, oneLine(o.Reason()))
+			f.fail(advice, "%s: %s, %s", o.Service, o.Status, humanize.OneLine(o.Reason()))
 		}
 		if mixed := r.mixed.of(o.Service); len(mixed) > 0 {
 			f.warn(probe.SeveralAdvice(target.Variable),
@@ -60,11 +61,8 @@ const asks = 12
 func (m *mixedAddresses) watch(targets []probe.Target) {
 	m.found = map[string][]string{}
 	for n, t := range targets {
-		count := func(name string) bool {
-			return slices.ContainsFunc(t.Counters, func(c config.Counter) bool { return c.Name == name && !c.Gauge })
-		}
 		targets[n].Answered = func(ctx context.Context, i probe.InstanceReading, instances int) {
-			if several, _ := i.Several(ctx, count, probe.Asks(asks, instances)); several {
+			if several, _ := i.Several(ctx, t.Totals, probe.Asks(asks, instances)); several {
 				m.mu.Lock()
 				defer m.mu.Unlock()
 				m.found[t.Name] = append(m.found[t.Name], i.Address)

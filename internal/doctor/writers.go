@@ -8,6 +8,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
+	"ops_worker/internal/humanize"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/probe"
 )
@@ -84,7 +85,7 @@ func (r *run) evidence(ctx context.Context, f *findings) (e evidence, err error)
 				return err
 			}
 		}
-		if e.writes, err = q.NewestWrites(ctx, db.NewestWritesParams{MetricNames: params.MetricNames, FutureSeconds: lease.FutureLimit.Seconds()}); err != nil {
+		if e.writes, err = lease.NewestWrites(ctx, q, params.MetricNames); err != nil {
 			return err
 		}
 		if e.health, err = q.DoctorHealthRows(ctx); err != nil {
@@ -227,7 +228,7 @@ func checkConnected(ctx context.Context, r *run, f *findings) error {
 		if address == "" {
 			address = "a Unix socket or an address not shown"
 		}
-		f.note("%d x %s as %s from %s", r.Sessions, oneLine(name), r.LoginRole, address)
+		f.note("%d x %s as %s from %s", r.Sessions, humanize.OneLine(name), r.LoginRole, address)
 	}
 	return nil
 }

@@ -1,9 +1,10 @@
-// Package humanize writes numbers for people.
+// Package humanize writes numbers and texts for people.
 package humanize
 
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -29,3 +30,6 @@ func two(d, large time.Duration, largeUnit string, small time.Duration, smallUni
 	}
 	return text
 }
+
+// OneLine folds a text of several lines.
+func OneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

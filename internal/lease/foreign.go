@@ -33,7 +33,7 @@ func (p *Postgres) FindForeign(ctx context.Context, metricNames []string) (f For
 	var lease db.ReadLeaseRow
 	err = p.client.InTx(ctx, func(q *db.Queries) (err error) {
 		// In this order: a lease that is taken meanwhile makes nothing foreign.
-		if writes, err = newestWrites(ctx, q, metricNames); err != nil {
+		if writes, err = NewestWrites(ctx, q, metricNames); err != nil {
 			return fmt.Errorf("read the newest writes: %w", err)
 		}
 		if lease, err = q.ReadLease(ctx, db.LeaseName); err != nil && !db.IsNoRows(err) {
@@ -57,13 +57,15 @@ func (p *Postgres) FindForeign(ctx context.Context, metricNames []string) (f For
 // CheckAge is how old the newest health row is, by the database's clock.
 func (p *Postgres) CheckAge(ctx context.Context) (age time.Duration, err error) {
 	err = p.client.Read(ctx, func(q *db.Queries) error {
-		writes, err := newestWrites(ctx, q, nil)
+		writes, err := NewestWrites(ctx, q, nil)
 		age = writes.Now.Sub(writes.NewestCheck)
 		return err
 	})
 	return age, err
 }
 
-func newestWrites(ctx context.Context, q *db.Queries, metricNames []string) (db.NewestWritesRow, error) {
+// NewestWrites reads the newest sample of these names and the newest health row, but
+// for those that a clock that was wrong has stamped ahead.
+func NewestWrites(ctx context.Context, q *db.Queries, metricNames []string) (db.NewestWritesRow, error) {
 	return q.NewestWrites(ctx, db.NewestWritesParams{MetricNames: metricNames, FutureSeconds: FutureLimit.Seconds()})
 }

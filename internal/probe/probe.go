@@ -102,6 +102,15 @@ func NewClient(authorities *x509.CertPool) *Client {
 	return &Client{Resolver: &net.Resolver{PreferGo: true}, authorities: authorities}
 }
 
+// ClientOf is the client that the settings describe.
+func ClientOf(cfg config.Config) *Client {
+	c := NewClient(cfg.HealthCAs)
+	if !cfg.Instances {
+		c.Resolver = nil
+	}
+	return c
+}
+
 // transport makes the transport of a URL, whose host is the name in a certificate
 // whatever address is asked. It speaks to the services directly, whatever
 // proxy the environment names, and as a transport without a client, which
