@@ -26,36 +26,40 @@ func aggregateLimit(ctx context.Context, longest time.Duration) time.Duration {
 
 // Aggregates is what the database knew of itself and the platform.
 type Aggregates struct {
-	// Answered tells that the database answered at all.
-	Answered bool
-	Samples  []spool.Sample
+	// Answered tells that the database answered at all, and StandbyAway why the standby
+	// did not.
+	Answered    bool
+	StandbyAway error
+	Samples     []spool.Sample
+	// Took is how long the server was busy with each that it read.
+	Took map[string]time.Duration
 	// Failed holds an error for each aggregate that yielded no samples.
 	Failed map[string]error
 }
 
-// readAggregates runs all aggregates in one round trip, which is one
-// transaction. Where one fails, the server drops the rest of that trip, and
-// those behind it go in another: a missing table costs its own samples and one
-// more round trip.
-func readAggregates(ctx context.Context, pool *pgxpool.Pool, limit time.Duration) Aggregates {
-	result := Aggregates{Failed: map[string]error{}}
-	for rest := db.Aggregates; len(rest) > 0; {
-		done, err := readBatch(ctx, pool, aggregateLimit(ctx, limit), rest, &result)
-		rest = rest[done:]
-		if err == nil || len(rest) == 0 {
-			continue // where the commit fails nothing is lost: the batch only reads
-		}
-		if !result.Answered || ctx.Err() != nil || !db.IsServerError(err) {
-			// The connection is at fault, not the query.
-			for _, a := range rest {
-				result.Failed[a.Name] = err
+// readAggregates runs aggregates in one round trip, which is one transaction, and
+// makes that trip for none as well: it shows that the database answers. Where one
+// fails, the server drops the rest of that trip, and those behind it go in another:
+// a missing table costs its own samples and one more round trip. The error is one of
+// the connection, and all that is left has it.
+func readAggregates(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, list []db.Aggregate) (result Aggregates, err error) {
+	for {
+		done, err := readBatch(ctx, pool, aggregateLimit(ctx, limit), list, &result)
+		list = list[done:]
+		if err != nil && (!result.Answered || ctx.Err() != nil || !db.IsServerError(err)) {
+			for _, a := range list {
+				result.fail(a.Name, err)
 			}
-			return result
+			return result, err
 		}
-		result.Failed[rest[0].Name] = fmt.Errorf("aggregate %s: %w", rest[0].Name, explain(err, readAdvice))
-		rest = rest[1:]
+		if err != nil && len(list) > 0 {
+			result.fail(list[0].Name, explain(err, readAdvice))
+			list = list[1:]
+		}
+		if len(list) == 0 {
+			return result, nil // where the commit fails nothing is lost: the batch only reads
+		}
 	}
-	return result
 }
 
 // readBatch reads aggregates until one fails and returns how many did not.
@@ -66,22 +70,23 @@ func readBatch(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, lis
 			if i == platform {
 				db.Queue(batch, func(q *db.Queries) { _, _ = q.EnterPlatformScope(ctx) })
 			}
-			batch.Queue(a.SQL)
+			batch.Queue(a.Timed())
 		}
 	}
 	err = db.InOneTrip(ctx, pool, db.ReadOnly, db.BatchLimits(limit), queue, func(results pgx.BatchResults) error {
 		result.Answered = true
-		for i := range list {
+		for i, a := range list {
 			if i == platform {
 				if _, err := results.Exec(); err != nil {
 					return err
 				}
 			}
-			samples, err := readSamples(results)
+			samples, took, err := readSamples(results)
 			if err != nil {
 				return err
 			}
 			result.Samples = append(result.Samples, samples...)
+			result.took(a.Name, took)
 			done++
 		}
 		return nil
@@ -89,21 +94,49 @@ func readBatch(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, lis
 	return done, err
 }
 
-// readSamples reads the rows of one aggregate. A chart has no place for NaN, nor
-// has JSON.
-func readSamples(results pgx.BatchResults) ([]spool.Sample, error) {
+// readSamples reads the rows of one aggregate, and how long the server took. A chart
+// has no place for NaN, nor has JSON.
+func readSamples(results pgx.BatchResults) (samples []spool.Sample, took time.Duration, err error) {
 	rows, err := results.Query()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	samples, err := pgx.CollectRows(rows, toSample)
-	return slices.DeleteFunc(samples, func(s spool.Sample) bool { return math.IsNaN(s.Value) || math.IsInf(s.Value, 0) }), err
+	read, err := pgx.CollectRows(rows, pgx.RowToStructByName[db.TimedSamplesRow])
+	for _, r := range read {
+		took = max(took, time.Duration(r.TookMs*float64(time.Millisecond)))
+		if !math.IsNaN(r.Value) && !math.IsInf(r.Value, 0) {
+			samples = append(samples, spool.Sample{Metric: r.MetricName, Service: r.Service, Tags: r.Tags, Value: r.Value})
+		}
+	}
+	return samples, took, err
 }
 
-// toSample reads a row of any aggregate: all have DeviceSamplesRow's columns.
-func toSample(row pgx.CollectableRow) (spool.Sample, error) {
-	r, err := pgx.RowToStructByName[db.DeviceSamplesRow](row)
-	return spool.Sample{Metric: r.MetricName, Service: r.Service, Tags: r.Tags, Value: r.Value}, err
+// merge adds what another reading has brought.
+func (a *Aggregates) merge(other Aggregates) {
+	a.Samples = append(a.Samples, other.Samples...)
+	if other.StandbyAway != nil {
+		a.StandbyAway = other.StandbyAway
+	}
+	for name, err := range other.Failed {
+		a.fail(name, err)
+	}
+	for name, took := range other.Took {
+		a.took(name, took)
+	}
+}
+
+func (a *Aggregates) fail(name string, err error) {
+	if a.Failed == nil {
+		a.Failed = map[string]error{}
+	}
+	a.Failed[name] = err
+}
+
+func (a *Aggregates) took(name string, took time.Duration) {
+	if a.Took == nil {
+		a.Took = map[string]time.Duration{}
+	}
+	a.Took[name] = took
 }
 
 // What mends an error about row-level security.

@@ -71,15 +71,16 @@ func newCounterKeeper(targets []probe.Target) *counterKeeper {
 	return k
 }
 
-// begin starts a term, where the token is another's.
-func (k *counterKeeper) begin(token lease.Token) {
+// begin starts a term, where the token is another's, and reports whether it is.
+func (k *counterKeeper) begin(token lease.Token) bool {
 	if k.begun && k.token == token {
-		return
+		return false
 	}
 	k.begun, k.token = true, token
 	for _, kept := range k.services {
 		kept.begin()
 	}
+	return true
 }
 
 // resume finds out where the totals go on from that it is not known of yet: what is

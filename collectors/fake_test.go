@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/lease/leasetest"
@@ -39,20 +40,30 @@ func (f *fakeStore) Ping(context.Context) error {
 	return f.Begin("ping")
 }
 
-func (f *fakeStore) Aggregates(context.Context) Aggregates {
+func (f *fakeStore) Aggregates(_ context.Context, list []db.Aggregate) Aggregates {
 	f.Lock()
 	defer f.Unlock()
 	if err := f.Begin("aggregates"); err != nil {
-		return Aggregates{Failed: map[string]error{"all": err}}
+		return failedAll(append(list, db.Aggregate{Name: "all"}), err)
 	}
-	if f.aggregate != nil {
-		return f.aggregate()
-	}
-	return Aggregates{Answered: true, Samples: []spool.Sample{
+	a := Aggregates{Answered: true, Samples: []spool.Sample{
 		sampleOf("postgres", "connections", 7),
 		sampleOf("postgres", "db_size_bytes", 1e6),
 		sampleOf("platform", "devices_online", 3),
 	}}
+	if f.aggregate != nil {
+		a = f.aggregate()
+	}
+	for _, l := range list {
+		if a.Answered && a.Failed[l.Name] == nil {
+			a.took(l.Name, time.Millisecond)
+		}
+	}
+	return a
+}
+
+func (f *fakeStore) AggregatesBeside(ctx context.Context, list []db.Aggregate) Aggregates {
+	return f.Aggregates(ctx, list)
 }
 
 func (f *fakeStore) AppendCycles(_ context.Context, token lease.Token, cycles []spool.Cycle, recheck bool) (int, time.Time, error) {
@@ -165,3 +176,11 @@ func asking(client *probe.Client, name, url string) []probe.Target {
 
 // pass lets time pass in a synctest bubble, where nobody waits for it.
 func pass(d time.Duration) { time.Sleep(d) }
+
+// Cycle gathers all there is within a cycle's time, and stores.
+func (c *MetricsCollector) Cycle(ctx context.Context) error {
+	for _, a := range c.pacer.list {
+		a.began = time.Time{}
+	}
+	return errors.Join(c.Gather(ctx), c.Store(ctx))
+}

@@ -35,6 +35,8 @@ type Loop struct {
 	// Cycle does the work. Its context carries the deadline, a trace id and a
 	// logger (zerolog.Ctx). An error or a panic ends this cycle alone.
 	Cycle func(context.Context) error
+	// EndsAtOnce gives a cycle in flight no time to end when the loop is told to stop.
+	EndsAtOnce bool
 	// Turned, where set, is called before and after every cycle.
 	Turned func()
 	// Ended, where set, is told of every cycle: how long it took, what failed, and
@@ -133,6 +135,10 @@ func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (traced zerol
 		fmt.Errorf("%s cycle exceeded its deadline of %s", l.Name, deadline))
 	defer cancel()
 	stop := context.AfterFunc(parent, func() {
+		if l.EndsAtOnce {
+			cancel()
+			return
+		}
 		grace := time.NewTimer(stopGrace)
 		defer grace.Stop()
 		select {

@@ -44,8 +44,10 @@ type MetricsCollector struct {
 	timeout  time.Duration
 	storing  *backoffGate
 	observer Observer
-	// gathered is told of every cycle that waits to be stored.
-	gathered chan struct{}
+	// gathered is told of every cycle that waits to be stored, and besideDue that an
+	// aggregate is due for which no cycle has time.
+	gathered, besideDue chan struct{}
+	pacer               *pacer
 
 	mu       sync.Mutex // of what both loops use
 	buffer   spool.Buffer
@@ -56,6 +58,7 @@ type MetricsCollector struct {
 	overflowing faultlog.Log
 	clockFaults faultlog.Log
 	aggregating map[string]*faultlog.Log
+	standbyAway faultlog.Log
 	leftOut     map[string]int
 	counters    *counterKeeper
 	last        spool.Cycle
@@ -83,6 +86,8 @@ func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 		storing:     newBackoffGate(longestStoreBackOff),
 		observer:    NoObserver,
 		gathered:    make(chan struct{}, 1),
+		besideDue:   make(chan struct{}, 1),
+		pacer:       newPacer(db.DueAggregates(false), interval, defaultBudget),
 		aggregating: map[string]*faultlog.Log{},
 		leftOut:     map[string]int{},
 		batch:       storeBatch,
@@ -90,27 +95,61 @@ func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 	}
 }
 
-// storeDeadline bounds one turn of the storing loop; each store in it has a
-// deadline of its own.
-const storeDeadline = time.Minute
+// defaultBudget is that of a collector that nobody gave one.
+const defaultBudget = 0.02
+
+// storeDeadline and besideDeadline bound one turn of their loops; each statement in
+// it has a deadline of its own.
+const (
+	storeDeadline  = time.Minute
+	besideDeadline = 3 * time.Hour
+)
 
 // loops are the two that drive the collector.
 func (c *MetricsCollector) loops(interval time.Duration) []*Loop {
 	return []*Loop{
 		{Name: MetricsLoop, Interval: interval, Deadline: interval * 9 / 10, Cycle: c.Gather},
 		{Name: StoreLoop, Trigger: c.gathered, Deadline: storeDeadline, Cycle: c.Store},
+		{Name: aggregateLoop, Trigger: c.besideDue, Deadline: besideDeadline, EndsAtOnce: true, Cycle: c.CountBeside},
 	}
 }
 
-// Cycle gathers once and stores.
-func (c *MetricsCollector) Cycle(ctx context.Context) error {
+// Once gathers all there is, however long the aggregates take, and stores.
+func (c *MetricsCollector) Once(ctx context.Context) error {
+	c.begin()
+	c.countBeside(ctx, c.pacer.all())
 	if err := c.Gather(ctx); err != nil {
 		return err
 	}
 	return c.Store(ctx)
 }
 
-// Gather measures once and leaves the cycle to Store.
+// CountBeside reads the aggregate that is due for which no cycle has time.
+func (c *MetricsCollector) CountBeside(ctx context.Context) error {
+	if next, ok := c.pacer.nextBeside(time.Now()); ok {
+		c.countBeside(ctx, []db.Aggregate{next})
+	}
+	return nil // a failure is the next cycle's to log
+}
+
+func (c *MetricsCollector) countBeside(ctx context.Context, list []db.Aggregate) {
+	began := time.Now()
+	a := c.readAggregates(ctx, list, c.store.AggregatesBeside)
+	if ctx.Err() != nil {
+		a = failedAll(list, ctx.Err()) // how long it takes is not known
+	}
+	c.logPaces(ctx, c.pacer.counted(list, began, &a, true))
+}
+
+// logPaces says which aggregates are counted half or twice as often as before.
+func (c *MetricsCollector) logPaces(ctx context.Context, changes []paceChange) {
+	for _, p := range changes {
+		zerolog.Ctx(ctx).Info().Str("aggregate", p.aggregate).Dur("took_ms", p.cost).
+			Stringer("every", p.every.Round(time.Second/10)).Stringer("before", p.was.Round(time.Second/10)).Msg("aggregate has another pace")
+	}
+}
+
+// Gather measures what is due and leaves the cycle to Store.
 func (c *MetricsCollector) Gather(ctx context.Context) error {
 	log := zerolog.Ctx(ctx)
 	begin := time.Now()
@@ -179,9 +218,9 @@ func (c *MetricsCollector) storable(ctx context.Context, samples []spool.Sample)
 func (c *MetricsCollector) collect(ctx context.Context, withOthers bool) []spool.Sample {
 	gathering, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	c.begin()
 	aggregates := make(chan Aggregates, 1)
-	go func() { aggregates <- c.readAggregates(gathering) }()
-	c.counters.begin(c.lease.Token())
+	go func() { aggregates <- c.countDue(gathering) }()
 	resumed := make(chan struct{})
 	go func() {
 		defer close(resumed)
@@ -206,32 +245,61 @@ func (c *MetricsCollector) collect(ctx context.Context, withOthers bool) []spool
 	return append(samples, sampleOf(config.DatabaseService, config.HealthSample, boolValue(a.Answered)))
 }
 
-// readAggregates asks the database in every cycle, also one that refuses to
-// store: what it knows can be measured, and that it answers.
-func (c *MetricsCollector) readAggregates(ctx context.Context) (result Aggregates) {
-	defer faultlog.Recovered(ctx, func(err error) {
-		result = Aggregates{Failed: map[string]error{"all": err}}
-	})
+// begin starts a term, where the lease's token is another's.
+func (c *MetricsCollector) begin() {
+	if c.counters.begin(c.lease.Token()) {
+		c.pacer.begin()
+	}
+}
+
+// countDue asks the database in every cycle, also one that refuses to store: what it
+// knows can be measured, and that it answers. What was counted beside the cycles
+// meanwhile is in this one.
+func (c *MetricsCollector) countDue(ctx context.Context) Aggregates {
 	began := time.Now()
-	result = c.store.Aggregates(ctx)
-	c.observer.Aggregated(time.Since(began), slices.Collect(maps.Keys(result.Failed)))
-	return result
+	list := c.pacer.due(began)
+	a := c.readAggregates(ctx, list, c.store.Aggregates)
+	c.logPaces(ctx, c.pacer.counted(list, began, &a, false))
+	if c.pacer.besideIsDue(began) {
+		select {
+		case c.besideDue <- struct{}{}:
+		default: // one is being counted
+		}
+	}
+	a.merge(c.pacer.takeLanded())
+	return a
+}
+
+// readAggregates reads some aggregates in one of the store's ways.
+func (c *MetricsCollector) readAggregates(ctx context.Context, list []db.Aggregate, read func(context.Context, []db.Aggregate) Aggregates) (a Aggregates) {
+	defer faultlog.Recovered(ctx, func(err error) { a = failedAll(list, err) })
+	began := time.Now()
+	a = read(ctx, list)
+	c.observer.Aggregated(time.Since(began), slices.Collect(maps.Keys(a.Failed)))
+	return a
 }
 
 // logAggregates logs the aggregates that fail, each at its changes.
 func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 	c.failed = slices.Sorted(maps.Keys(a.Failed))
-	if !a.Answered {
-		return // the store that follows says so
-	}
+	c.standbyAway.Observe(*zerolog.Ctx(ctx), a.StandbyAway,
+		"the standby does not answer, the platform's aggregates pause", "the standby answers, the platform's aggregates go on")
 	for name := range a.Failed {
 		if c.aggregating[name] == nil {
 			c.aggregating[name] = &faultlog.Log{}
 		}
 	}
 	for name, faults := range c.aggregating {
-		log := zerolog.Ctx(ctx).With().Str("aggregate", name).Logger()
-		faults.Observe(log, a.Failed[name], "aggregate failed, its samples are missing", "aggregate works again")
+		err := a.Failed[name]
+		_, counted := a.Took[name]
+		switch {
+		case err == nil && !counted: // it was not due
+		case err != nil && !db.IsServerError(err) && (!a.Answered || a.StandbyAway != nil):
+			// The standby's line above says so, or the store that follows.
+		default:
+			log := zerolog.Ctx(ctx).With().Str("aggregate", name).Logger()
+			faults.Observe(log, err, "aggregate failed, its samples are missing", "aggregate works again")
+		}
 	}
 }
 

@@ -55,7 +55,7 @@ func acquire(t *testing.T, store *Postgres, holder string) lease.Token {
 func yieldWithout(t *testing.T, pool *pgxpool.Pool, names ...string) []string {
 	t.Helper()
 	var metrics []string
-	for _, a := range db.Aggregates {
+	for _, a := range db.DueAggregates(false) {
 		if slices.Contains(names, a.Name) {
 			continue
 		}
@@ -95,7 +95,7 @@ func TestAMissingTableOrColumnCostsItsOwnSamplesUntilItIsThere(t *testing.T) {
 	well := pgtest.New(t).Pool(t)
 	check := func(failed ...string) {
 		t.Helper()
-		a := store.Aggregates(t.Context())
+		a := store.Aggregates(t.Context(), db.DueAggregates(false))
 		if diff := gocmp.Diff(yieldWithout(t, well, failed...), metricsOf(a.Samples)); diff != "" || !a.Answered {
 			t.Errorf("answered %v, %s", a.Answered, diff)
 		}
@@ -133,7 +133,7 @@ func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	a := store.Aggregates(ctx)
+	a := store.Aggregates(ctx, db.DueAggregates(false))
 	if diff := gocmp.Diff(others, metricsOf(a.Samples)); len(a.Failed) != 2 || a.Failed["alerts"] == nil || a.Failed["deliveries"] == nil || diff != "" {
 		t.Errorf("failed: %v, %s", a.Failed, diff)
 	}
@@ -164,7 +164,7 @@ func TestForcedRowSecurityIsReadPastInTheOperatorsRole(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, pool := loginRole(t, database, "IN ROLE pulse_operator")
-	a := store.Aggregates(t.Context())
+	a := store.Aggregates(t.Context(), db.DueAggregates(false))
 	if len(a.Failed) != 0 {
 		t.Fatalf("%+v", a.Failed)
 	}
@@ -181,7 +181,7 @@ func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, _ := loginRole(t, database, "")
-	a := store.Aggregates(t.Context())
+	a := store.Aggregates(t.Context(), db.DueAggregates(false))
 	if !a.Answered {
 		t.Fatalf("%+v", a)
 	}
@@ -219,7 +219,7 @@ func TestTheReadersRoleIsTakenWhereTheOperatorsIsNot(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, _ := loginRole(t, database, "IN ROLE pulse_operator_read")
-	if a := store.Aggregates(t.Context()); len(a.Failed) != 0 {
+	if a := store.Aggregates(t.Context(), db.DueAggregates(false)); len(a.Failed) != 0 {
 		t.Errorf("%+v", a)
 	}
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"ops_worker/db"
+	"ops_worker/internal/faultlog"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/spool"
@@ -18,7 +20,10 @@ import (
 // lease's any more.
 type Store interface {
 	Ping(ctx context.Context) error
-	Aggregates(ctx context.Context) Aggregates
+	// Aggregates reads what a cycle has time for.
+	Aggregates(ctx context.Context, list []db.Aggregate) Aggregates
+	// AggregatesBeside reads what no cycle has time for, on connections of its own.
+	AggregatesBeside(ctx context.Context, list []db.Aggregate) Aggregates
 	// AppendCycles stores what is newer than the newest stored cycle, renews
 	// the lease, and returns how many samples were new and the database's
 	// clock. Repeating it is harmless; recheck says that it may be a repetition.
@@ -43,11 +48,16 @@ type Store interface {
 type Postgres struct {
 	client *db.Client
 	ttl    time.Duration
+
+	// beside is for aggregates that take long. The standby's are read on standby in a
+	// cycle and on standbyBeside beside it; both are nil without one.
+	beside, standby, standbyBeside *db.Client
+	standbyGate                    *backoffGate
 }
 
 // NewPostgres makes the store. An append renews the lease for ttl.
 func NewPostgres(client *db.Client, ttl time.Duration) *Postgres {
-	return &Postgres{client: client, ttl: ttl}
+	return &Postgres{client: client, ttl: ttl, beside: client, standbyGate: newBackoffGate(longestStoreBackOff)}
 }
 
 var _ Store = (*Postgres)(nil)
@@ -60,17 +70,94 @@ func (p *Postgres) Ping(ctx context.Context) error {
 	})
 }
 
-// Aggregates reads all aggregates.
-func (p *Postgres) Aggregates(ctx context.Context) Aggregates {
-	var a Aggregates
-	_ = p.client.Retrying(ctx, func(ctx context.Context) error {
-		if a = readAggregates(ctx, p.client.Pool, p.client.Limit); a.Answered {
+// standbyPatience is how long a cycle waits for the standby.
+const standbyPatience = time.Second
+
+// Aggregates reads the standby's at the same time as the database's own.
+func (p *Postgres) Aggregates(ctx context.Context, list []db.Aggregate) Aggregates {
+	own, elsewhere := p.split(list)
+	var counted Aggregates
+	var reading sync.WaitGroup
+	if len(elsewhere) > 0 {
+		reading.Go(func() {
+			defer faultlog.Recovered(ctx, func(err error) { counted = failedAll(elsewhere, err) })
+			ctx, cancel := context.WithTimeoutCause(ctx, standbyPatience, fmt.Errorf("no answer within %s", standbyPatience))
+			defer cancel()
+			counted = p.onStandby(ctx, p.standby, elsewhere)
+		})
+	}
+	a := readOn(ctx, p.client, own)
+	reading.Wait()
+	a.merge(counted)
+	return a
+}
+
+// AggregatesBeside reads the standby's after the database's own.
+func (p *Postgres) AggregatesBeside(ctx context.Context, list []db.Aggregate) (a Aggregates) {
+	own, elsewhere := p.split(list)
+	if len(own) > 0 {
+		a = readOn(ctx, p.beside, own)
+	}
+	if len(elsewhere) > 0 {
+		a.merge(p.onStandby(ctx, p.standbyBeside, elsewhere))
+	}
+	for name, err := range a.Failed {
+		if db.IsTimeout(err) && db.IsServerError(err) {
+			a.fail(name, fmt.Errorf("it takes longer than AGGREGATE_TIMEOUT, %s: %w", p.beside.Limit, err))
+		}
+	}
+	return a
+}
+
+// split tells what the standby is asked from what it is not.
+func (p *Postgres) split(list []db.Aggregate) (own, elsewhere []db.Aggregate) {
+	for _, a := range list {
+		if p.standby != nil && a.Elsewhere() {
+			elsewhere = append(elsewhere, a)
+		} else {
+			own = append(own, a)
+		}
+	}
+	return own, elsewhere
+}
+
+// onStandby reads where that has answered lately, or its back-off is over.
+func (p *Postgres) onStandby(ctx context.Context, client *db.Client, list []db.Aggregate) Aggregates {
+	if err := p.standbyGate.shut(); err != nil {
+		a := failedAll(list, err)
+		a.StandbyAway = err
+		return a
+	}
+	a := readOn(ctx, client, list)
+	if a.Answered {
+		p.standbyGate.succeeded()
+		return a
+	}
+	a.StandbyAway = a.Failed[list[0].Name]
+	if ctx.Err() != nil {
+		a.StandbyAway = fmt.Errorf("%w: %w", context.Cause(ctx), a.StandbyAway)
+	}
+	p.standbyGate.failed(a.StandbyAway)
+	return a
+}
+
+func failedAll(list []db.Aggregate, err error) (a Aggregates) {
+	for _, l := range list {
+		a.fail(l.Name, err)
+	}
+	return a
+}
+
+// readOn reads with the client's limits.
+func readOn(ctx context.Context, client *db.Client, list []db.Aggregate) (a Aggregates) {
+	_ = client.Retrying(ctx, func(ctx context.Context) (err error) {
+		if a, err = readAggregates(ctx, client.Pool, client.Limit, list); a.Answered {
 			return nil
 		}
-		return a.Failed[db.Aggregates[0].Name] // one error, which is all aggregates'
+		return err
 	})
 	for _, err := range a.Failed {
-		p.client.Note(err)
+		client.Note(err)
 	}
 	return a
 }

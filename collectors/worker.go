@@ -29,6 +29,7 @@ const (
 	leaseLoop     = "lease"
 	schemaLoop    = "schema"
 	StoreLoop     = "store"
+	aggregateLoop = "aggregates"
 	startLoop     = "start"
 )
 
@@ -88,7 +89,20 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 	w.Health = NewHealthMonitor(w.Targets, w.Store, w.Lease, cfg.HealthInterval,
 		Alerts{cfg.SystemAlerts, cfg.AlertAfterFailures, cfg.AlertAfterSuccesses})
 	w.Metrics = NewMetricsCollector(w.Targets, w.Store, w.Lease, buffer, cfg.MetricsInterval)
+	w.CountOn(pool, nil)
 	return w
+}
+
+// CountOn says where the aggregates are read: those that take long on beside, so that
+// they take no connection from the loops, and on standby, where it is not nil, the
+// platform's.
+func (w *Worker) CountOn(beside, standby *pgxpool.Pool) {
+	w.Store.beside = db.NewClient(beside, w.cfg.AggregateTimeout)
+	if standby != nil {
+		w.Store.standby = db.NewClient(standby, w.client.Limit)
+		w.Store.standbyBeside = db.NewClient(standby, w.cfg.AggregateTimeout)
+	}
+	w.Metrics.pacer = newPacer(db.DueAggregates(standby != nil), w.cfg.MetricsInterval, w.cfg.AggregateBudget.Share())
 }
 
 // Close frees what NewWorker made.

@@ -35,7 +35,7 @@ func workerConfig(t *testing.T, url string, settings ...string) config.Config {
 	// With a shorter interval a machine under load would miss the deadlines of
 	// the aggregates, and rightly store cycles without them.
 	cfg, err := config.FromEnvironment(append([]string{
-		"DATABASE_URL=" + url, "METRICS_COLLECTION_INTERVAL=1s", "PG_POOL_MAX=4",
+		"DATABASE_URL=" + url, "METRICS_COLLECTION_INTERVAL=1s", "AGGREGATE_BUDGET=100%", "PG_POOL_MAX=4",
 		"INGEST_HEALTH_URL=" + simulated(t, contracttest.Answers["ingest"]),
 		"EVALUATOR_HEALTH_URL=" + simulated(t, contracttest.Answers["evaluator"]),
 		"STATE_DIR=" + t.TempDir(),

@@ -33,9 +33,10 @@ type AlertSamplesRow struct {
 // tags, value), and Go stores whatever comes: a new metric of a table that is
 // read already is one line here and `make generate`.
 //
-// Caller: the metrics collector, every METRICS_COLLECTION_INTERVAL, all of them
-// in one batch. One query a table, so that a missing table costs its own
-// samples; one pass over it, however many numbers.
+// Caller: the metrics collector, as often as the table of aggregates says, those
+// that are due in one batch, and less often what takes long. One query a table, so
+// that a missing table costs its own samples; one pass over it, however many
+// numbers.
 // The open alerts alone, which the platform's partial unique index holds, however
 // many closed ones there are; without it, a scan of fleet_alert.
 func (q *Queries) AlertSamples(ctx context.Context) ([]AlertSamplesRow, error) {
@@ -66,13 +67,12 @@ func (q *Queries) AlertSamples(ctx context.Context) ([]AlertSamplesRow, error) {
 const DatabaseSamples = `-- name: DatabaseSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
-    SELECT numbackends AS connections, pg_database_size(datid) AS size
+    SELECT numbackends AS connections
     FROM pg_catalog.pg_stat_database
     WHERE datname = current_database()
 ) d
 CROSS JOIN LATERAL (VALUES
-    ('connections', 'postgres', '{}', d.connections::bigint),
-    ('db_size_bytes', 'postgres', '{}', d.size)
+    ('connections', 'postgres', '{}', d.connections)
 ) AS s (metric_name, service, tags, value)
 `
 
@@ -83,8 +83,8 @@ type DatabaseSamplesRow struct {
 	Value      float64
 }
 
-// The statistics collector's view of this database and the size of its files:
-// no table is read. connections counts backends as pg_stat_activity lists them.
+// The statistics collector's view of this database: no table is read. connections
+// counts backends as pg_stat_activity lists them.
 func (q *Queries) DatabaseSamples(ctx context.Context) ([]DatabaseSamplesRow, error) {
 	rows, err := q.db.Query(ctx, DatabaseSamples)
 	if err != nil {
@@ -187,6 +187,100 @@ func (q *Queries) DeviceSamples(ctx context.Context) ([]DeviceSamplesRow, error)
 	items := []DeviceSamplesRow{}
 	for rows.Next() {
 		var i DeviceSamplesRow
+		if err := rows.Scan(
+			&i.MetricName,
+			&i.Service,
+			&i.Tags,
+			&i.Value,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const SizeSamples = `-- name: SizeSamples :many
+SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
+FROM (
+    SELECT pg_database_size(current_database()) AS size
+) d
+CROSS JOIN LATERAL (VALUES
+    ('db_size_bytes', 'postgres', '{}', d.size)
+) AS s (metric_name, service, tags, value)
+`
+
+type SizeSamplesRow struct {
+	MetricName string
+	Service    string
+	Tags       string
+	Value      float64
+}
+
+// The size of this database's files: the server asks the system for that of each
+// file, so that thousands of chunks or partitions take their time.
+func (q *Queries) SizeSamples(ctx context.Context) ([]SizeSamplesRow, error) {
+	rows, err := q.db.Query(ctx, SizeSamples)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []SizeSamplesRow{}
+	for rows.Next() {
+		var i SizeSamplesRow
+		if err := rows.Scan(
+			&i.MetricName,
+			&i.Service,
+			&i.Tags,
+			&i.Value,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const StandbySamples = `-- name: StandbySamples :many
+SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
+FROM (
+    SELECT CASE
+               WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() AND EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) THEN 0
+               ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())
+           END AS lag
+    WHERE pg_is_in_recovery()
+) d
+CROSS JOIN LATERAL (VALUES
+    ('standby_lag_seconds', 'postgres', '{}', d.lag)
+) AS s (metric_name, service, tags, value)
+WHERE s.value IS NOT NULL
+`
+
+type StandbySamplesRow struct {
+	MetricName string
+	Service    string
+	Tags       string
+	Value      float64
+}
+
+// How far behind its primary a hot standby is: nothing where it receives and all that
+// has arrived is applied, and else the age of the newest transaction that is. No row
+// elsewhere.
+func (q *Queries) StandbySamples(ctx context.Context) ([]StandbySamplesRow, error) {
+	rows, err := q.db.Query(ctx, StandbySamples)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []StandbySamplesRow{}
+	for rows.Next() {
+		var i StandbySamplesRow
 		if err := rows.Scan(
 			&i.MetricName,
 			&i.Service,

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -32,6 +33,9 @@ type Options struct {
 	ConnectTimeout time.Duration
 	// ApplicationName is what pg_stat_activity shows.
 	ApplicationName string
+	// CancelOnServer lets the server end a statement that the worker gives up: of one
+	// that takes long it would not notice.
+	CancelOnServer bool
 }
 
 // A connection that was idle for pingAfter is checked before its use, for at
@@ -161,7 +165,16 @@ func configure(c *pgx.ConnConfig, o Options) {
 	c.DefaultQueryExecMode = pgx.QueryExecModeExec
 	c.StatementCacheCapacity = 0
 	c.DescriptionCacheCapacity = 0
+	if o.CancelOnServer {
+		c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+			return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelPatience}
+		}
+	}
 }
+
+// cancelPatience is how long the server has to end a statement before its connection
+// is given up.
+const cancelPatience = time.Second
 
 // Open makes the pool without waiting for the database: connections are made
 // when they are first needed.

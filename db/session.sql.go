@@ -15,6 +15,7 @@ const ConfigureTransaction = `-- name: ConfigureTransaction :exec
 SELECT set_config('statement_timeout', ($1::bigint)::text, true),
        set_config('lock_timeout', ($2::bigint)::text, true),
        set_config('idle_in_transaction_session_timeout', ($1::bigint)::text, true),
+       set_config('max_parallel_workers_per_gather', '0', true),
        set_config('client_encoding', 'UTF8', true),
        set_config('DateStyle', 'ISO, MDY', true),
        set_config('IntervalStyle', 'postgres', true),
@@ -32,7 +33,8 @@ type ConfigureTransactionParams struct {
 // What holds for the rest of the transaction. The server's own limits, in
 // milliseconds: for each statement, for a lock that a migration of the platform
 // may hold for long, and for a worker that is stopped and can end nothing itself.
-// And the formats of values, whatever the database, the role or the pooler sets.
+// No parallel workers: what the worker counts takes one core at most. And the
+// formats of values, whatever the database, the role or the pooler sets.
 func (q *Queries) ConfigureTransaction(ctx context.Context, arg ConfigureTransactionParams) error {
 	_, err := q.db.Exec(ctx, ConfigureTransaction, arg.StatementMs, arg.LockMs)
 	return err

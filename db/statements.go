@@ -19,7 +19,14 @@ type Aggregate struct {
 	// Platform marks the tables of the platform, which are read in the role that
 	// EnterPlatformScope takes on, past row-level security or not at all.
 	Platform bool
+	// Standby marks what is asked of the standby alone, where there is one.
+	Standby bool
+	// Every is how often it is due while that is cheap; 0 is with every cycle.
+	Every time.Duration
 }
+
+// Elsewhere reports whether it is read on the standby, where there is one.
+func (a Aggregate) Elsewhere() bool { return a.Platform || a.Standby }
 
 // Aggregates is the list to extend for a table that is not read yet. Another
 // number of a table that is read needs no line here: the SQL decides which
@@ -29,9 +36,27 @@ type Aggregate struct {
 // batch. Of these the slowest comes last: it cannot take time from the others.
 var Aggregates = []Aggregate{
 	{Name: "database", SQL: DatabaseSamples},
+	{Name: "size", SQL: SizeSamples},
+	{Name: "standby", SQL: StandbySamples, Standby: true},
 	{Name: "alerts", SQL: AlertSamples, Platform: true},
 	{Name: "deliveries", SQL: DeliverySamples, Platform: true},
 	{Name: "devices", SQL: DeviceSamples, Platform: true},
+}
+
+// DueAggregates are those of a worker with a standby, or without one.
+func DueAggregates(standby bool) []Aggregate {
+	return slices.DeleteFunc(slices.Clone(Aggregates), func(a Aggregate) bool { return a.Standby && !standby })
+}
+
+// TimedSamplesRow is a row of any aggregate, and how long the server had been at it.
+type TimedSamplesRow struct {
+	DeviceSamplesRow
+	TookMs float64
+}
+
+// Timed is the aggregate's SQL, whose rows are TimedSamplesRow.
+func (a Aggregate) Timed() string {
+	return "SELECT a.*, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000)::float8 AS took_ms FROM (" + a.SQL + ") a"
 }
 
 // Read runs one aggregate, in a transaction that has no role yet. The rows of

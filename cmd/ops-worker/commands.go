@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -110,13 +111,13 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 		log.Error().Err(err).Msg("heartbeat not written, healthcheck will fail")
 	}
 	defer heart.Close()
-	return withPools(context.WithoutCancel(ctx), cfg, func(pool, schema *pgxpool.Pool) error {
-		return runOn(ctx, cfg, pool, schema, heart, anyDatabase, log)
+	return withPools(context.WithoutCancel(ctx), cfg, func(p pools) error {
+		return runOn(ctx, cfg, p, heart, anyDatabase, log)
 	})
 }
 
 // runOn is runWorker with what it needs.
-func runOn(ctx context.Context, cfg config.Config, pool, schema *pgxpool.Pool, heart collectors.Heart, anyDatabase bool, log zerolog.Logger) error {
+func runOn(ctx context.Context, cfg config.Config, p pools, heart collectors.Heart, anyDatabase bool, log zerolog.Logger) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	buffer := spool.NewMemory(cfg.BufferCycles)
@@ -137,9 +138,10 @@ func runOn(ctx context.Context, cfg config.Config, pool, schema *pgxpool.Pool, h
 		defer onDisk.Close()
 		buffer = onDisk
 	}
-	worker := collectors.NewWorker(cfg, pool, buffer, heart, log)
+	worker := collectors.NewWorker(cfg, p.own, buffer, heart, log)
 	defer worker.Close()
-	worker.AnyDatabase, worker.SchemaPool = anyDatabase, schema
+	worker.AnyDatabase, worker.SchemaPool = anyDatabase, p.schema
+	worker.CountOn(p.beside, p.standby)
 	for _, warning := range cfg.Warnings {
 		log.Warn().Msg(warning)
 	}
@@ -152,7 +154,7 @@ func runOn(ctx context.Context, cfg config.Config, pool, schema *pgxpool.Pool, h
 		Bool("system_alerts", cfg.SystemAlerts).Msg("ops-worker starts")
 	var serving sync.WaitGroup
 	if cfg.HTTPAddr != "" {
-		metrics := observe(worker, pool, names)
+		metrics := observe(worker, p.own, names)
 		handler := listener.Handler(metrics, func() error { return heartbeat.Check(cfg.StateDir, cfg.ServiceName) }, worker.Ready)
 		serving.Go(func() { listener.Serve(ctx, cfg.HTTPAddr, handler, log) })
 	}
@@ -205,15 +207,35 @@ func withPool(ctx context.Context, options db.Options, fn func(*pgxpool.Pool) er
 	return fn(pool)
 }
 
-// withPools is withPool, with another pool for the schema where that is made as
-// another role.
-func withPools(ctx context.Context, cfg config.Config, fn func(pool, schema *pgxpool.Pool) error) error {
-	return withPool(ctx, cfg.DatabaseOptions(), func(pool *pgxpool.Pool) error {
-		if cfg.Database.MigrateURL == "" {
-			return fn(pool, pool)
+// pools are the worker's: its own, that of the schema, which is its own unless another
+// role makes that, and those of aggregates; standby is nil without one.
+type pools struct{ own, schema, beside, standby *pgxpool.Pool }
+
+// withPools is withPool for all of them.
+func withPools(ctx context.Context, cfg config.Config, fn func(pools) error) error {
+	var p pools
+	for _, each := range []struct {
+		pool    **pgxpool.Pool
+		options db.Options
+		needed  bool
+	}{
+		{&p.own, cfg.DatabaseOptions(), true},
+		{&p.schema, cfg.SchemaOptions(), cfg.Database.MigrateURL != ""},
+		{&p.beside, cfg.BesideOptions(), true},
+		{&p.standby, cfg.StandbyOptions(), cfg.Database.AggregateURL != ""},
+	} {
+		if !each.needed {
+			continue
 		}
-		return withPool(ctx, cfg.SchemaOptions(), func(schema *pgxpool.Pool) error { return fn(pool, schema) })
-	})
+		pool, err := db.Open(ctx, each.options)
+		if err != nil {
+			return err
+		}
+		defer db.Close(pool)
+		*each.pool = pool
+	}
+	p.schema = cmp.Or(p.schema, p.own)
+	return fn(p)
 }
 
 // printTable prints n rows under a head, in columns.

@@ -91,7 +91,7 @@ func service(t *testing.T, status int, body string) string {
 func environment(t *testing.T, database *pgtest.Database) []string {
 	t.Helper()
 	return []string{
-		"DATABASE_URL=" + database.URL, "STATE_DIR=" + t.TempDir(), "METRICS_COLLECTION_INTERVAL=200ms",
+		"DATABASE_URL=" + database.URL, "STATE_DIR=" + t.TempDir(), "METRICS_COLLECTION_INTERVAL=200ms", "AGGREGATE_BUDGET=100%",
 		"INGEST_HEALTH_URL=" + service(t, 200, `{"counters":{"messages_received":12}}`),
 		"EVALUATOR_HEALTH_URL=" + service(t, 503, `{}`),
 	}

@@ -8,10 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"ops_worker/collectors"
+	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/spool"
@@ -34,22 +34,23 @@ func newOnceCommand(load loader) *cobra.Command {
 	once.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
 	once.PersistentFlags().BoolVar(&dryRun, "dry-run", false, "store nothing, and leave the schema as it is")
 	anyDatabaseFlag(once.PersistentFlags(), &anyDatabase)
-	sub := func(name, short string, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) {
+	sub := func(name, short string, aggregates int, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) {
 		once.AddCommand(&cobra.Command{Use: name, Short: short, Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				cfg, err := load()
 				if err != nil {
 					return err
 				}
-				return runOnce(cmd, cfg, onceOptions{dryRun, anyDatabase}, cycle, print)
+				deadline := onceDeadline + time.Duration(aggregates)*cfg.AggregateTimeout
+				return runOnce(cmd, cfg, onceOptions{dryRun, anyDatabase, deadline}, cycle, print)
 			}})
 	}
-	sub("health", "Probe every service once",
+	sub("health", "Probe every service once", 0,
 		func(ctx context.Context, w *collectors.Worker) error { return w.Health.Cycle(ctx) },
 		func(out io.Writer, w *collectors.Worker) error { return printHealth(out, w.Health.Last(), asJSON) })
-	sub("metrics", "Collect every sample once",
+	sub("metrics", "Collect every sample once, however long they take", len(db.Aggregates),
 		func(ctx context.Context, w *collectors.Worker) error {
-			err := w.Metrics.Cycle(ctx)
+			err := w.Metrics.Once(ctx)
 			if failed := w.Metrics.FailedAggregates(); len(failed) > 0 {
 				err = errors.Join(err, fmt.Errorf("aggregates that failed, whose samples are missing: %s", strings.Join(failed, ", ")))
 			}
@@ -59,18 +60,22 @@ func newOnceCommand(load loader) *cobra.Command {
 	return once
 }
 
-type onceOptions struct{ dryRun, anyDatabase bool }
+type onceOptions struct {
+	dryRun, anyDatabase bool
+	deadline            time.Duration
+}
 
 // runOnce runs one cycle under the lease, or without storing anything where the
 // lease cannot be had.
 func runOnce(cmd *cobra.Command, cfg config.Config, options onceOptions, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) error {
-	ctx, cancel := context.WithTimeout(cmd.Context(), onceDeadline)
+	ctx, cancel := context.WithTimeout(cmd.Context(), options.deadline)
 	defer cancel()
-	return withPools(ctx, cfg, func(pool, schema *pgxpool.Pool) error {
+	return withPools(ctx, cfg, func(p pools) error {
 		log := newLogger(cfg, cmd.ErrOrStderr())
-		worker := collectors.NewWorker(cfg, pool, spool.NewMemory(1), collectors.NoHeart, log)
+		worker := collectors.NewWorker(cfg, p.own, spool.NewMemory(1), collectors.NoHeart, log)
 		defer worker.Close()
-		worker.AnyDatabase, worker.SchemaPool = options.anyDatabase, schema
+		worker.AnyDatabase, worker.SchemaPool = options.anyDatabase, p.schema
+		worker.CountOn(p.beside, p.standby)
 		if !options.dryRun {
 			if err := worker.Prepare(ctx); err != nil {
 				return refusal(err)

@@ -32,6 +32,10 @@ type Config struct {
 	MetricsInterval time.Duration `env:"METRICS_COLLECTION_INTERVAL" envDefault:"5"`
 	// MetricsRetention is how long samples are kept; 0 keeps them for ever.
 	MetricsRetention time.Duration `env:"METRICS_RETENTION" envDefault:"7d"`
+	// AggregateBudget is the share of wall time that all aggregates together may keep
+	// the database busy, and AggregateTimeout bounds each.
+	AggregateBudget  Percent       `env:"AGGREGATE_BUDGET" envDefault:"2%"`
+	AggregateTimeout time.Duration `env:"AGGREGATE_TIMEOUT" envDefault:"60"`
 	SystemAlerts     bool          `env:"SYSTEM_ALERT_ENABLED" envDefault:"true"`
 	// AlertAfterFailures and AlertAfterSuccesses are how many checks in a row open
 	// and close a system alert.
@@ -96,6 +100,10 @@ type Database struct {
 	// URL.
 	MigrateURL     string `env:"MIGRATE_DATABASE_URL"`
 	MigrateURLFile string `env:"MIGRATE_DATABASE_URL_FILE"`
+	// AggregateURL is where the platform's aggregates are read, a hot standby; empty
+	// is URL.
+	AggregateURL     string `env:"AGGREGATE_DATABASE_URL"`
+	AggregateURLFile string `env:"AGGREGATE_DATABASE_URL_FILE"`
 
 	MinConns       int           `env:"PG_POOL_MIN" envDefault:"2"`
 	MaxConns       int           `env:"PG_POOL_MAX" envDefault:"10"`
@@ -125,15 +133,36 @@ func (c Config) DatabaseUses() db.Uses {
 // SchemaOptions are what the schema is made with: MIGRATE_DATABASE_URL's role, or
 // else the worker's own.
 func (c Config) SchemaOptions() db.Options {
+	return c.optionsOf("MIGRATE_DATABASE_URL", c.Database.MigrateURL, c.Database.MigrateURLFile, 2)
+}
+
+// BesideOptions are for what takes long on the worker's own database: it takes no
+// connection from the loops.
+func (c Config) BesideOptions() db.Options {
 	options := c.DatabaseOptions()
-	if c.Database.MigrateURL == "" {
+	options.MinConns, options.MaxConns, options.CancelOnServer = 0, 1, true
+	return options
+}
+
+// StandbyOptions are for AGGREGATE_DATABASE_URL: a connection for what a cycle reads,
+// and one for what takes long.
+func (c Config) StandbyOptions() db.Options {
+	options := c.optionsOf("AGGREGATE_DATABASE_URL", c.Database.AggregateURL, c.Database.AggregateURLFile, 2)
+	options.CancelOnServer = true
+	return options
+}
+
+// optionsOf are those of another address, or else the worker's own.
+func (c Config) optionsOf(name, address, file string, connections int32) db.Options {
+	options := c.DatabaseOptions()
+	if address == "" {
 		return options
 	}
-	options.URL, options.Reload = c.Database.MigrateURL, nil
-	if c.Database.MigrateURLFile != "" {
-		options.Reload = reloadURL("MIGRATE_DATABASE_URL", c.Database.MigrateURLFile)
+	options.URL, options.Reload = address, nil
+	if file != "" {
+		options.Reload = reloadURL(name, file)
 	}
-	options.MinConns, options.MaxConns = 0, 2
+	options.MinConns, options.MaxConns = 0, connections
 	return options
 }
 
@@ -207,6 +236,8 @@ func (h *Heartbeat) complete() {
 func (c *Config) complete(p *problems) {
 	p.check("METRICS_COLLECTION_INTERVAL", c.MetricsInterval >= minMetricsInterval, "must be at least %s", minMetricsInterval)
 	p.check("METRICS_RETENTION", c.MetricsRetention == 0 || c.MetricsRetention >= time.Hour, "must be 0 (keep for ever) or at least 1h")
+	p.check("AGGREGATE_BUDGET", c.AggregateBudget > 0 && c.AggregateBudget <= 100, "must be above 0%% and at most 100%%")
+	p.check("AGGREGATE_TIMEOUT", c.AggregateTimeout >= time.Second && c.AggregateTimeout <= time.Hour, "must be between 1s and 1h")
 	p.check("LEASE_TTL", c.LeaseTTL >= minLeaseTTL, "must be at least %s", minLeaseTTL)
 	p.check("BUFFER_CYCLES", c.BufferCycles <= maxBufferCycles, "must be between 1 and %d", maxBufferCycles)
 	p.check("MQTT_PORT", isPort(c.MQTTPort), notAPort)
@@ -248,6 +279,7 @@ func (d *Database) complete(set map[string]string, p *problems) {
 		checkDatabaseURL(p, "NOTIFY_DATABASE_URL", d.NotifyURL)
 	}
 	d.MigrateURL = p.databaseURL("MIGRATE_DATABASE_URL", d.MigrateURL, d.MigrateURLFile)
+	d.AggregateURL = p.databaseURL("AGGREGATE_DATABASE_URL", d.AggregateURL, d.AggregateURLFile)
 	d.URL = p.databaseURL("DATABASE_URL", d.URL, d.URLFile)
 	if d.URL != "" || d.URLFile != "" {
 		d.PasswordFile = "" // nor does it take part where the address is read anew

@@ -21,6 +21,7 @@ var parsers = map[reflect.Type]env.ParserFunc{
 	reflect.TypeFor[time.Duration](): parseDuration,
 	reflect.TypeFor[int]():           parseCount,
 	reflect.TypeFor[bool]():          parseBool,
+	reflect.TypeFor[Percent]():       parsePercent,
 }
 
 var errDuration = errors.New("must be a number of seconds or a duration like 30s, 5m or 7d")
@@ -57,6 +58,22 @@ func parseCount(text string) (any, error) {
 		return nil, errors.New("must be a whole number")
 	}
 	return int(n), nil
+}
+
+// Percent is a share of a hundred.
+type Percent float64
+
+// Share is the same of one.
+func (p Percent) Share() float64 { return float64(p) / 100 }
+
+// parsePercent takes a number, with a percent sign or without.
+func parsePercent(text string) (any, error) {
+	number := strings.TrimSpace(strings.TrimSuffix(text, "%"))
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || !plainNumber.MatchString(number) {
+		return nil, errors.New("must be a percentage like 2% or 0.5%")
+	}
+	return Percent(n), nil
 }
 
 // parseBool takes the words that the platform's other services take.

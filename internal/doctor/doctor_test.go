@@ -103,7 +103,7 @@ func (s *stage) cycles(t *testing.T, n int) {
 	}
 	worker := collectors.NewWorker(cfg, s.pool, spool.NewMemory(1), collectors.NoHeart, zerolog.Nop())
 	defer worker.Close()
-	if _, err := worker.Once(t.Context(), true, worker.Metrics.Cycle); err != nil {
+	if _, err := worker.Once(t.Context(), true, worker.Metrics.Once); err != nil {
 		t.Fatal(err)
 	}
 	cycles := make([]spool.Cycle, n)

@@ -216,7 +216,7 @@ func (r *rig) start(settings ...string) *worker {
 	w.command = exec.Command(binary, "run")
 	w.command.Env = append([]string{
 		"DATABASE_URL=" + r.database.String(), "STATE_DIR=" + r.t.TempDir(), "PG_POOL_MAX=4", "PG_POOL_MIN=0",
-		"METRICS_COLLECTION_INTERVAL=" + interval.String(), "HEALTH_CHECK_INTERVAL=" + healthInterval.String(), "LEASE_TTL=" + leaseTTL.String(),
+		"METRICS_COLLECTION_INTERVAL=" + interval.String(), "AGGREGATE_BUDGET=100%", "HEALTH_CHECK_INTERVAL=" + healthInterval.String(), "LEASE_TTL=" + leaseTTL.String(),
 		"DB_CONNECT_TIMEOUT=1", "LOG_FORMAT=json", "GORACE=halt_on_error=1 atexit_sleep_ms=0",
 	}, append(r.services, settings...)...)
 	w.command.Stdout, w.command.Stderr = w.log, w.log

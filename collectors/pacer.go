@@ -1,0 +1,233 @@
+package collectors
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"ops_worker/db"
+	"ops_worker/internal/pace"
+)
+
+// longestInCycle is how much of an aggregate a cycle has time for, where a quarter of
+// its interval is not less; and it has time for twice as much of all together.
+const longestInCycle = 250 * time.Millisecond
+
+// pacer decides which aggregates are due: in a cycle, or beside the cycles, one at a
+// time, where one takes long.
+type pacer struct {
+	interval time.Duration // of the cycles
+	budget   float64       // the share of wall time for all aggregates
+
+	mu     sync.Mutex
+	list   []*pacedAggregate
+	landed Aggregates // what was counted beside since a cycle last took it
+}
+
+// pacedAggregate is one, and what its readings have shown.
+type pacedAggregate struct {
+	db.Aggregate
+	// costs are of the newest readings, as long as the server was busy with each.
+	costs []time.Duration
+	// tooLong is that it did not end in a cycle's time.
+	tooLong bool
+	wanted  time.Duration
+	every   time.Duration // as the budget has it
+	logged  time.Duration // the newest of these that was logged
+	// began is when it was last read, zero where it is due at once; after a failure
+	// it is due again when it is wanted.
+	began    time.Time
+	failed   bool
+	inFlight bool // beside
+}
+
+func newPacer(list []db.Aggregate, interval time.Duration, budget float64) *pacer {
+	p := &pacer{interval: interval, budget: budget}
+	for _, a := range list {
+		wanted := max(a.Every, interval)
+		p.list = append(p.list, &pacedAggregate{Aggregate: a, wanted: wanted, every: wanted, logged: wanted})
+	}
+	return p
+}
+
+// cost is the median of the newest readings, of two the larger: a single slow one
+// changes no pace.
+func (a *pacedAggregate) cost() time.Duration {
+	sorted := slices.Sorted(slices.Values(a.costs))
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[len(sorted)/2]
+}
+
+const costsKept = 3
+
+func (p *pacer) longest() time.Duration { return min(p.interval/4, longestInCycle) }
+
+// next is when it is due.
+func (a *pacedAggregate) next() time.Time {
+	switch {
+	case a.began.IsZero():
+		return a.began
+	case a.failed:
+		return a.began.Add(a.wanted)
+	}
+	return a.began.Add(a.every)
+}
+
+func (a *pacedAggregate) isDue(now time.Time, slack time.Duration) bool {
+	return !a.inFlight && !now.Add(slack).Before(a.next())
+}
+
+// goesBeside reports whether a cycle has no time for it. What is not known yet is
+// tried in a cycle.
+func (p *pacer) goesBeside(a *pacedAggregate) bool { return a.tooLong || a.cost() > p.longest() }
+
+// begin starts a term: what was counted in an earlier one is none of its samples.
+func (p *pacer) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.landed = Aggregates{}
+}
+
+// due are the aggregates for the cycle that begins now: the cheap ones first, as long
+// as it has time.
+func (p *pacer) due(now time.Time) (list []db.Aggregate) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var candidates []*pacedAggregate
+	for _, a := range p.list {
+		if a.isDue(now, p.slack()) && !p.goesBeside(a) {
+			candidates = append(candidates, a)
+		}
+	}
+	byCost := slices.SortedStableFunc(slices.Values(candidates), func(a, b *pacedAggregate) int { return cmp.Compare(a.cost(), b.cost()) })
+	left := 2 * p.longest()
+	for _, a := range byCost {
+		if left -= a.cost(); left >= 0 {
+			a.began = now
+		}
+	}
+	for _, a := range candidates { // in the order of the table, where the platform's come last
+		if a.began.Equal(now) {
+			list = append(list, a.Aggregate)
+		}
+	}
+	return list
+}
+
+// slack makes up for cycles that begin early: their grid moves.
+func (p *pacer) slack() time.Duration { return p.interval / 2 }
+
+// all are all aggregates, which are due now.
+func (p *pacer) all() (list []db.Aggregate) {
+	for _, a := range p.list {
+		list = append(list, a.Aggregate)
+	}
+	return list
+}
+
+// besideIsDue reports whether there is a nextBeside.
+func (p *pacer) besideIsDue(now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.oldestBeside(now) != nil
+}
+
+// nextBeside is the one that has been due for longest of those that no cycle has
+// time for.
+func (p *pacer) nextBeside(now time.Time) (next db.Aggregate, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	oldest := p.oldestBeside(now)
+	if oldest == nil {
+		return next, false
+	}
+	oldest.inFlight = true
+	return oldest.Aggregate, true
+}
+
+func (p *pacer) oldestBeside(now time.Time) (oldest *pacedAggregate) {
+	for _, a := range p.list {
+		if p.goesBeside(a) && a.isDue(now, p.slack()) && (oldest == nil || a.next().Before(oldest.next())) {
+			oldest = a
+		}
+	}
+	return oldest
+}
+
+// paceChange is an aggregate that is counted half or twice as often as it was.
+type paceChange struct {
+	aggregate        string
+	cost, every, was time.Duration
+}
+
+// counted takes a reading that began at a time, of these aggregates, and returns the
+// paces that changed with it. Those that only did not end in a cycle's time have not
+// failed: they are due beside it.
+func (p *pacer) counted(list []db.Aggregate, began time.Time, a *Aggregates, beside bool) []paceChange {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	took := time.Since(began)
+	for _, paced := range p.list {
+		if !slices.ContainsFunc(list, func(l db.Aggregate) bool { return l.Name == paced.Name }) {
+			continue
+		}
+		paced.inFlight, paced.failed, paced.began = false, false, began
+		cost, read := a.Took[paced.Name]
+		err := a.Failed[paced.Name]
+		switch {
+		case read || err == nil:
+			paced.tooLong = false
+			paced.learn(cost)
+		case beside && db.IsTimeout(err):
+			paced.learn(took)
+		case db.IsTimeout(err) && db.IsServerError(err):
+			paced.tooLong, paced.began = true, time.Time{}
+			delete(a.Failed, paced.Name)
+		case db.IsServerError(err):
+			paced.failed = true
+		default: // the connection is at fault
+			paced.began = time.Time{}
+			if beside {
+				delete(a.Failed, paced.Name)
+			}
+		}
+	}
+	changes := p.pace()
+	if beside {
+		p.landed.merge(*a)
+	}
+	return changes
+}
+
+func (a *pacedAggregate) learn(cost time.Duration) {
+	a.costs = append(a.costs, cost)
+	a.costs = a.costs[max(0, len(a.costs)-costsKept):]
+}
+
+// pace shares the budget anew.
+func (p *pacer) pace() (changes []paceChange) {
+	jobs := make([]pace.Job, len(p.list))
+	for i, a := range p.list {
+		jobs[i] = pace.Job{Interval: a.wanted, Cost: a.cost()}
+	}
+	for i, every := range pace.Intervals(p.budget, jobs) {
+		a := p.list[i]
+		a.every = every
+		if every >= 2*a.logged || every <= a.logged/2 {
+			changes = append(changes, paceChange{a.Name, a.cost(), every, a.logged})
+			a.logged = every
+		}
+	}
+	return changes
+}
+
+// takeLanded is what was counted beside the cycles since the last call.
+func (p *pacer) takeLanded() (landed Aggregates) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	landed, p.landed = p.landed, Aggregates{}
+	return landed
+}
