@@ -180,7 +180,7 @@ func pass(d time.Duration) { time.Sleep(d) }
 // Cycle gathers all there is within a cycle's time, and stores.
 func (c *MetricsCollector) Cycle(ctx context.Context) error {
 	for _, a := range c.pacer.list {
-		a.began = time.Time{}
+		a.begun = time.Time{}
 	}
 	return errors.Join(c.Gather(ctx), c.Store(ctx))
 }

@@ -117,7 +117,7 @@ func (c *MetricsCollector) loops(interval time.Duration) []*Loop {
 // Once gathers all there is, however long the aggregates take, and stores.
 func (c *MetricsCollector) Once(ctx context.Context) error {
 	c.begin()
-	c.countBeside(ctx, c.pacer.all())
+	c.countBeside(ctx, c.pacer.all(time.Now()))
 	if err := c.Gather(ctx); err != nil {
 		return err
 	}
@@ -248,7 +248,7 @@ func (c *MetricsCollector) collect(ctx context.Context, withOthers bool) []spool
 // begin starts a term, where the lease's token is another's.
 func (c *MetricsCollector) begin() {
 	if c.counters.begin(c.lease.Token()) {
-		c.pacer.begin()
+		c.pacer.beginTerm()
 	}
 }
 

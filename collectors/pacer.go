@@ -35,9 +35,9 @@ type pacedAggregate struct {
 	wanted  time.Duration
 	every   time.Duration // as the budget has it
 	logged  time.Duration // the newest of these that was logged
-	// began is when it was last read, zero where it is due at once; after a failure
-	// it is due again when it is wanted.
-	began    time.Time
+	// begun is when it was last due, zero where it is now; after a failure it is due
+	// again when it is wanted.
+	begun    time.Time
 	failed   bool
 	inFlight bool // beside
 }
@@ -68,24 +68,36 @@ func (p *pacer) longest() time.Duration { return min(p.interval/4, longestInCycl
 // next is when it is due.
 func (a *pacedAggregate) next() time.Time {
 	switch {
-	case a.began.IsZero():
-		return a.began
+	case a.begun.IsZero():
+		return a.begun
 	case a.failed:
-		return a.began.Add(a.wanted)
+		return a.begun.Add(a.wanted)
 	}
-	return a.began.Add(a.every)
+	return a.begun.Add(a.every)
 }
 
-func (a *pacedAggregate) isDue(now time.Time, slack time.Duration) bool {
-	return !a.inFlight && !now.Add(slack).Before(a.next())
+// isDue reports whether the cycle that begins now is the nearest to when it is due.
+func (p *pacer) isDue(a *pacedAggregate, now time.Time) bool {
+	return !a.inFlight && !now.Add(p.interval/2).Before(a.next())
+}
+
+// begin notes that it is read now. Where that is early or late by less than a cycle,
+// the next time is not: an interval that is no whole number of cycles is kept on
+// average.
+func (p *pacer) begin(a *pacedAggregate, now time.Time) {
+	if next := a.next(); now.Sub(next).Abs() < p.interval {
+		a.begun = next
+	} else {
+		a.begun = now
+	}
 }
 
 // goesBeside reports whether a cycle has no time for it. What is not known yet is
 // tried in a cycle.
 func (p *pacer) goesBeside(a *pacedAggregate) bool { return a.tooLong || a.cost() > p.longest() }
 
-// begin starts a term: what was counted in an earlier one is none of its samples.
-func (p *pacer) begin() {
+// beginTerm starts one: what was counted in an earlier one is none of its samples.
+func (p *pacer) beginTerm() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.landed = Aggregates{}
@@ -98,31 +110,31 @@ func (p *pacer) due(now time.Time) (list []db.Aggregate) {
 	defer p.mu.Unlock()
 	var candidates []*pacedAggregate
 	for _, a := range p.list {
-		if a.isDue(now, p.slack()) && !p.goesBeside(a) {
+		if p.isDue(a, now) && !p.goesBeside(a) {
 			candidates = append(candidates, a)
 		}
 	}
 	byCost := slices.SortedStableFunc(slices.Values(candidates), func(a, b *pacedAggregate) int { return cmp.Compare(a.cost(), b.cost()) })
 	left := 2 * p.longest()
-	for _, a := range byCost {
-		if left -= a.cost(); left >= 0 {
-			a.began = now
-		}
-	}
+	late := slices.IndexFunc(byCost, func(a *pacedAggregate) bool {
+		left -= a.cost()
+		return left < 0
+	})
 	for _, a := range candidates { // in the order of the table, where the platform's come last
-		if a.began.Equal(now) {
+		if late < 0 || slices.Contains(byCost[:late], a) {
+			p.begin(a, now)
 			list = append(list, a.Aggregate)
 		}
 	}
 	return list
 }
 
-// slack makes up for cycles that begin early: their grid moves.
-func (p *pacer) slack() time.Duration { return p.interval / 2 }
-
-// all are all aggregates, which are due now.
-func (p *pacer) all() (list []db.Aggregate) {
+// all are all aggregates, read now.
+func (p *pacer) all(now time.Time) (list []db.Aggregate) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, a := range p.list {
+		p.begin(a, now)
 		list = append(list, a.Aggregate)
 	}
 	return list
@@ -145,12 +157,13 @@ func (p *pacer) nextBeside(now time.Time) (next db.Aggregate, ok bool) {
 		return next, false
 	}
 	oldest.inFlight = true
+	p.begin(oldest, now)
 	return oldest.Aggregate, true
 }
 
 func (p *pacer) oldestBeside(now time.Time) (oldest *pacedAggregate) {
 	for _, a := range p.list {
-		if p.goesBeside(a) && a.isDue(now, p.slack()) && (oldest == nil || a.next().Before(oldest.next())) {
+		if p.goesBeside(a) && p.isDue(a, now) && (oldest == nil || a.next().Before(oldest.next())) {
 			oldest = a
 		}
 	}
@@ -174,7 +187,7 @@ func (p *pacer) counted(list []db.Aggregate, began time.Time, a *Aggregates, bes
 		if !slices.ContainsFunc(list, func(l db.Aggregate) bool { return l.Name == paced.Name }) {
 			continue
 		}
-		paced.inFlight, paced.failed, paced.began = false, false, began
+		paced.inFlight, paced.failed = false, false
 		cost, read := a.Took[paced.Name]
 		err := a.Failed[paced.Name]
 		switch {
@@ -184,12 +197,12 @@ func (p *pacer) counted(list []db.Aggregate, began time.Time, a *Aggregates, bes
 		case beside && db.IsTimeout(err):
 			paced.learn(took)
 		case db.IsTimeout(err) && db.IsServerError(err):
-			paced.tooLong, paced.began = true, time.Time{}
+			paced.tooLong, paced.begun = true, time.Time{}
 			delete(a.Failed, paced.Name)
 		case db.IsServerError(err):
 			paced.failed = true
 		default: // the connection is at fault
-			paced.began = time.Time{}
+			paced.begun = time.Time{}
 			if beside {
 				delete(a.Failed, paced.Name)
 			}

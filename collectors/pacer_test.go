@@ -1,0 +1,260 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"ops_worker/db"
+	"ops_worker/internal/lease/leasetest"
+	"ops_worker/internal/logtest"
+	"ops_worker/internal/spool"
+)
+
+// statementTimeout is how the server ends what takes too long.
+var statementTimeout = &pgconn.PgError{Code: "57014", Message: "canceling statement due to statement timeout"}
+
+// countingStore is a database whose aggregates take their time. A cycle's limit is
+// that of the server on one of them.
+type countingStore struct {
+	*fakeStore
+	takes map[string]time.Duration
+	limit time.Duration
+	// busy is how long all readings took, and reads how many there were of each.
+	busy  time.Duration
+	reads map[string]int
+	// inFlight are those that are read beside the cycles now.
+	inFlight, most int
+}
+
+func (s *countingStore) Aggregates(ctx context.Context, list []db.Aggregate) Aggregates {
+	return s.read(ctx, list, s.limit)
+}
+
+func (s *countingStore) AggregatesBeside(ctx context.Context, list []db.Aggregate) Aggregates {
+	s.Lock()
+	s.inFlight++
+	s.most = max(s.most, s.inFlight)
+	s.Unlock()
+	defer func() {
+		s.Lock()
+		defer s.Unlock()
+		s.inFlight--
+	}()
+	return s.read(ctx, list, time.Minute)
+}
+
+func (s *countingStore) read(ctx context.Context, list []db.Aggregate, limit time.Duration) Aggregates {
+	a := Aggregates{Answered: true}
+	for _, l := range list {
+		s.Lock()
+		takes := s.takes[l.Name]
+		s.Unlock()
+		select {
+		case <-ctx.Done():
+			return failedAll(list, ctx.Err())
+		case <-time.After(min(takes, limit)):
+		}
+		s.Lock()
+		s.busy += min(takes, limit)
+		s.reads[l.Name]++
+		nth := float64(s.reads[l.Name])
+		s.Unlock()
+		if takes > limit {
+			a.fail(l.Name, statementTimeout)
+			continue
+		}
+		a.took(l.Name, takes)
+		a.Samples = append(a.Samples, sampleOf("platform", l.Name, nth))
+	}
+	return a
+}
+
+// fourAggregates are aggregates of which the first is cheap.
+var fourAggregates = []db.Aggregate{{Name: "cheap"}, {Name: "minutely", Every: time.Minute}, {Name: "large"}, {Name: "larger", Every: time.Minute}}
+
+// count runs a collector of these aggregates for a while.
+func count(t *testing.T, takes map[string]time.Duration, budget float64, during time.Duration, change func(s *countingStore)) (*countingStore, *logtest.Log) {
+	t.Helper()
+	store := &countingStore{fakeStore: newFakeStore(), takes: takes, limit: 2 * time.Second, reads: map[string]int{}}
+	collector := NewMetricsCollector(nil, store, leasetest.Held(t, store.fakeStore, during+time.Hour), spool.NewMemory(10), 5*time.Second)
+	collector.pacer = newPacer(fourAggregates, 5*time.Second, budget)
+	var log logtest.Log
+	ctx, stop := context.WithTimeout(t.Context(), during)
+	defer stop()
+	loops := collector.loops(5 * time.Second)
+	for _, l := range loops {
+		l.Log = log.Logger()
+	}
+	if change != nil {
+		go change(store)
+	}
+	runLoops(ctx, loops)
+	return store, &log
+}
+
+// points are the samples of one aggregate by the time of their cycle.
+func (s *countingStore) points(name string) (at []time.Time, values []float64) {
+	for _, c := range s.cycles {
+		for _, sample := range c.Samples {
+			if sample.Metric == name {
+				at, values = append(at, c.At), append(values, sample.Value)
+			}
+		}
+	}
+	return at, values
+}
+
+func TestAllAggregatesAreInEveryCycleWhileTheyAreCheap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, log := count(t, map[string]time.Duration{"cheap": time.Millisecond, "minutely": 10 * time.Millisecond, "large": 50 * time.Millisecond, "larger": 90 * time.Millisecond},
+			0.02, time.Hour-time.Second, nil)
+		for name, want := range map[string]int{"cheap": 720, "large": 720, "minutely": 60, "larger": 60} {
+			if at, _ := store.points(name); len(at) != want {
+				t.Errorf("%s: %d points an hour, want %d", name, len(at), want)
+			}
+		}
+		if store.most != 0 || len(log.Lines(t, "aggregate has another pace")) != 0 {
+			t.Errorf("%d beside the cycles, %s", store.most, log)
+		}
+	})
+}
+
+func TestWhatTakesLongIsCountedWithinTheBudget(t *testing.T) {
+	for name, test := range map[string]struct {
+		takes map[string]time.Duration
+		every map[string]time.Duration // of its points
+	}{
+		"a second alone":      {map[string]time.Duration{"cheap": 0, "large": time.Second}, map[string]time.Duration{"cheap": 5 * time.Second, "large": 50 * time.Second, "minutely": time.Minute}},
+		"half as often":       {map[string]time.Duration{"large": 200 * time.Millisecond}, map[string]time.Duration{"large": 10 * time.Second}},
+		"no multiple":         {map[string]time.Duration{"large": 150 * time.Millisecond}, map[string]time.Duration{"large": 7500 * time.Millisecond}},
+		"longer than a cycle": {map[string]time.Duration{"large": 20 * time.Second}, map[string]time.Duration{"cheap": 5 * time.Second, "large": 1000 * time.Second}},
+		"two that are large": {map[string]time.Duration{"large": 2 * time.Second, "larger": 3 * time.Second},
+			map[string]time.Duration{"cheap": 5 * time.Second, "large": 135 * time.Second, "larger": 576 * time.Second}},
+		"longer than it may": {map[string]time.Duration{"larger": 2 * time.Minute}, map[string]time.Duration{"cheap": 5 * time.Second, "large": 5 * time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const during = 12 * time.Hour
+				store, _ := count(t, test.takes, 0.02, during, nil)
+				busy := store.busy // but for the first reading, and the attempt in a cycle
+				for _, takes := range test.takes {
+					busy -= min(takes, store.limit) + min(takes, time.Minute)
+				}
+				if share := busy.Seconds() / during.Seconds(); share > 0.0205 {
+					t.Errorf("the database was busy for %.2f %% of the time", 100*share)
+				}
+				for name, want := range test.every {
+					at, values := store.points(name)
+					if got := during / time.Duration(len(at)); math.Abs(float64(got-want)) > 0.05*float64(want) {
+						t.Errorf("%s: a point every %s, want %s", name, got, want)
+					}
+					if !slices.IsSorted(values) || len(slices.Compact(values)) != len(at) {
+						t.Errorf("%s: a number stands twice", name)
+					}
+				}
+				// Cycles keep their pace, whatever takes long.
+				for i, c := range store.cycles[1:] {
+					if gap := c.At.Sub(store.cycles[i].At).Round(time.Second); gap != 5*time.Second {
+						t.Fatalf("%s between two cycles", gap)
+					}
+				}
+				if store.most > 1 {
+					t.Errorf("%d at the same time", store.most)
+				}
+			})
+		})
+	}
+}
+
+func TestAChangeOfPaceIsLoggedAndOneSlowReadingIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, log := count(t, map[string]time.Duration{"large": 50 * time.Millisecond}, 0.02, 2*time.Hour, func(s *countingStore) {
+			set := func(after, takes time.Duration) {
+				time.Sleep(after)
+				s.Lock()
+				defer s.Unlock()
+				s.takes = map[string]time.Duration{"large": takes}
+			}
+			set(10*time.Minute+time.Second, 900*time.Millisecond)
+			set(5*time.Second, 50*time.Millisecond) // a single reading
+			set(10*time.Minute, time.Second)
+			set(50*time.Minute, 50*time.Millisecond)
+		})
+		var lines []string
+		for _, line := range log.Lines(t, "aggregate has another pace") {
+			lines = append(lines, fmt.Sprint(line["aggregate"], " ", line["took_ms"], " ", line["before"], " ", line["every"]))
+		}
+		if want := []string{"large 1000 5s 50s", "large 50 50s 5s"}; !slices.Equal(lines, want) {
+			t.Errorf("%q, want %q", lines, want)
+		}
+		if at, _ := store.points("large"); len(at) < 120+120+30+300 {
+			t.Errorf("%d points", len(at))
+		}
+	})
+}
+
+func TestWhatFailsIsTriedAgainWhenItIsWanted(t *testing.T) {
+	p := newPacer(fourAggregates, 5*time.Second, 0.02)
+	began := time.Now()
+	// cycle is one at a time; large takes a fifth of a second, and may fail.
+	cycle := func(at time.Duration, want string, err error) {
+		t.Helper()
+		due := p.due(began.Add(at))
+		a := Aggregates{Answered: true}
+		var names []string
+		for _, l := range due {
+			names = append(names, l.Name)
+			switch {
+			case l.Name != "large":
+				a.took(l.Name, time.Millisecond)
+			case err != nil:
+				a.fail(l.Name, err)
+			default:
+				a.took(l.Name, 200*time.Millisecond)
+			}
+		}
+		p.counted(due, began.Add(at), &a, false)
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("after %s %q is due, want %q", at, got, want)
+		}
+	}
+	cycle(0, "cheap minutely large larger", nil)
+	cycle(5*time.Second, "cheap", nil)
+	cycle(10*time.Second, "cheap large", &pgconn.PgError{Code: "42P01"})
+	cycle(15*time.Second, "cheap large", nil) // it would be due at 20 s
+	cycle(20*time.Second, "cheap", nil)
+	cycle(25*time.Second, "cheap large", errors.New("the connection is gone"))
+	cycle(26*time.Second, "large", nil) // no reading at all
+}
+
+func TestASlowAggregateOfAnEarlierTermIsNoSampleOfThisOne(t *testing.T) {
+	p := newPacer(fourAggregates, 5*time.Second, 0.02)
+	a := Aggregates{Answered: true, Samples: []spool.Sample{sampleOf("platform", "large", 1)}}
+	p.counted(fourAggregates, time.Now(), &a, true)
+	p.beginTerm()
+	if landed := p.takeLanded(); len(landed.Samples) > 0 {
+		t.Errorf("landed: %v", landed)
+	}
+}
+
+func TestAStopEndsWhatIsCountedBeside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		store, log := count(t, map[string]time.Duration{"large": 50 * time.Second}, 0.02, 30*time.Second, nil)
+		if took := time.Since(begin); took > 31*time.Second || store.most != 1 {
+			t.Errorf("the loops ended after %s, %d were counted beside", took, store.most)
+		}
+		if text := log.String(); strings.Contains(text, "failed") {
+			t.Error(text)
+		}
+	})
+}
