@@ -103,12 +103,11 @@ func readSamples(results pgx.BatchResults) (samples []spool.Sample, took time.Du
 	}
 	read, err := pgx.CollectRows(rows, pgx.RowToStructByName[db.TimedSamplesRow])
 	for _, r := range read {
-		took = max(took, time.Duration(r.TookMs*float64(time.Millisecond)))
 		if !math.IsNaN(r.Value) && !math.IsInf(r.Value, 0) {
 			samples = append(samples, spool.Sample{Metric: r.MetricName, Service: r.Service, Tags: r.Tags, Value: r.Value})
 		}
 	}
-	return samples, took, err
+	return samples, db.Took(read), err
 }
 
 // merge adds what another reading has brought.

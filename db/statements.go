@@ -59,19 +59,26 @@ func (a Aggregate) Timed() string {
 	return "SELECT a.*, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000)::float8 AS took_ms FROM (" + a.SQL + ") a"
 }
 
-// Read runs one aggregate, in a transaction that has no role yet. The rows of
-// all aggregates have DeviceSamplesRow's columns.
-func (a Aggregate) Read(ctx context.Context, q *Queries) ([]DeviceSamplesRow, error) {
+// Took is how long the server had been at an aggregate with these rows.
+func Took(rows []TimedSamplesRow) (took time.Duration) {
+	for _, r := range rows {
+		took = max(took, time.Duration(r.TookMs*float64(time.Millisecond)))
+	}
+	return took
+}
+
+// Read runs one aggregate, in a transaction that has no role yet.
+func (a Aggregate) Read(ctx context.Context, q *Queries) ([]TimedSamplesRow, error) {
 	if a.Platform {
 		if _, err := q.EnterPlatformScope(ctx); err != nil {
 			return nil, err
 		}
 	}
-	rows, err := q.db.Query(ctx, a.SQL)
+	rows, err := q.db.Query(ctx, a.Timed())
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByName[DeviceSamplesRow])
+	return pgx.CollectRows(rows, pgx.RowToStructByName[TimedSamplesRow])
 }
 
 // Statement is one that the worker or a route runs, to be planned.

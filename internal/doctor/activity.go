@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
 	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/probe"
@@ -124,11 +122,12 @@ func since(at, now time.Time) string {
 	return age(now.Sub(at))
 }
 
-// series is one that a worker with these settings writes in every cycle, unless
-// its service is silent: then it has no counters.
+// series is one that a worker with these settings writes, unless its service is
+// silent: then it has no counters.
 type series struct {
 	service, metric string
 	silent          bool
+	every           time.Duration // 0 is with every cycle
 }
 
 // expectedSeries are what the services report and what the aggregates yield now.
@@ -145,25 +144,17 @@ func (r *run) expectedSeries(ctx context.Context, f *findings) ([]series, error)
 			}
 			list = append(list, series{service: t.Name, metric: config.HealthSample})
 			for _, counter := range t.Counters {
-				list = append(list, series{t.Name, counter.Name, observations[i].Status != probe.Healthy || len(r.mixed.of(t.Name)) > 0})
+				list = append(list, series{service: t.Name, metric: counter.Name, silent: observations[i].Status != probe.Healthy || len(r.mixed.of(t.Name)) > 0})
 			}
 		}
-		for _, a := range db.Aggregates {
-			err := r.read(ctx, func(q *db.Queries) error {
-				rows, err := a.Read(ctx, q)
-				for _, row := range rows {
-					list = append(list, series{service: row.Service, metric: row.MetricName})
-				}
-				return err
-			})
-			var refused *pgconn.PgError
-			switch {
-			case errors.As(err, &refused) && db.IsTimeout(err):
-				f.warn("see what keeps the database busy, or lengthen METRICS_COLLECTION_INTERVAL", "the aggregate %s takes longer than %s", a.Name, r.limits.check)
-			case err != nil && refused == nil:
-				return nil, err
+		counts, err := r.counts(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range counts {
+			for _, row := range c.rows {
+				list = append(list, series{service: row.Service, metric: row.MetricName, every: c.every})
 			}
-			// What the planner refuses already has its finding.
 		}
 		return list, nil
 	})
@@ -193,7 +184,8 @@ func checkSamples(ctx context.Context, r *run, f *findings) error {
 	if err != nil {
 		return err
 	}
-	services, metrics := columns(slices.DeleteFunc(slices.Clone(expected), func(s series) bool { return s.silent }))
+	expected = slices.DeleteFunc(slices.Clone(expected), func(s series) bool { return s.silent })
+	services, metrics := columns(expected)
 	var now time.Time
 	var rows []db.DoctorNewestSamplesRow
 	if err := r.read(ctx, func(q *db.Queries) (err error) {
@@ -210,10 +202,21 @@ func checkSamples(ctx context.Context, r *run, f *findings) error {
 		return err
 	}
 	longest := patience * interval
-	s := samples{rows: rows, now: now, longest: longest, expected: lease.held() > longest, newest: map[string]time.Time{}}
+	s := samples{rows: rows, now: now, held: lease.held(), longest: map[string]time.Duration{}, newest: map[string]time.Time{}}
+	every := map[series]time.Duration{}
+	for _, e := range expected {
+		every[series{service: e.service, metric: e.metric}] = e.every
+	}
 	for _, row := range rows {
+		// Numbers of a large table have a pace of their own.
+		s.patience = append(s.patience, max(longest, patience*every[series{service: row.Service, metric: row.MetricName}]))
+	}
+	for i, row := range rows {
 		if row.Newest.After(s.newest[row.Service]) {
 			s.newest[row.Service] = row.Newest
+		}
+		if known := s.longest[row.Service]; known == 0 || s.patience[i] < known {
+			s.longest[row.Service] = s.patience[i]
 		}
 	}
 	s.judgeServices(f, services)
@@ -224,10 +227,11 @@ func checkSamples(ctx context.Context, r *run, f *findings) error {
 // samples are the newest of each series and of each service.
 type samples struct {
 	rows     []db.DoctorNewestSamplesRow
-	newest   map[string]time.Time // by service
+	patience []time.Duration          // of each: how long may pass between two
+	newest   map[string]time.Time     // by service
+	longest  map[string]time.Duration // the shortest patience, by service
 	now      time.Time
-	longest  time.Duration // that may pass between two
-	expected bool          // somebody has collected for long enough
+	held     time.Duration // how long somebody has collected
 }
 
 // judgeServices looks at the newest sample of each service.
@@ -250,9 +254,9 @@ func (s samples) judgeServices(f *findings, services []string) {
 		case -old > futureSlack:
 			f.warn("check the database's clock; a chart that ends now does not show the sample, and the worker's own go on behind it",
 				"%s: the newest sample is %s in the future", service, age(old))
-		case old > s.longest && s.expected && text == never:
+		case old > s.longest[service] && s.held > s.longest[service] && text == never:
 			f.warn(late, "%s: no sample, while the lease is held", service)
-		case old > s.longest && s.expected:
+		case old > s.longest[service] && s.held > s.longest[service]:
 			f.warn(late, "%s: the newest sample is %s old, while the lease is held", service, text)
 		default:
 			ages = append(ages, service+" "+text)
@@ -266,8 +270,8 @@ func (s samples) judgeServices(f *findings, services []string) {
 // judgeSeries looks for a series that stands still alone, of a service that goes
 // on.
 func (s samples) judgeSeries(f *findings) {
-	for _, row := range s.rows {
-		if !s.expected || s.now.Sub(s.newest[row.Service]) > s.longest || s.now.Sub(row.Newest) <= s.longest {
+	for i, row := range s.rows {
+		if s.held <= s.patience[i] || s.now.Sub(s.newest[row.Service]) > s.longest[row.Service] || s.now.Sub(row.Newest) <= s.patience[i] {
 			continue
 		}
 		text := "there is none"

@@ -103,6 +103,7 @@ var checks = []check{
 	{name: "clock", judge: checkClock},
 	{name: "services", offline: true, judge: checkServices},
 	{name: "lease", judge: checkLease},
+	{name: "aggregates", judge: checkAggregates},
 	{name: "samples", judge: checkSamples},
 	{name: "other writer", judge: checkOtherWriter},
 	{name: "connected", judge: checkConnected},
@@ -141,6 +142,7 @@ type run struct {
 	lease      cached[leaseState]
 	observed   cached[[]probe.Observation]
 	expected   cached[[]series]
+	counting   cached[[]counted]
 }
 
 // link is the client's side of the connection.

@@ -376,6 +376,25 @@ func TestFaults(t *testing.T) {
 			},
 			check: "system alerts", result: Warn, found: "SYSTEM_ALERT_ENABLED is off",
 		},
+		"a table that takes long": {
+			plant: exec(slowDevices),
+			check: "aggregates", result: OK, found: "so it is counted every", also: "tables",
+		},
+		"a table that takes long, and a small budget": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, slowDevices)
+				s.env["AGGREGATE_BUDGET"] = "0.02%"
+			},
+			check: "aggregates", result: Warn, found: "devices takes ", advice: "raise AGGREGATE_BUDGET", also: "tables",
+		},
+		"the standby does not answer": {
+			plant: func(t *testing.T, s *stage) { s.env["AGGREGATE_DATABASE_URL"] = "postgres://iot:hidden@127.0.0.1:1/iotcloud" },
+			check: "aggregates", result: Fail, found: "it does not answer: connection refused", advice: "mend AGGREGATE_DATABASE_URL",
+		},
+		"the standby is none": {
+			plant: func(t *testing.T, s *stage) { s.env["AGGREGATE_DATABASE_URL"] = s.database.URL },
+			check: "aggregates", result: Warn, found: "is no standby",
+		},
 		"samples outlive their retention": {
 			plant: exec("INSERT INTO system_metrics (time, metric_name, service, value) VALUES (now() - interval '9 days', 'routes_matched', 'dispatcher', 1)"),
 			check: "size", result: Warn, found: "older than the 7d that they are kept", advice: "DELETE on system_metrics",
@@ -417,6 +436,12 @@ func TestFaults(t *testing.T) {
 		})
 	}
 }
+
+// slowDevices makes the devices take most of a second.
+const slowDevices = `ALTER TABLE device_state RENAME TO devices;
+	CREATE VIEW device_state AS SELECT d.* FROM devices d CROSS JOIN (SELECT pg_sleep(0.7)) slow;
+	GRANT SELECT ON device_state TO pulse_operator;
+	INSERT INTO devices (tenant_id, device_id, site_id, status) VALUES ('t', 'd', 's', 'ONLINE')`
 
 // newPlatform puts the newer platform's tables, and the worker's views over
 // them, in the place of the old ones.

@@ -85,6 +85,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`, with its address translated on the way .*`), ""},
 	{regexp.MustCompile(`\d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d`), "DATE"},
 	{regexp.MustCompile(`\d+\.\d ms`), "LATENCY"},
+	{regexp.MustCompile(`busy for \S+ %`), "busy for SHARE %"},
 	{regexp.MustCompile(`\d+\.\d MB`), "SIZE"},
 	{regexp.MustCompile(`rows not counted yet \(never analysed\)|about \d+ rows`), "ROWS"},
 	{regexp.MustCompile(`\d+ of \d+ points`), "N of N points"},

@@ -39,7 +39,7 @@ func (r *run) seriesParams(ctx context.Context, f *findings) (db.DoctorSeriesPar
 	if err != nil {
 		return db.DoctorSeriesParams{}, err
 	}
-	_, metrics := columns(expected)
+	_, metrics := columns(slices.DeleteFunc(slices.Clone(expected), func(s series) bool { return s.every > interval }))
 	slices.Sort(metrics)
 	return db.DoctorSeriesParams{
 		GapSeconds:    interval.Seconds() * tooClose,

@@ -1,0 +1,171 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db"
+	"ops_worker/internal/humanize"
+	"ops_worker/internal/pace"
+)
+
+// counted is an aggregate, read now.
+type counted struct {
+	db.Aggregate
+	rows []db.TimedSamplesRow
+	// took is how long the server was at it; where it did not end in doctor's time,
+	// at least so long.
+	took    time.Duration
+	unended bool
+	every   time.Duration // as the budget has it
+	err     error
+}
+
+// The share of a check's time for one aggregate; and how old numbers may become
+// before that is a warning.
+const (
+	shareOfAggregate = 2. / 3
+	oldNumbers       = 30 * time.Minute
+)
+
+// counts reads every aggregate once, where a worker with these settings would.
+func (r *run) counts(ctx context.Context) ([]counted, error) {
+	return r.counting.get(func() ([]counted, error) {
+		standby, err := r.standbyPool(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if standby != nil {
+			defer db.Close(standby)
+		}
+		interval, err := r.metricsInterval(ctx)
+		if err != nil {
+			return nil, err
+		}
+		deadline, _ := ctx.Deadline()
+		var list []counted
+		var jobs []pace.Job
+		for _, a := range db.DueAggregates(standby != nil) {
+			pool := r.pool
+			if standby != nil && a.Elsewhere() {
+				pool = standby
+			}
+			c := counted{Aggregate: a}
+			began := time.Now()
+			limit := time.Duration(float64(time.Until(deadline)) * shareOfAggregate)
+			c.err = db.InTx(ctx, pool, db.Snapshot, limit, func(q *db.Queries) (err error) {
+				c.rows, err = a.Read(ctx, q)
+				return err
+			})
+			switch {
+			case c.err == nil:
+				c.took = db.Took(c.rows)
+			case db.IsTimeout(c.err):
+				c.took, c.unended = time.Since(began), true
+			case !db.IsServerError(c.err) && pool == r.pool:
+				return nil, c.err
+			}
+			list = append(list, c)
+			jobs = append(jobs, pace.Job{Interval: max(a.Every, interval), Cost: c.took})
+		}
+		for i, every := range pace.Intervals(r.cfg.AggregateBudget.Share(), jobs) {
+			list[i].every = every
+		}
+		return list, nil
+	})
+}
+
+// standbyPool leads to AGGREGATE_DATABASE_URL; nil without one.
+func (r *run) standbyPool(ctx context.Context) (*pgxpool.Pool, error) {
+	if r.cfg.Database.AggregateURL == "" {
+		return nil, nil
+	}
+	options := r.cfg.StandbyOptions()
+	options.ApplicationName = r.applicationName()
+	options.ConnectTimeout = min(options.ConnectTimeout, r.limits.check/2)
+	return db.Open(context.WithoutCancel(ctx), options)
+}
+
+// checkAggregates shows what each aggregate costs, and how often it is counted for
+// that.
+func checkAggregates(ctx context.Context, r *run, f *findings) error {
+	list, err := r.counts(ctx)
+	if err != nil {
+		return err
+	}
+	r.judgeStandby(list, f)
+	interval, err := r.metricsInterval(ctx)
+	if err != nil {
+		return err
+	}
+	const raise = "raise AGGREGATE_BUDGET, or let a hot standby count: AGGREGATE_DATABASE_URL"
+	pacedTo := map[time.Duration][]string{}
+	share := 0.0
+	for _, c := range list {
+		wanted := max(c.Every, interval)
+		share += c.took.Seconds() / c.every.Seconds()
+		cost := fmt.Sprintf("%.1f ms", c.took.Seconds()*1000)
+		if c.took >= time.Second {
+			cost = fmt.Sprintf("%.1f s", c.took.Seconds())
+		}
+		if c.unended {
+			cost = "more than " + cost
+		}
+		switch {
+		case c.err != nil && !c.unended:
+			// What keeps it from being read has its finding, here or above.
+		case c.every >= oldNumbers:
+			f.warn(raise, "%s takes %s, so it is counted every %s at most", c.Name, cost, age(c.every))
+		case c.every > wanted || c.unended:
+			f.note("%s takes %s, so it is counted every %s, not every %s", c.Name, cost, age(c.every), age(wanted))
+		default:
+			pacedTo[wanted] = append(pacedTo[wanted], c.Name+" "+cost)
+		}
+	}
+	for _, wanted := range []time.Duration{interval, max(time.Minute, interval)} {
+		if names := pacedTo[wanted]; len(names) > 0 {
+			f.note("every %s: %s", age(wanted), strings.Join(names, ", "))
+			delete(pacedTo, wanted)
+		}
+	}
+	f.note("all together keep the database busy for %.2g %% of the time; AGGREGATE_BUDGET is %g %%", 100*share, float64(r.cfg.AggregateBudget))
+	return nil
+}
+
+// judgeStandby looks at what AGGREGATE_DATABASE_URL leads to.
+func (r *run) judgeStandby(list []counted, f *findings) {
+	if r.cfg.Database.AggregateURL == "" {
+		return
+	}
+	var fault error
+	lag := ""
+	for _, c := range list {
+		if !c.Elsewhere() {
+			continue
+		}
+		if c.err != nil && !c.unended && fault == nil {
+			fault = fmt.Errorf("the aggregate %s: %w", c.Name, c.err)
+			if !db.IsServerError(c.err) {
+				fault = errors.New("it does not answer: " + db.RootCause(c.err).Error())
+			}
+		}
+		if c.Standby && c.err == nil && len(c.rows) > 0 {
+			lag = age(time.Duration(c.rows[0].Value * float64(time.Second)))
+		}
+	}
+	switch {
+	case fault != nil:
+		f.fail("mend AGGREGATE_DATABASE_URL, or unset it: until then the platform's numbers are missing",
+			"the database of AGGREGATE_DATABASE_URL: %s", humanize.OneLine(fault.Error()))
+	case lag == "":
+		f.warn("point AGGREGATE_DATABASE_URL to a hot standby of this database, or unset it",
+			"the database of AGGREGATE_DATABASE_URL is no standby: what is counted there may be of another platform")
+	default:
+		f.note("the platform is counted on the standby of AGGREGATE_DATABASE_URL, which is %s behind", lag)
+	}
+}
