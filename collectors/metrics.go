@@ -138,14 +138,19 @@ func (c *MetricsCollector) countBeside(ctx context.Context, list []db.Aggregate)
 	if ctx.Err() != nil {
 		a = failedAll(list, ctx.Err()) // how long it takes is not known
 	}
-	c.logPaces(ctx, c.pacer.counted(list, began, &a, true))
+	c.counted(ctx, list, began, &a, true)
 }
 
-// logPaces says which aggregates are counted half or twice as often as before.
-func (c *MetricsCollector) logPaces(ctx context.Context, changes []paceChange) {
-	for _, p := range changes {
+// counted takes a reading, and says which aggregates are counted half or twice as
+// often as before.
+func (c *MetricsCollector) counted(ctx context.Context, list []db.Aggregate, began time.Time, a *Aggregates, beside bool) {
+	for _, p := range c.pacer.counted(list, began, a, beside) {
 		zerolog.Ctx(ctx).Info().Str("aggregate", p.aggregate).Dur("took_ms", p.cost).
 			Stringer("every", p.every.Round(time.Second/10)).Stringer("before", p.was.Round(time.Second/10)).Msg("aggregate has another pace")
+	}
+	for _, l := range list {
+		cost, every := c.pacer.paceOf(l.Name)
+		c.observer.Counted(l.Name, cost, every, a.Failed[l.Name] != nil)
 	}
 }
 
@@ -259,7 +264,8 @@ func (c *MetricsCollector) countDue(ctx context.Context) Aggregates {
 	began := time.Now()
 	list := c.pacer.due(began)
 	a := c.readAggregates(ctx, list, c.store.Aggregates)
-	c.logPaces(ctx, c.pacer.counted(list, began, &a, false))
+	c.observer.Aggregated(time.Since(began))
+	c.counted(ctx, list, began, &a, false)
 	if c.pacer.besideIsDue(began) {
 		select {
 		case c.besideDue <- struct{}{}:
@@ -273,10 +279,7 @@ func (c *MetricsCollector) countDue(ctx context.Context) Aggregates {
 // readAggregates reads some aggregates in one of the store's ways.
 func (c *MetricsCollector) readAggregates(ctx context.Context, list []db.Aggregate, read func(context.Context, []db.Aggregate) Aggregates) (a Aggregates) {
 	defer faultlog.Recovered(ctx, func(err error) { a = failedAll(list, err) })
-	began := time.Now()
-	a = read(ctx, list)
-	c.observer.Aggregated(time.Since(began), slices.Collect(maps.Keys(a.Failed)))
-	return a
+	return read(ctx, list)
 }
 
 // logAggregates logs the aggregates that fail, each at its changes.

@@ -14,8 +14,11 @@ type Observer interface {
 	CycleEnded(loop string, took time.Duration, err error, skipped int)
 	// Probed is told of what the services answered.
 	Probed([]probe.Observation)
-	// Aggregated is told of a reading of all aggregates, and which failed.
-	Aggregated(took time.Duration, failed []string)
+	// Aggregated is told of a cycle's reading of the aggregates that were due.
+	Aggregated(took time.Duration)
+	// Counted is told of each aggregate that was read, in a cycle or beside: how long
+	// the database takes for it, how often it is due for that, and whether it failed.
+	Counted(aggregate string, cost, every time.Duration, failed bool)
 	// Stored and Dropped are told of samples that were stored, or that the buffer
 	// had no room for.
 	Stored(samples int)
@@ -27,8 +30,9 @@ var NoObserver Observer = noObserver{}
 
 type noObserver struct{}
 
-func (noObserver) CycleEnded(string, time.Duration, error, int) {}
-func (noObserver) Probed([]probe.Observation)                   {}
-func (noObserver) Aggregated(time.Duration, []string)           {}
-func (noObserver) Stored(int)                                   {}
-func (noObserver) Dropped(int)                                  {}
+func (noObserver) CycleEnded(string, time.Duration, error, int)       {}
+func (noObserver) Probed([]probe.Observation)                         {}
+func (noObserver) Aggregated(time.Duration)                           {}
+func (noObserver) Counted(string, time.Duration, time.Duration, bool) {}
+func (noObserver) Stored(int)                                         {}
+func (noObserver) Dropped(int)                                        {}

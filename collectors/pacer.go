@@ -244,3 +244,15 @@ func (p *pacer) takeLanded() (landed Aggregates) {
 	landed, p.landed = p.landed, Aggregates{}
 	return landed
 }
+
+// paceOf is how long an aggregate takes, and how often it is due.
+func (p *pacer) paceOf(name string) (cost, every time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range p.list {
+		if a.Name == name {
+			return a.cost(), a.every
+		}
+	}
+	return 0, 0
+}

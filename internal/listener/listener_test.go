@@ -58,7 +58,8 @@ func exercise(m *Metrics) {
 	m.CycleEnded(worker.MetricsLoop, 300*time.Millisecond, nil, 2)
 	m.CycleEnded(worker.StoreLoop, 400*time.Millisecond, nil, 0)
 	m.Probed([]probe.Observation{{Service: "ingest", Took: 30 * time.Millisecond, Reading: probe.Reading{Status: probe.Down}}})
-	m.Aggregated(20*time.Millisecond, []string{"devices"})
+	m.Aggregated(20 * time.Millisecond)
+	m.Counted("devices", 2*time.Second, 100*time.Second, true)
 	m.Stored(15)
 	m.Dropped(30)
 }
@@ -84,6 +85,8 @@ func TestWhatIsMeasuredIsShown(t *testing.T) {
 		`ops_worker_service_state{monitored="ingest",state="healthy"} 0`,
 		`ops_worker_aggregates_duration_seconds_sum 0.02`,
 		`ops_worker_aggregate_failures_total{aggregate="devices"} 1`,
+		`ops_worker_aggregate_cost_seconds{aggregate="devices"} 2`,
+		`ops_worker_aggregate_interval_seconds{aggregate="devices"} 100`,
 		`ops_worker_stored_samples_total 15`,
 		`ops_worker_dropped_samples_total 30`,
 		`ops_worker_lease_held 1`,

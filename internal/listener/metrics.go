@@ -57,7 +57,9 @@ type Metrics struct {
 	probes           *prometheus.HistogramVec
 	aggregates       prometheus.Histogram
 	aggregateFailed  *prometheus.CounterVec
-	stored, dropped  prometheus.Counter
+	// By aggregate: what it costs, and how often it is due.
+	aggregateCost, aggregateEvery *prometheus.GaugeVec
+	stored, dropped               prometheus.Counter
 
 	gathered chan time.Duration // how long the gathering took that waits for its store
 
@@ -82,8 +84,13 @@ func NewMetrics(build Build, monitored []string, source Source) *Metrics {
 		Name: "ops_worker_probe_duration_seconds", Help: "How long a service took to answer, or was waited for.", Buckets: buckets,
 	}, []string{"monitored"})
 	m.aggregates = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "ops_worker_aggregates_duration_seconds", Help: "How long the reading of all aggregates took.", Buckets: buckets,
+		Name: "ops_worker_aggregates_duration_seconds", Help: "How long a cycle's reading of the aggregates took.", Buckets: buckets,
 	})
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"aggregate"})
+	}
+	m.aggregateCost = gauge("ops_worker_aggregate_cost_seconds", "How long the database takes for an aggregate: the median of its last readings.")
+	m.aggregateEvery = gauge("ops_worker_aggregate_interval_seconds", "How often an aggregate is due within AGGREGATE_BUDGET.")
 	m.aggregateFailed = counter("ops_worker_aggregate_failures_total", "Readings that an aggregate's samples were missing from.", "aggregate")
 	samples := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
@@ -91,7 +98,7 @@ func NewMetrics(build Build, monitored []string, source Source) *Metrics {
 	m.stored = samples("ops_worker_stored_samples_total", "Samples appended to system_metrics.")
 	m.dropped = samples("ops_worker_dropped_samples_total", "Samples that the buffer had no room for.")
 
-	m.registry.MustRegister(m.processing, m.cycles, m.failures, m.skipped, m.probes, m.aggregates, m.aggregateFailed, m.stored, m.dropped,
+	m.registry.MustRegister(m.processing, m.cycles, m.failures, m.skipped, m.probes, m.aggregates, m.aggregateCost, m.aggregateEvery, m.aggregateFailed, m.stored, m.dropped,
 		scraped{m, build, source},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// A series that is not there yet cannot be told from one that is gone.
@@ -145,11 +152,16 @@ func (m *Metrics) Probed(observations []probe.Observation) {
 	}
 }
 
-// Aggregated notes a reading of all aggregates.
-func (m *Metrics) Aggregated(took time.Duration, failed []string) {
-	m.aggregates.Observe(took.Seconds())
-	for _, name := range failed {
-		m.aggregateFailed.WithLabelValues(name).Inc()
+// Aggregated notes a cycle's reading of the aggregates.
+func (m *Metrics) Aggregated(took time.Duration) { m.aggregates.Observe(took.Seconds()) }
+
+// Counted notes what became of one.
+func (m *Metrics) Counted(aggregate string, cost, every time.Duration, failed bool) {
+	m.aggregateCost.WithLabelValues(aggregate).Set(cost.Seconds())
+	m.aggregateEvery.WithLabelValues(aggregate).Set(every.Seconds())
+	failures := m.aggregateFailed.WithLabelValues(aggregate)
+	if failed {
+		failures.Inc()
 	}
 }
 
