@@ -39,8 +39,6 @@ type counterKeeper struct {
 	begun    bool
 	token    lease.Token // of the term that has begun
 	reading  faultlog.Log
-	// minute is the newest that the other counters were stored in.
-	minute time.Time
 }
 
 // keptCounters are those of one service.
@@ -270,12 +268,4 @@ func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o pr
 		}
 	}
 	return samples
-}
-
-// othersAreDue reports, once a minute, whether a cycle has the other counters too.
-func (k *counterKeeper) othersAreDue(at time.Time) bool {
-	minute := at.Truncate(time.Minute)
-	due := !minute.Equal(k.minute)
-	k.minute = minute
-	return due
 }

@@ -77,7 +77,8 @@ type HealthMonitor struct {
 	alerts  Alerts
 	timeout time.Duration
 
-	observer Observer
+	observer  Observer
+	latencies *latencies // of the metrics collector, which stores them
 
 	last []probe.Observation
 	// synced is what the alerts were last brought in line with, and under which
@@ -108,7 +109,7 @@ func (a Alerts) due(observations []probe.Observation, checks map[string]int) []p
 
 // NewHealthMonitor makes a monitor of targets that turns every interval.
 func NewHealthMonitor(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts Alerts) *HealthMonitor {
-	return &HealthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, timeout: min(probe.Timeout, interval*6/10), observer: NoObserver}
+	return &HealthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, timeout: min(probe.Timeout, interval*6/10), observer: NoObserver, latencies: &latencies{}}
 }
 
 // Cycle probes every service, then writes what they answered, and the alerts:
@@ -119,6 +120,7 @@ func (m *HealthMonitor) Cycle(ctx context.Context) error {
 	m.remember(ctx, observations)
 
 	token := m.lease.Token()
+	m.latencies.keep(token, observations)
 	checks, err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
 	// The alerts do not wait for the rows; but no lease and no connection is a
 	// fault of both.

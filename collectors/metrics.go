@@ -48,6 +48,8 @@ type MetricsCollector struct {
 	// aggregate is due for which no cycle has time.
 	gathered, besideDue chan struct{}
 	pacer               *pacer
+	latencies           *latencies // of the health monitor
+	deeds               *deeds
 
 	mu       sync.Mutex // of what both loops use
 	buffer   spool.Buffer
@@ -61,6 +63,7 @@ type MetricsCollector struct {
 	standbyAway faultlog.Log
 	leftOut     map[string]int
 	counters    *counterKeeper
+	minutes     minutes
 	last        spool.Cycle
 	failed      []string // aggregates, in that cycle
 
@@ -88,6 +91,9 @@ func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 		gathered:    make(chan struct{}, 1),
 		besideDue:   make(chan struct{}, 1),
 		pacer:       newPacer(db.DueAggregates(false), interval, defaultBudget),
+		latencies:   &latencies{},
+		deeds:       &deeds{},
+		minutes:     minutes{},
 		aggregating: map[string]*faultlog.Log{},
 		leftOut:     map[string]int{},
 		batch:       storeBatch,
@@ -117,7 +123,7 @@ func (c *MetricsCollector) loops(interval time.Duration) []*Loop {
 // Once gathers all there is, however long the aggregates take, and stores.
 func (c *MetricsCollector) Once(ctx context.Context) error {
 	c.begin()
-	c.countBeside(ctx, c.pacer.all(time.Now()))
+	c.countBeside(ctx, c.pacer.takeAll())
 	if err := c.Gather(ctx); err != nil {
 		return err
 	}
@@ -159,7 +165,7 @@ func (c *MetricsCollector) Gather(ctx context.Context) error {
 	log := zerolog.Ctx(ctx)
 	begin := time.Now()
 	cycle := spool.Cycle{At: c.stamp(*log)}
-	cycle.Samples = c.storable(ctx, c.collect(ctx, c.counters.othersAreDue(cycle.At)))
+	cycle.Samples = c.storable(ctx, c.collect(ctx, cycle.At))
 	c.last = cycle
 	log.Debug().Time("cycle", cycle.At).Int("samples", len(cycle.Samples)).Dur("duration_ms", time.Since(begin)).Msg("cycle gathered")
 
@@ -218,14 +224,14 @@ func (c *MetricsCollector) storable(ctx context.Context, samples []spool.Sample)
 	return samples
 }
 
-// collect asks the services and the database at the same time; withOthers says
-// that what is stored once a minute is due.
-func (c *MetricsCollector) collect(ctx context.Context, withOthers bool) []spool.Sample {
+// collect asks the services and the database at the same time, for the cycle of a
+// time.
+func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sample {
 	gathering, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	c.begin()
 	aggregates := make(chan Aggregates, 1)
-	go func() { aggregates <- c.countDue(gathering) }()
+	go func() { aggregates <- c.countDue(gathering, minuteOf(at)) }()
 	resumed := make(chan struct{})
 	go func() {
 		defer close(resumed)
@@ -235,7 +241,9 @@ func (c *MetricsCollector) collect(ctx context.Context, withOthers bool) []spool
 	c.observer.Probed(observations)
 	<-resumed
 
-	samples := make([]spool.Sample, 0, 32)
+	first := func(what string) func() bool { return func() bool { return c.minutes.first(what, at) } }
+	withOthers := c.minutes.first("other counters", at)
+	samples := make([]spool.Sample, 0, 96)
 	for i, o := range observations {
 		samples = c.appendServiceSamples(ctx, samples, c.targets[i], o, withOthers)
 	}
@@ -246,7 +254,13 @@ func (c *MetricsCollector) collect(ctx context.Context, withOthers bool) []spool
 		c.storing.openAfter(func(err error) bool { return !db.IsServerError(err) })
 	}
 	c.logAggregates(ctx, a)
-	samples = append(samples, a.Samples...)
+	for _, s := range a.Samples {
+		if !minutely[s.Metric] || c.minutes.first(s.Metric, at) {
+			samples = append(samples, s)
+		}
+	}
+	samples = append(samples, c.latencies.take(c.lease.Token(), first(config.LatencySample))...)
+	samples = append(samples, c.deeds.take(c.waiting(), first(config.WorkerService))...)
 	return append(samples, sampleOf(config.DatabaseService, config.HealthSample, boolValue(a.Answered)))
 }
 
@@ -254,15 +268,16 @@ func (c *MetricsCollector) collect(ctx context.Context, withOthers bool) []spool
 func (c *MetricsCollector) begin() {
 	if c.counters.begin(c.lease.Token()) {
 		c.pacer.beginTerm()
+		c.deeds.begin()
 	}
 }
 
 // countDue asks the database in every cycle, also one that refuses to store: what it
 // knows can be measured, and that it answers. What was counted beside the cycles
 // meanwhile is in this one.
-func (c *MetricsCollector) countDue(ctx context.Context) Aggregates {
+func (c *MetricsCollector) countDue(ctx context.Context, minute time.Time) Aggregates {
 	began := time.Now()
-	list := c.pacer.due(began)
+	list := c.pacer.due(began, minute)
 	a := c.readAggregates(ctx, list, c.store.Aggregates)
 	c.observer.Aggregated(time.Since(began))
 	c.counted(ctx, list, began, &a, false)
@@ -435,6 +450,7 @@ func (c *MetricsCollector) storeBatch(ctx context.Context, batch []spool.Cycle) 
 // refused says what becomes of cycles that could not be stored. They wait,
 // whatever the reason: what the table refuses, an operator can mend.
 func (c *MetricsCollector) refused(ctx context.Context, err error) error {
+	c.deeds.storeFailed()
 	if errors.Is(err, lease.ErrLost) {
 		c.lease.RenewNow()
 		return fmt.Errorf("store samples, %d cycles are buffered: %w", c.waiting(), err)

@@ -21,6 +21,7 @@ type pacer struct {
 	budget   float64       // the share of wall time for all aggregates
 
 	mu     sync.Mutex
+	minute time.Time // of the newest cycle
 	list   []*pacedAggregate
 	landed Aggregates // what was counted beside since a cycle last took it
 }
@@ -38,6 +39,7 @@ type pacedAggregate struct {
 	// begun is when it was last due, zero where it is now; after a failure it is due
 	// again when it is wanted.
 	begun    time.Time
+	minute   time.Time // of the cycle that was the newest then
 	failed   bool
 	inFlight bool // beside
 }
@@ -77,14 +79,23 @@ func (a *pacedAggregate) next() time.Time {
 }
 
 // isDue reports whether the cycle that begins now is the nearest to when it is due.
+// What is wanted once a minute and may be goes by the minute of the cycle, as all that
+// is stored once a minute.
 func (p *pacer) isDue(a *pacedAggregate, now time.Time) bool {
-	return !a.inFlight && !now.Add(p.interval/2).Before(a.next())
+	switch {
+	case a.inFlight:
+		return false
+	case a.Every == time.Minute && a.every == a.wanted && !a.begun.IsZero():
+		return !a.minute.Equal(p.minute)
+	}
+	return !now.Add(p.interval / 2).Before(a.next())
 }
 
 // begin notes that it is read now. Where that is early or late by less than a cycle,
 // the next time is not: an interval that is no whole number of cycles is kept on
 // average.
 func (p *pacer) begin(a *pacedAggregate, now time.Time) {
+	a.minute = p.minute
 	if next := a.next(); now.Sub(next).Abs() < p.interval {
 		a.begun = next
 	} else {
@@ -103,11 +114,12 @@ func (p *pacer) beginTerm() {
 	p.landed = Aggregates{}
 }
 
-// due are the aggregates for the cycle that begins now: the cheap ones first, as long
-// as it has time.
-func (p *pacer) due(now time.Time) (list []db.Aggregate) {
+// due are the aggregates for the cycle that begins now, whose samples are of a minute:
+// the cheap ones first, as long as it has time.
+func (p *pacer) due(now, minute time.Time) (list []db.Aggregate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.minute = minute
 	var candidates []*pacedAggregate
 	for _, a := range p.list {
 		if p.isDue(a, now) && !p.goesBeside(a) {
@@ -129,14 +141,14 @@ func (p *pacer) due(now time.Time) (list []db.Aggregate) {
 	return list
 }
 
-// all are all aggregates, read now.
-func (p *pacer) all(now time.Time) (list []db.Aggregate) {
+// takeAll are all aggregates, for a collector that turns once: no cycle has any.
+func (p *pacer) takeAll() (list []db.Aggregate) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range p.list {
-		p.begin(a, now)
 		list = append(list, a.Aggregate)
 	}
+	p.list = nil
 	return list
 }
 

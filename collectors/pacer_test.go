@@ -204,11 +204,11 @@ func TestAChangeOfPaceIsLoggedAndOneSlowReadingIsNone(t *testing.T) {
 
 func TestWhatFailsIsTriedAgainWhenItIsWanted(t *testing.T) {
 	p := newPacer(fourAggregates, 5*time.Second, 0.02)
-	began := time.Now()
+	began := time.Now().Truncate(time.Minute)
 	// cycle is one at a time; large takes a fifth of a second, and may fail.
 	cycle := func(at time.Duration, want string, err error) {
 		t.Helper()
-		due := p.due(began.Add(at))
+		due := p.due(began.Add(at), minuteOf(began.Add(at)))
 		a := Aggregates{Answered: true}
 		var names []string
 		for _, l := range due {

@@ -114,15 +114,15 @@ func TestAMissingTableOrColumnCostsItsOwnSamplesUntilItIsThere(t *testing.T) {
 	database.Exec(t, "ALTER TABLE gone RENAME TO device_state")
 	check()
 	database.Exec(t, "ALTER TABLE fleet_alert RENAME COLUMN status TO state")
-	check("alerts")
+	check("alerts", "alert totals")
 	database.Exec(t, "ALTER TABLE fleet_alert RENAME COLUMN state TO status; ALTER TABLE device_state RENAME TO gone; ALTER TABLE delivery_jobs RENAME TO gone_too")
-	check("devices", "deliveries")
+	check("devices", "deliveries", "delivery totals")
 }
 
 func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
 	t.Parallel()
 	_, pool, store := onDatabase(t)
-	others := yieldWithout(t, pool, "alerts", "deliveries")
+	others := yieldWithout(t, pool, "alerts", "alert totals", "deliveries", "delivery totals")
 	migration, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	a := store.Aggregates(ctx, db.DueAggregates(false))
-	if diff := gocmp.Diff(others, metricsOf(a.Samples)); len(a.Failed) != 2 || a.Failed["alerts"] == nil || a.Failed["deliveries"] == nil || diff != "" {
+	if diff := gocmp.Diff(others, metricsOf(a.Samples)); len(a.Failed) != 4 || a.Failed["alerts"] == nil || a.Failed["delivery totals"] == nil || diff != "" {
 		t.Errorf("failed: %v, %s", a.Failed, diff)
 	}
 }
@@ -185,13 +185,12 @@ func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 	if !a.Answered {
 		t.Fatalf("%+v", a)
 	}
-	for _, name := range []string{"devices", "alerts"} {
+	for name, table := range map[string]string{"devices": "device_state", "alerts": "fleet_alert", "alert totals": "fleet_alert"} {
 		err := a.Failed[name]
 		if err == nil {
 			t.Errorf("%s: no error", name)
 			continue
 		}
-		table := map[string]string{"devices": "device_state", "alerts": "fleet_alert"}[name]
 		for _, part := range []string{"row-level security", table, "GRANT pulse_operator TO"} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%s: %q is not in %v", name, part, err)
@@ -199,7 +198,7 @@ func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 		}
 	}
 	// The others are under no policy.
-	if diff := gocmp.Diff(yieldWithout(t, database.Pool(t), "alerts", "devices"), metricsOf(a.Samples)); diff != "" {
+	if diff := gocmp.Diff(yieldWithout(t, database.Pool(t), "alerts", "alert totals", "devices"), metricsOf(a.Samples)); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -1,6 +1,10 @@
 package collectors
 
-import "ops_worker/internal/config"
+import (
+	"slices"
+
+	"ops_worker/internal/config"
+)
 
 // seriesOwner is the one service that may write each of the series that the
 // dashboard reads by name alone: a sample of another service under one of these
@@ -19,9 +23,12 @@ func ownSample(name string, instances int) bool {
 	return name == config.HealthSample || instances > 1 && (name == config.InstancesSample || name == config.InstancesHealthySample)
 }
 
-// sampleName is the name under which a service's counter is stored.
+// sampleName is the name under which a service's counter is stored: another than it
+// has where that is a chart's, or one of the worker's own, which no service may write
+// to, also not one that is called as the worker is.
 func sampleName(service, counter string) string {
-	if owner, reserved := seriesOwner[counter]; reserved && owner != service {
+	owner, reserved := seriesOwner[counter]
+	if reserved && owner != service || counter == config.LatencySample || slices.Contains(workerSamples, counter) {
 		return service + "_" + counter
 	}
 	return counter

@@ -89,6 +89,7 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 	w.Health = NewHealthMonitor(w.Targets, w.Store, w.Lease, cfg.HealthInterval,
 		Alerts{cfg.SystemAlerts, cfg.AlertAfterFailures, cfg.AlertAfterSuccesses})
 	w.Metrics = NewMetricsCollector(w.Targets, w.Store, w.Lease, buffer, cfg.MetricsInterval)
+	w.Health.latencies = w.Metrics.latencies
 	w.CountOn(pool, nil)
 	return w
 }
@@ -294,7 +295,10 @@ func (w *Worker) collect(ctx context.Context) {
 	}
 	for _, loop := range loops {
 		loop.Log = w.log
-		loop.Ended = func(took time.Duration, err error, skipped int) { w.Observer.CycleEnded(loop.Name, took, err, skipped) }
+		loop.Ended = func(took time.Duration, err error, skipped int) {
+			w.Metrics.deeds.cycleEnded(loop.Name, took, skipped)
+			w.Observer.CycleEnded(loop.Name, took, err, skipped)
+		}
 		if loop.Name == HealthLoop || loop.Name == MetricsLoop {
 			loop.Turned = func() { w.beat(loop.Name, loop.Interval) }
 		}

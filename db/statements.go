@@ -23,6 +23,9 @@ type Aggregate struct {
 	Standby bool
 	// Every is how often it is due while that is cheap; 0 is with every cycle.
 	Every time.Duration
+	// Minutely are those of its samples that are stored once a minute, however often it
+	// is due.
+	Minutely []string
 }
 
 // Elsewhere reports whether it is read on the standby, where there is one.
@@ -38,9 +41,43 @@ var Aggregates = []Aggregate{
 	{Name: "database", SQL: DatabaseSamples},
 	{Name: "size", SQL: SizeSamples},
 	{Name: "standby", SQL: StandbySamples, Standby: true},
+	{Name: "activity", SQL: ActivitySamples, Every: time.Minute},
+	{Name: "database totals", SQL: DatabaseTotalSamples, Every: time.Minute},
+	{Name: "replication", SQL: ReplicationSamples, Every: time.Minute},
+	{Name: "tables", SQL: TableSamples, Every: time.Minute},
+	{Name: "tenants", SQL: TenantSamples, Platform: true, Every: time.Minute},
+	{Name: "rules", SQL: RuleSamples, Platform: true, Every: time.Minute},
+	{Name: "integrations", SQL: IntegrationSamples, Platform: true, Every: time.Minute},
 	{Name: "alerts", SQL: AlertSamples, Platform: true},
 	{Name: "deliveries", SQL: DeliverySamples, Platform: true},
-	{Name: "devices", SQL: DeviceSamples, Platform: true},
+	{Name: "alert totals", SQL: AlertTotalSamples, Platform: true, Every: time.Minute},
+	{Name: "delivery totals", SQL: DeliveryTotalSamples, Platform: true, Every: time.Minute},
+	{Name: "registry", SQL: RegistrySamples, Platform: true, Every: time.Minute},
+	{Name: "devices", SQL: DeviceSamples, Platform: true, Minutely: []string{"devices_offline"}},
+}
+
+// SampleEvery is how often a sample of it is stored while that is cheap; 0 is with
+// every cycle.
+func (a Aggregate) SampleEvery(metric string) time.Duration {
+	if slices.Contains(a.Minutely, metric) {
+		return max(a.Every, time.Minute)
+	}
+	return a.Every
+}
+
+// A sample in the text of an aggregate: its name, and behind it its service.
+var sqlSample = regexp.MustCompile(`'(\w\w+)'(?:::text AS metric_name)?, '(\w\w+)'`)
+
+// SampleName is a series, whatever its tags.
+type SampleName struct{ Service, Metric string }
+
+// Samples are those that it may yield, read off its text, and a test holds them
+// against what it does.
+func (a Aggregate) Samples() (names []SampleName) {
+	for _, match := range sqlSample.FindAllStringSubmatch(a.SQL, -1) {
+		names = append(names, SampleName{Service: match[2], Metric: match[1]})
+	}
+	return names
 }
 
 // DueAggregates are those of a worker with a standby, or without one.

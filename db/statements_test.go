@@ -136,3 +136,34 @@ func codeOf(t *testing.T, s db.Statement, pool *pgxpool.Pool) string {
 	}
 	return ""
 }
+
+// What is read off an aggregate's text is what it yields, but for what takes a standby.
+func TestTheSamplesOfAnAggregateAreReadOffItsText(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t).Pool(t)
+	for _, a := range db.Aggregates {
+		rows, err := a.Read(t.Context(), db.New(pool))
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := a.Samples()
+		if len(names) == 0 {
+			t.Errorf("%s: no sample is read off its text", a.Name)
+		}
+		for _, metric := range a.Minutely {
+			if !slices.ContainsFunc(names, func(s db.SampleName) bool { return s.Metric == metric }) {
+				t.Errorf("%s yields no %s", a.Name, metric)
+			}
+		}
+		yielded := map[db.SampleName]bool{}
+		for _, row := range rows {
+			name := db.SampleName{Service: row.Service, Metric: row.MetricName}
+			if yielded[name] = true; !slices.Contains(names, name) {
+				t.Errorf("%s yields %v, which is not read off its text", a.Name, name)
+			}
+		}
+		if len(yielded) != len(names) && a.Name != "standby" && a.Name != "replication" {
+			t.Errorf("%s yields %v, its text has %v", a.Name, yielded, names)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -121,21 +122,26 @@ func printHealth(out io.Writer, observations []probe.Observation, asJSON bool) e
 func printMetrics(out io.Writer, cycle spool.Cycle, asJSON bool) error {
 	if asJSON {
 		type row struct {
-			Time    time.Time `json:"time"`
-			Metric  string    `json:"metric_name"`
-			Service string    `json:"service"`
-			Value   float64   `json:"value"`
+			Time    time.Time       `json:"time"`
+			Metric  string          `json:"metric_name"`
+			Service string          `json:"service"`
+			Tags    json.RawMessage `json:"tags"`
+			Value   float64         `json:"value"`
 		}
 		rows := make([]row, len(cycle.Samples))
 		for i, s := range cycle.Samples {
-			rows[i] = row{cycle.At, s.Metric, s.Service, s.Value}
+			rows[i] = row{cycle.At, s.Metric, s.Service, json.RawMessage(s.Tags), s.Value}
 		}
 		return printJSON(out, rows)
 	}
 	fmt.Fprintf(out, "cycle of %s\n", cycle.At.Format(time.RFC3339Nano))
-	return printTable(out, []string{"SERVICE", "METRIC", "VALUE"}, len(cycle.Samples), func(i int) []any {
+	return printTable(out, []string{"SERVICE", "METRIC", "VALUE", "TAGS"}, len(cycle.Samples), func(i int) []any {
 		s := cycle.Samples[i]
-		return []any{s.Service, s.Metric, fmt.Sprintf("%.15g", s.Value)}
+		tags := s.Tags
+		if tags == "{}" {
+			tags = "-"
+		}
+		return []any{s.Service, s.Metric, fmt.Sprintf("%.15g", s.Value), tags}
 	})
 }
 

@@ -14,7 +14,7 @@ func TestStatus(t *testing.T) {
 	environ := append(environment(t, database), "TERM=xterm", "METRICS_COLLECTION_INTERVAL=5s")
 	command(t, environ, "status").want(t, exitOK, "not read: there is no table system_metrics", "")
 	command(t, environ, "once", "health").want(t, exitOK, "HTTP 503", "")
-	command(t, environ, "once", "metrics").want(t, exitOK, "messages_received   12", "")
+	command(t, environ, "once", "metrics").want(t, exitOK, "messages_received            12", "")
 	r := command(t, environ, "status")
 	r.want(t, exitOK, "evaluator  degraded", "")
 	r.want(t, exitOK, "! no worker leads: the lease of", "")

@@ -127,7 +127,7 @@ func since(at, now time.Time) string {
 type series struct {
 	service, metric string
 	silent          bool
-	every           time.Duration // 0 is with every cycle
+	every           time.Duration // 0 is in every cycle
 }
 
 // expectedSeries are what the services report and what the aggregates yield now.
@@ -153,7 +153,10 @@ func (r *run) expectedSeries(ctx context.Context, f *findings) ([]series, error)
 		}
 		for _, c := range counts {
 			for _, row := range c.rows {
-				list = append(list, series{service: row.Service, metric: row.MetricName, every: c.every})
+				s := series{service: row.Service, metric: row.MetricName, every: max(c.every, c.SampleEvery(row.MetricName))}
+				if !slices.Contains(list, s) { // of several rows of other tags
+					list = append(list, s)
+				}
 			}
 		}
 		return list, nil

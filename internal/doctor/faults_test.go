@@ -103,7 +103,7 @@ func TestFaults(t *testing.T) {
 				s.worker(t)
 				s.database.Exec(t, "ALTER TABLE notification_jobs ENABLE ROW LEVEL SECURITY")
 			},
-			check: "row security", result: Fail, found: `row-level security policy for table "notification_jobs" (used by the aggregate deliveries)`,
+			check: "row security", result: Fail, found: `row-level security policy for table "notification_jobs" (used by the aggregate deliveries, the aggregate delivery totals)`,
 			advice: "GRANT pulse_operator TO role_",
 		},
 		"policies bind the alerts": {
@@ -299,6 +299,10 @@ func TestFaults(t *testing.T) {
 			plant: exec("DELETE FROM system_metrics WHERE metric_name = 'deliveries_pending' AND time > now() - interval '3 minutes'"),
 			check: "samples", result: Warn, found: "deliveries_pending of platform: the newest is 3m", advice: "see row security",
 		},
+		"a series of a minute stands still": {
+			plant: exec("DELETE FROM system_metrics WHERE metric_name = 'sites' AND time > now() - interval '4 minutes'"),
+			check: "samples", result: Warn, found: "sites of platform: the newest is 4m", advice: "see row security",
+		},
 		"a service has no sample": {
 			plant: exec("DELETE FROM system_metrics WHERE service = 'evaluator'"),
 			check: "samples", result: Warn, found: "evaluator: no sample, while the lease is held",
@@ -388,7 +392,9 @@ func TestFaults(t *testing.T) {
 			check: "aggregates", result: Warn, found: "devices takes ", advice: "raise AGGREGATE_BUDGET", also: "tables",
 		},
 		"the standby does not answer": {
-			plant: func(t *testing.T, s *stage) { s.env["AGGREGATE_DATABASE_URL"] = "postgres://iot:hidden@127.0.0.1:1/iotcloud" },
+			plant: func(t *testing.T, s *stage) {
+				s.env["AGGREGATE_DATABASE_URL"] = "postgres://iot:hidden@127.0.0.1:1/iotcloud"
+			},
 			check: "aggregates", result: Fail, found: "it does not answer: connection refused", advice: "mend AGGREGATE_DATABASE_URL",
 		},
 		"the standby is none": {

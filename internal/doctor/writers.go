@@ -29,7 +29,8 @@ func window(interval time.Duration) time.Duration {
 // between their points is at most half of it; the rest is for jitter.
 const tooClose = 0.75
 
-// seriesParams asks for every point of the expected series in the window.
+// seriesParams asks for every point in the window of the series of every cycle. Of
+// the others a name may have several points of one time.
 func (r *run) seriesParams(ctx context.Context, f *findings) (db.DoctorSeriesParams, error) {
 	expected, err := r.expectedSeries(ctx, f)
 	if err != nil {

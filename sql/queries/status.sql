@@ -22,7 +22,7 @@ SELECT set_config('row_security', 'off', true),
        set_config('jit', 'off', true);
 
 -- name: StatusSeries :many
--- Every series with its newest value and its last buckets of bucket_seconds, the
+-- Every series, whatever its tags, with its newest value and its last buckets of bucket_seconds, the
 -- newest of which the clock stands in: per bucket the average, and the growth a
 -- second between neighbouring points, where a fall is a restart and the newer
 -- value is what has grown. Of an empty bucket there is no element, and NaN is no
