@@ -463,6 +463,43 @@ func (r *Report) judgeAge(kind NoticeKind, what string, newest time.Time, interv
 	}
 }
 
+// minutely are the series of the aggregates that come once a minute.
+var minutely = func() map[db.SampleName]bool {
+	names := map[db.SampleName]bool{}
+	for _, a := range db.Aggregates {
+		for _, s := range a.Samples() {
+			names[s] = a.SampleEvery(s.Metric) > 0
+		}
+	}
+	return names
+}()
+
+// telling are those of a minute that say why a platform is slow. The others are for
+// charts: they would bury what comes with every cycle.
+var telling = []string{"longest_transaction_seconds", "locks_waiting", "replication_lag_seconds"}
+
+// shown reports whether a series has a line of its own. Health and latency stand among
+// the services.
+func shown(service, metric string) bool {
+	own := service == config.WorkerService && strings.HasPrefix(metric, "worker_")
+	if own || metric == config.HealthSample || metric == config.LatencySample {
+		return false
+	}
+	return !minutely[db.SampleName{Service: service, Metric: metric}] || slices.Contains(telling, metric)
+}
+
+// every is how often a series has a sample, where a cycle comes every interval.
+func every(service, metric string, interval time.Duration) time.Duration {
+	services := config.PlatformServices()
+	i := slices.IndexFunc(services, func(s config.Service) bool { return s.Name == service && s.Kind == config.ProbeCounters })
+	other := i >= 0 && metric != config.InstancesSample && metric != config.InstancesHealthySample &&
+		!slices.ContainsFunc(services[i].Counters, func(c config.Counter) bool { return c.Name == metric })
+	if other || minutely[db.SampleName{Service: service, Metric: metric}] {
+		return max(interval, time.Minute)
+	}
+	return interval
+}
+
 func (r *Report) addSeries(rows []db.StatusSeriesRow, interval time.Duration) {
 	counters := map[[2]string]bool{}
 	for _, s := range config.PlatformServices() {
@@ -475,11 +512,11 @@ func (r *Report) addSeries(rows []db.StatusSeriesRow, interval time.Duration) {
 			at := row.Newest
 			r.NewestSample = &at
 		}
-		if row.MetricName == config.HealthSample {
-			continue // stands among the services
+		if !shown(row.Service, row.MetricName) {
+			continue
 		}
 		s := Series{Service: clean(row.Service), Metric: clean(row.MetricName), Kind: Gauge, At: row.Newest, Value: number(row.Value), LastHour: make([]*float64, buckets)}
-		s.Old = r.At.Sub(row.Newest) > patience*interval
+		s.Old = r.At.Sub(row.Newest) > patience*every(row.Service, row.MetricName, interval)
 		values := row.Averages
 		if counters[[2]string{row.Service, row.MetricName}] {
 			s.Kind, s.Value, values = Counter, number(row.Rate), row.Rates
