@@ -3,6 +3,7 @@ package collectors
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -30,9 +31,10 @@ type Aggregates struct {
 	// did not.
 	Answered    bool
 	StandbyAway error
-	Samples     []spool.Sample
-	// Took is how long the server was busy with each that it read.
-	Took map[string]time.Duration
+	// Samples are those of each aggregate that was read, and Took is how long the server
+	// was busy with it.
+	Samples map[string][]spool.Sample
+	Took    map[string]time.Duration
 	// Failed holds an error for each aggregate that yielded no samples.
 	Failed map[string]error
 }
@@ -85,8 +87,7 @@ func readBatch(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, lis
 			if err != nil {
 				return err
 			}
-			result.Samples = append(result.Samples, samples...)
-			result.took(a.Name, took)
+			result.read(a.Name, took, samples...)
 			done++
 		}
 		return nil
@@ -110,18 +111,26 @@ func readSamples(results pgx.BatchResults) (samples []spool.Sample, took time.Du
 	return samples, db.Took(read), err
 }
 
-// merge adds what another reading has brought.
-func (a *Aggregates) merge(other Aggregates) {
-	a.Samples = append(a.Samples, other.Samples...)
-	if other.StandbyAway != nil {
-		a.StandbyAway = other.StandbyAway
+// merge adds what a newer reading has brought. Of an aggregate that both have the newer
+// counts: a cycle has each once.
+func (a *Aggregates) merge(newer Aggregates) {
+	if newer.StandbyAway != nil {
+		a.StandbyAway = newer.StandbyAway
 	}
-	for name, err := range other.Failed {
+	for name, err := range newer.Failed {
 		a.fail(name, err)
 	}
-	for name, took := range other.Took {
-		a.took(name, took)
+	for name, took := range newer.Took {
+		a.read(name, took, newer.Samples[name]...)
 	}
+}
+
+// all are the samples of all aggregates.
+func (a *Aggregates) all() (samples []spool.Sample) {
+	for _, name := range slices.Sorted(maps.Keys(a.Samples)) {
+		samples = append(samples, a.Samples[name]...)
+	}
+	return samples
 }
 
 func (a *Aggregates) fail(name string, err error) {
@@ -131,11 +140,11 @@ func (a *Aggregates) fail(name string, err error) {
 	a.Failed[name] = err
 }
 
-func (a *Aggregates) took(name string, took time.Duration) {
+func (a *Aggregates) read(name string, took time.Duration, samples ...spool.Sample) {
 	if a.Took == nil {
-		a.Took = map[string]time.Duration{}
+		a.Samples, a.Took = map[string][]spool.Sample{}, map[string]time.Duration{}
 	}
-	a.Took[name] = took
+	a.Samples[name], a.Took[name] = samples, took
 }
 
 // What mends an error about row-level security.

@@ -46,17 +46,14 @@ func (f *fakeStore) Aggregates(_ context.Context, list []db.Aggregate) Aggregate
 	if err := f.Begin("aggregates"); err != nil {
 		return failedAll(append(list, db.Aggregate{Name: "all"}), err)
 	}
-	a := Aggregates{Answered: true, Samples: []spool.Sample{
-		sampleOf("postgres", "connections", 7),
-		sampleOf("postgres", "db_size_bytes", 1e6),
-		sampleOf("platform", "devices_online", 3),
-	}}
+	a := Aggregates{Answered: true}
+	a.read("database", time.Millisecond, sampleOf("postgres", "connections", 7), sampleOf("postgres", "db_size_bytes", 1e6), sampleOf("platform", "devices_online", 3))
 	if f.aggregate != nil {
 		a = f.aggregate()
 	}
 	for _, l := range list {
 		if a.Answered && a.Failed[l.Name] == nil {
-			a.took(l.Name, time.Millisecond)
+			a.read(l.Name, time.Millisecond, a.Samples[l.Name]...)
 		}
 	}
 	return a

@@ -254,7 +254,7 @@ func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sa
 		c.storing.openAfter(func(err error) bool { return !db.IsServerError(err) })
 	}
 	c.logAggregates(ctx, a)
-	for _, s := range a.Samples {
+	for _, s := range a.all() {
 		if !minutely[s.Metric] || c.minutes.first(s.Metric, at) {
 			samples = append(samples, s)
 		}
@@ -287,8 +287,10 @@ func (c *MetricsCollector) countDue(ctx context.Context, minute time.Time) Aggre
 		default: // one is being counted
 		}
 	}
-	a.merge(c.pacer.takeLanded())
-	return a
+	landed := c.pacer.takeLanded()
+	landed.merge(a)
+	landed.Answered = a.Answered
+	return landed
 }
 
 // readAggregates reads some aggregates in one of the store's ways.

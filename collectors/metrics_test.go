@@ -112,7 +112,8 @@ func testAnAggregateThatFails(t *testing.T) {
 	lease := heldLease(t, store)
 	failing := true
 	store.aggregate = func() Aggregates {
-		a := Aggregates{Answered: true, Samples: []spool.Sample{sampleOf("postgres", "connections", 7)}, Failed: map[string]error{}}
+		a := Aggregates{Answered: true, Failed: map[string]error{}}
+		a.read("database", time.Millisecond, sampleOf("postgres", "connections", 7))
 		if failing {
 			a.Failed["devices"] = errors.New(`relation "device_state" does not exist`)
 		}
