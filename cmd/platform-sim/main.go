@@ -1,14 +1,16 @@
 // Command platform-sim plays one of the platform's services:
 //
 //	platform-sim [--listen :8080] ingest|evaluator|dispatcher|delivery
+//	platform-sim [--listen :8080] services
 //	platform-sim --check http://127.0.0.1:8080/health
 //	platform-sim fleet
 //	platform-sim migrator [FILES]
 //	platform-sim [--listen :8080] process MAIN.PY
 //
-// It answers GET /health as the platform does, with counters that move, until SIGTERM or SIGINT. The second form asks
-// such a service once and exits 0 if it is healthy: a container's health check needs no other program. The third fills
-// the platform's tables, once the worker has made them, and keeps them moving; PGHOST, PGUSER, PGPASSWORD and PGDATABASE
+// It answers GET /health as the platform does, with counters that move, until SIGTERM or SIGINT. The second form
+// plays any number of services at once, each at a path of its own: /NAME/health, or for an extra service
+// /NAME?delay=100ms&counters=1. The third asks a service once and exits 0 if it is healthy: a container's health check
+// needs no other program. The fourth fills the platform's tables, once the worker has made them, and keeps them moving; PGHOST, PGUSER, PGPASSWORD and PGDATABASE
 // say where.
 //
 // The last two stand for what is around a cut-over. The migrator applies the platform's files, or only the first FILES
@@ -76,6 +78,17 @@ func run(ctx context.Context, args []string, output io.Writer) int {
 		cfg, err := config.FromEnvironment(os.Environ())
 		if err == nil {
 			err = role(ctx, cfg, *listen, flags.Arg(1), output)
+		}
+		if err != nil {
+			fmt.Fprintln(output, "platform-sim:", err)
+			return 1
+		}
+		return 0
+	}
+	if flags.NArg() == 1 && flags.Arg(0) == "services" {
+		services, err := platformsim.Services()
+		if err == nil {
+			err = serve(ctx, *listen, "services", services, output)
 		}
 		if err != nil {
 			fmt.Fprintln(output, "platform-sim:", err)
