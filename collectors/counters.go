@@ -58,10 +58,13 @@ type keptCounters struct {
 	suspects []string
 }
 
-// newCounterKeeper prepares the targets for it.
+// newCounterKeeper prepares the targets for it. Extra services have no totals.
 func newCounterKeeper(targets []probe.Target) *counterKeeper {
 	k := &counterKeeper{services: map[string]*keptCounters{}}
 	for i := range targets {
+		if targets[i].AllCounters {
+			continue
+		}
 		kept := &keptCounters{service: targets[i].Service, seen: map[string]bool{}, known: map[string]bool{}, asked: map[string]time.Time{}}
 		k.services[kept.service.Name] = kept
 		targets[i].Answered = kept.askAgain
@@ -155,7 +158,7 @@ func (k *keptCounters) resume(values map[Series]float64) {
 func (k *keptCounters) isOther(name string, instances int) bool {
 	stored := sampleName(k.service.Name, name)
 	return !slices.ContainsFunc(k.service.Counters, func(c config.Counter) bool { return c.Name == name || c.Name == stored }) &&
-		!ownSample(name, instances) && !k.service.AllCounters
+		!ownSample(name, instances)
 }
 
 // askAgain finds out whether an address leads to several instances.

@@ -326,11 +326,11 @@ func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 // appendServiceSamples adds what one service reported. One that did not answer
 // is healthy 0, without counters.
 func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, withOthers bool) []spool.Sample {
-	if o.Healthy() > 0 {
-		samples = c.counters.append(ctx, samples, o, withOthers)
-	}
-	if target.AllCounters && o.Status == probe.Healthy {
+	switch {
+	case target.AllCounters && o.Status == probe.Healthy:
 		samples = c.appendAllCounters(ctx, samples, o)
+	case !target.AllCounters && o.Healthy() > 0:
+		samples = c.counters.append(ctx, samples, o, withOthers)
 	}
 	if n := len(o.Instances); n > 1 {
 		samples = append(samples, sampleOf(target.Name, config.InstancesSample, float64(n)),

@@ -217,6 +217,36 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 	}
 }
 
+func TestThousandsOfExtraServices(t *testing.T) {
+	t.Parallel()
+	list := func(n int, entry string) string {
+		entries := make([]string, n)
+		for i := range entries {
+			entries[i] = fmt.Sprintf(entry, i)
+		}
+		return "HEALTH_SERVICES=" + strings.Join(entries, ",")
+	}
+	c, err := FromEnvironment([]string{list(MaxExtra, "s%d=http://h/%[1]d")})
+	if err != nil || len(c.Services) != MaxExtra+3 {
+		t.Errorf("%d services, %v", len(c.Services), err)
+	}
+	const tooMany = "HEALTH_SERVICES: may name at most 2000 services, or instances of them"
+	for pair, want := range map[string][]string{
+		list(MaxExtra+1, "s%d=http://h"):                        {tooMany},
+		list(MaxExtra/2, "s%d=http://a,http://b") + ",http://c": {tooMany},
+		list(50_000, "a=http://%d"):                             {"HEALTH_SERVICES: 49989 more entries are wrong", "HEALTH_SERVICES: a is there twice"},
+	} {
+		_, err := FromEnvironment([]string{pair})
+		var settings *Error
+		if !errors.As(err, &settings) {
+			t.Fatalf("%.40s: %v", pair, err)
+		}
+		if diff := cmp.Diff(want, settings.Problems); diff != "" {
+			t.Errorf("%.40s: %s", pair, diff)
+		}
+	}
+}
+
 // manyURLs is a list of so many instances.
 func manyURLs(n int) string {
 	urls := make([]string, n)

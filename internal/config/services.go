@@ -149,8 +149,13 @@ func (r row) addresses(c *Config, p *problems, list string) (addresses []string)
 	return addresses
 }
 
-// MaxInstances is how many instances a service may have.
-const MaxInstances = 256
+const (
+	// MaxInstances is how many instances a service may have.
+	MaxInstances = 256
+	// MaxExtra is how many extra services there may be, and how many instances of
+	// them all.
+	MaxExtra = 2000
+)
 
 // checkInstances looks at a service's list as a whole: who is asked twice would
 // count twice.
@@ -161,14 +166,25 @@ func (p *problems) checkInstances(s Service) {
 
 var serviceName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 
-const maxExtraServices = 64
+// maxWrongEntries is how many entries of HEALTH_SERVICES are told what is wrong
+// with them.
+const maxWrongEntries = 10
 
 // extraServices reads HEALTH_SERVICES=name=url,name=url; a URL without a name is
 // another instance of the service before it. A comma inside a URL must be written
 // %2C.
 func extraServices(p *problems, value string) []Service {
 	var list []Service
-	named := func(name string) func(Service) bool { return func(s Service) bool { return s.Name == name } }
+	reserved, taken := map[string]bool{platformSamples: true}, map[string]bool{}
+	for _, r := range platformServices {
+		reserved[r.Name] = true
+	}
+	instances, wrong := 0, 0
+	refuse := func(format string, args ...any) {
+		if wrong++; wrong <= maxWrongEntries {
+			p.add(ExtraServicesVariable, format, args...)
+		}
+	}
 	for i, entry := range strings.Split(value, ",") {
 		if entry = strings.TrimSpace(entry); entry == "" {
 			continue
@@ -176,29 +192,35 @@ func extraServices(p *problems, value string) []Service {
 		if isHTTP(entry) && len(list) > 0 {
 			last := &list[len(list)-1]
 			last.Addresses = append(last.Addresses, entry)
+			instances++
 			continue
 		}
 		name, address, found := strings.Cut(entry, "=")
 		name, address = strings.TrimSpace(name), strings.TrimSpace(address)
 		switch {
 		case !found:
-			p.add(ExtraServicesVariable, "entry %d is not of the form name=url", i+1)
+			refuse("entry %d is not of the form name=url", i+1)
 		case !serviceName.MatchString(name):
-			p.add(ExtraServicesVariable, "the name of entry %d must be 1 to 64 characters of a-z 0-9 _ -", i+1)
-		case name == platformSamples || slices.ContainsFunc(PlatformServices(), named(name)):
-			p.add(ExtraServicesVariable, "%s is a name of the platform's own", name)
-		case slices.ContainsFunc(list, named(name)):
-			p.add(ExtraServicesVariable, "%s is there twice", name)
+			refuse("the name of entry %d must be 1 to 64 characters of a-z 0-9 _ -", i+1)
+		case reserved[name]:
+			refuse("%s is a name of the platform's own", name)
+		case taken[name]:
+			refuse("%s is there twice", name)
 		case !isHTTP(address):
-			p.add(ExtraServicesVariable, "the URL of %s must be like http://host:8080/health", name)
+			refuse("the URL of %s must be like http://host:8080/health", name)
 		default:
+			taken[name] = true
+			instances++
 			list = append(list, Service{Name: name, Variable: ExtraServicesVariable, Addresses: []string{address}, AllCounters: true})
 		}
+	}
+	if more := wrong - maxWrongEntries; more > 0 {
+		p.add(ExtraServicesVariable, "%d more entries are wrong", more)
 	}
 	for _, s := range list {
 		p.checkInstances(s)
 	}
-	p.check(ExtraServicesVariable, len(list) <= maxExtraServices, "may name at most %d services", maxExtraServices)
+	p.check(ExtraServicesVariable, instances <= MaxExtra, "may name at most %d services, or instances of them", MaxExtra)
 	return list
 }
 

@@ -26,9 +26,9 @@ const (
 	lookupInterval = 5 * time.Second
 	lookupTimeout  = 4 * time.Second
 	maxLookups     = 64 // at the same time
-	// maxInstances bounds the instances of all services, and so the probes that are
-	// in flight.
-	maxInstances = 2000
+	// maxNames is how many names of extra services are looked up each time: a name
+	// server answers 50 a second, however many there are.
+	maxNames = 250
 )
 
 // Resolver looks up the addresses of a name; Go's own does.
@@ -43,7 +43,8 @@ type Instance struct {
 	// id tells it from the service's others where they share an address.
 	id    string
 	Probe Probe
-	// Fresh asks it on a connection of its own; nil where it has no counters.
+	// Fresh asks it on a connection of its own; nil where it has no counters with a
+	// total.
 	Fresh Probe
 }
 
@@ -54,18 +55,31 @@ type endpoint struct {
 	// prober makes the probes of an address, or of the name itself where that is
 	// empty.
 	prober func(address string) (probe, fresh Probe)
-	// closeIdle drops the connections that are kept.
-	closeIdle func()
 
-	// addresses are what the newest look-up that succeeded brought; of the client's
-	// mutex.
+	// servers are those over HTTP, by the address that is dialled. Like addresses,
+	// what the newest look-up that succeeded brought, they are of the client's mutex.
+	servers   map[string]*server
 	addresses []netip.Addr
 	looking   faultlog.Log
+}
+
+// dropIdle drops the connections that are kept, and forgets the servers whose
+// address is gone. It is called under the client's mutex.
+func (e *endpoint) dropIdle() {
+	for address, s := range e.servers {
+		s.drop()
+		at, err := netip.ParseAddrPort(address)
+		if err == nil && len(e.addresses) > 0 && !slices.Contains(e.addresses, at.Addr()) {
+			delete(e.servers, address)
+		}
+	}
 }
 
 // service is a target's endpoints, and the instances that they are now.
 type service struct {
 	endpoints []*endpoint
+	// extra services share config.MaxExtra instances.
+	extra bool
 
 	mu        sync.Mutex
 	instances []Instance
@@ -80,78 +94,143 @@ func (s *service) Instances() []Instance {
 
 // newService prepares the endpoints of a service; each is one instance until its
 // name has been looked up.
-func (c *Client) newService(addresses []string, prepare func(address string) *endpoint) *service {
-	s := &service{}
-	for _, address := range addresses {
+func (c *Client) newService(of config.Service, prepare func(address string) *endpoint) *service {
+	s := &service{extra: of.AllCounters}
+	for _, address := range of.Addresses {
 		s.endpoints = append(s.endpoints, prepare(address))
 	}
-	s.publish(maxInstances)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	s.publish(s.all())
 	c.services = append(c.services, s)
 	return s
 }
 
+// all is how many instances are known of.
+func (s *service) all() (n int) {
+	for _, e := range s.endpoints {
+		n += max(len(e.addresses), 1)
+	}
+	return n
+}
+
 // publish makes the instances of what is known, the first ones by address where
-// there are more than a service may have, and tells how many those were.
-func (s *service) publish(room int) (all int) {
-	var instances []Instance
+// there are more than room.
+func (s *service) publish(room int) {
+	instances := make([]Instance, 0, room)
+	add := func(i Instance) {
+		if len(instances) < room {
+			instances = append(instances, i)
+		}
+	}
 	for n, e := range s.endpoints {
 		id := strconv.Itoa(n) + " "
 		if len(e.addresses) < 2 { // the name itself, as long as it is one
 			probe, fresh := e.prober("")
-			instances = append(instances, Instance{Address: net.JoinHostPort(e.host, e.port), id: id, Probe: probe, Fresh: fresh})
+			add(Instance{Address: net.JoinHostPort(e.host, e.port), id: id, Probe: probe, Fresh: fresh})
 			continue
 		}
 		for _, a := range e.addresses {
 			address := net.JoinHostPort(a.String(), e.port)
 			probe, fresh := e.prober(address)
-			instances = append(instances, Instance{Address: address, id: id, Probe: probe, Fresh: fresh})
+			add(Instance{Address: address, id: id, Probe: probe, Fresh: fresh})
 		}
 	}
-	all = len(instances)
-	instances = instances[:min(all, config.MaxInstances, max(room, 1))]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.instances = instances
-	return all
 }
 
-// names are the endpoints that may be several instances.
-func (c *Client) names() (list []*endpoint) {
+// share gives each service its instances, where one of changed has others now. An
+// extra service has at least one, however many there are of the others. It is
+// called under the mutex.
+func (c *Client) share(changed *service) {
+	room, others := config.MaxExtra, 0
+	for _, s := range c.services {
+		if s.extra {
+			others++
+		}
+	}
+	c.tooMany = 0
+	for _, s := range c.services {
+		all := s.all()
+		share := min(all, config.MaxInstances)
+		if s.extra {
+			others--
+			share = max(min(share, room-others), 1)
+			room -= share
+		}
+		c.tooMany += all - share
+		if s == changed || share != len(s.Instances()) {
+			s.publish(share)
+		}
+	}
+}
+
+// name is an endpoint that may be several instances.
+type name struct {
+	*endpoint
+	of *service
+}
+
+// names are all that there are of the platform's services, and of the extra ones.
+func (c *Client) names() (platform, extra []name) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range c.services {
 		for _, e := range s.endpoints {
-			if _, err := netip.ParseAddr(e.host); err != nil && e.host != "" {
-				list = append(list, e)
+			if _, err := netip.ParseAddr(e.host); err == nil || e.host == "" {
+				continue
+			}
+			if s.extra {
+				extra = append(extra, name{e, s})
+			} else {
+				platform = append(platform, name{e, s})
 			}
 		}
 	}
-	return list
+	return platform, extra
 }
 
 // KeepInstances looks up the names of all services, and again every few seconds,
-// until ctx is done. No cycle waits for it.
+// until ctx is done: of the extra services so many a time, in turn. No cycle waits
+// for it.
 func (c *Client) KeepInstances(ctx context.Context, log zerolog.Logger) {
-	for ctx.Err() == nil && c.Resolver != nil {
-		began := time.Now()
-		c.FindInstances(ctx, log)
-		backoff.Wait(ctx, lookupInterval-time.Since(began))
+	if c.Resolver == nil {
+		return
+	}
+	began := time.Now()
+	c.FindInstances(ctx, log)
+	platform, extra := c.names()
+	for turn := 0; ; turn++ {
+		if backoff.Wait(ctx, lookupInterval-time.Since(began)); ctx.Err() != nil {
+			return
+		}
+		began = time.Now()
+		due := extra
+		if n := (len(extra) + maxNames - 1) / maxNames; n > 1 {
+			first := turn % n * maxNames
+			due = extra[first:min(first+maxNames, len(extra))]
+		}
+		c.find(ctx, log, slices.Concat(platform, due))
 	}
 }
 
 // FindInstances looks up the names of all services once. A look-up that fails
 // changes nothing.
 func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
-	if c.Resolver == nil {
-		return
+	if c.Resolver != nil {
+		platform, extra := c.names()
+		c.find(ctx, log, slices.Concat(platform, extra))
 	}
+}
+
+func (c *Client) find(ctx context.Context, log zerolog.Logger, names []name) {
 	var group errgroup.Group
 	group.SetLimit(maxLookups)
-	for _, e := range c.names() {
+	for _, n := range names {
 		group.Go(func() error {
-			c.lookUp(ctx, log, e)
+			c.lookUp(ctx, log, n)
 			return nil
 		})
 	}
@@ -160,12 +239,12 @@ func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
 	defer c.mu.Unlock()
 	var fault error
 	if c.tooMany > 0 {
-		fault = fmt.Errorf("%d instances too many: a service has at most %d, and all have %d", c.tooMany, config.MaxInstances, maxInstances)
+		fault = fmt.Errorf("%d instances too many: a service has at most %d, and all extra services have %d", c.tooMany, config.MaxInstances, config.MaxExtra)
 	}
 	c.crowded.Observe(log, fault, "too many instances, the last ones by address are not asked", "all instances are asked again")
 }
 
-func (c *Client) lookUp(ctx context.Context, log zerolog.Logger, e *endpoint) {
+func (c *Client) lookUp(ctx context.Context, log zerolog.Logger, e name) {
 	limited, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
 	found, err := c.Resolver.LookupNetIP(limited, "ip", e.host)
@@ -186,15 +265,12 @@ func (c *Client) lookUp(ctx context.Context, log zerolog.Logger, e *endpoint) {
 	if len(found) == 0 || slices.Equal(found, e.addresses) {
 		return
 	}
+	several := len(e.addresses) > 1 || len(found) > 1
 	e.addresses = found
 	// Or one that is gone would be asked on a connection that still stands.
-	e.closeIdle()
-	room := maxInstances
-	c.tooMany = 0
-	for n, s := range c.services {
-		all := s.publish(room - (len(c.services) - n - 1)) // one for each of the others
-		c.tooMany += all - len(s.Instances())
-		room -= len(s.Instances())
+	e.dropIdle()
+	if several {
+		c.share(e.of)
 	}
 }
 

@@ -174,8 +174,9 @@ func TestTheInstancesAreBounded(t *testing.T) {
 	r.set(many...)
 	services := make([]config.Service, 10)
 	for i := range services {
-		services[i] = config.Service{Addresses: []string{fmt.Sprintf("http://s%d:1", i)}}
+		services[i] = config.Service{Addresses: []string{fmt.Sprintf("http://s%d:1", i)}, AllCounters: true}
 	}
+	services = append(services, ingest)
 	client, targets := resolving(&r, services...)
 	var log logtest.Log
 	for range 3 {
@@ -183,11 +184,11 @@ func TestTheInstancesAreBounded(t *testing.T) {
 	}
 	var counts []int
 	total := 0
-	for _, target := range targets {
+	for _, target := range targets[:10] {
 		counts = append(counts, len(asked(target)))
 		total += len(asked(target))
 	}
-	if counts[0] != config.MaxInstances || counts[9] < 1 || total != maxInstances {
+	if counts[0] != config.MaxInstances || counts[9] < 1 || total != config.MaxExtra || len(asked(targets[10])) != config.MaxInstances {
 		t.Errorf("%v instances are asked", counts)
 	}
 	if first := asked(targets[0])[:2]; !slices.Equal(first, []string{"10.0.0.0:1", "10.0.0.1:1"}) {
@@ -196,6 +197,46 @@ func TestTheInstancesAreBounded(t *testing.T) {
 	if n := len(log.Lines(t, "too many instances, the last ones by address are not asked")); n != 1 {
 		t.Errorf("%d lines say so", n)
 	}
+}
+
+// A name server is asked for so many names a second, however many services there
+// are; those of the platform have a look-up in every interval.
+func TestThousandsOfNamesAreLookedUpInTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		lookups := map[string]int{}
+		var r records
+		r.fail(func(_ context.Context, host string) ([]string, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			lookups[host]++
+			return []string{"10.0.0.1"}, nil
+		})
+		services := []config.Service{ingest}
+		for i := range config.MaxExtra {
+			services = append(services, config.Service{Addresses: []string{fmt.Sprintf("http://s%d:1", i)}, AllCounters: true})
+		}
+		client, _ := resolving(&r, services...)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { client.KeepInstances(ctx, zerolog.Nop()) })
+		const turns = config.MaxExtra / maxNames
+		pass(turns*lookupInterval + time.Second)
+		synctest.Wait()
+		mu.Lock()
+		if n := lookups["ingest"]; n != 1+turns {
+			t.Errorf("ingest was looked up %d times", n)
+		}
+		for i := range config.MaxExtra {
+			if n := lookups[fmt.Sprintf("s%d", i)]; n != 2 { // at the start, and in its turn
+				t.Errorf("s%d was looked up %d times", i, n)
+			}
+		}
+		mu.Unlock()
+		cancel()
+		running.Wait()
+	})
 }
 
 // An instance is asked at its address, under the name's name: in the Host header,

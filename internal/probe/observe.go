@@ -2,9 +2,8 @@ package probe
 
 import (
 	"context"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"ops_worker/internal/config"
 	"ops_worker/internal/faultlog"
@@ -42,7 +41,7 @@ func Targets(services []config.Service, client *Client, ping func(context.Contex
 			targets[i].Probe = query(ping)
 			continue
 		}
-		targets[i].Instances = client.newService(s.Addresses, prepare).Instances
+		targets[i].Instances = client.newService(s, prepare).Instances
 	}
 	return targets
 }
@@ -83,15 +82,14 @@ type InstanceReading struct {
 // how many are in flight is bounded by how many there may be.
 func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Observation {
 	readings := make([][]InstanceReading, len(targets))
-	var group errgroup.Group
-	group.SetLimit(maxInstances)
+	var probing sync.WaitGroup
 	for i, t := range targets {
 		instances := t.instances()
 		readings[i] = make([]InstanceReading, len(instances))
 		for n, instance := range instances {
 			reading := &readings[i][n]
 			reading.Address, reading.Again = instance.Address, instance.Fresh
-			group.Go(func() error {
+			probing.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, timeout)
 				defer cancel()
 				reading.ask(ctx, instance)
@@ -99,11 +97,10 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 					defer faultlog.Recovered(ctx, func(error) {})
 					t.Answered(ctx, *reading, len(instances))
 				}
-				return nil
 			})
 		}
 	}
-	_ = group.Wait() // a probe has no error: what goes wrong is its reading
+	probing.Wait()
 	observations := make([]Observation, len(targets))
 	for i, t := range targets {
 		observations[i] = merge(t.Name, readings[i])

@@ -2,6 +2,7 @@
 package probe
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -9,11 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"regexp"
 	"slices"
@@ -89,11 +88,10 @@ type Client struct {
 
 	authorities *x509.CertPool
 
-	mu         sync.Mutex
-	transports []*http.Transport
-	services   []*service
-	tooMany    int // instances that are not asked
-	crowded    faultlog.Log
+	mu       sync.Mutex
+	services []*service
+	tooMany  int // instances that are not asked
+	crowded  faultlog.Log
 }
 
 // NewClient makes the client. A service's certificate must be signed by one of
@@ -111,41 +109,22 @@ func ClientOf(cfg config.Config) *Client {
 	return c
 }
 
-// transport makes the transport of a URL, whose host is the name in a certificate
-// whatever address is asked. It speaks to the services directly, whatever
-// proxy the environment names, and as a transport without a client, which
-// follows no redirect: another host's answer is not the service's. A connection
-// is kept by address, or not at all.
-func (c *Client) transport(u *url.URL, keep bool) *http.Transport {
-	t := &http.Transport{
-		DialContext:            (&net.Dialer{}).DialContext,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.authorities, ServerName: u.Hostname()},
-		DisableKeepAlives:      !keep,
-		DisableCompression:     true,
-		MaxIdleConns:           maxInstances,
-		MaxIdleConnsPerHost:    2,
-		IdleConnTimeout:        2 * time.Minute,
-		MaxResponseHeaderBytes: maxHeader,
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.transports = append(c.transports, t)
-	return t
-}
-
 // Close frees the idle connections.
 func (c *Client) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, t := range c.transports {
-		t.CloseIdleConnections()
+	for _, s := range c.services {
+		for _, e := range s.endpoints {
+			e.dropIdle()
+		}
 	}
 }
 
 // counters probes a URL and reads the counters of its answer: those in keep, and
 // others up to a limit.
 func (c *Client) counters(address string, keep []config.Counter) *endpoint {
-	return c.http(address, true, func(r *Reading, body []byte) {
+	totals := slices.ContainsFunc(keep, func(k config.Counter) bool { return !k.Gauge })
+	return c.http(address, totals, func(r *Reading, body []byte) {
 		if len(body) > maxBody {
 			r.Status, r.Err = Unknown, "the answer is longer than 1 MiB"
 			return
@@ -165,80 +144,104 @@ func (c *Client) status(address string) *endpoint {
 }
 
 // http prepares the endpoint of a URL; fresh says that it is also asked on
-// connections of their own.
+// connections of their own. The host is the name in a certificate whatever address
+// is asked. It is asked directly, whatever proxy the environment names, and no
+// redirect is followed: another host's answer is not the service's.
 func (c *Client) http(address string, fresh bool, read func(*Reading, []byte)) *endpoint {
-	u, err := url.Parse(address)
+	e := &endpoint{servers: map[string]*server{}}
+	request, host, err := requestOf(address, false)
 	if err != nil {
-		return &endpoint{prober: func(string) (Probe, Probe) {
+		e.prober = func(string) (Probe, Probe) {
 			return func(context.Context) Reading { return Reading{Status: Unknown, Err: "not a valid URL"} }, nil
-		}, closeIdle: func() {}}
-	}
-	e := &endpoint{}
-	e.host, e.port = endpointOf(u)
-	kept := c.transport(u, true)
-	e.closeIdle = kept.CloseIdleConnections
-	var once *http.Transport
-	if fresh {
-		once = c.transport(u, false)
-	}
-	e.prober = func(instance string) (probe, fresh Probe) {
-		if once != nil {
-			fresh = get(once, address, instance, read)
 		}
-		return get(kept, address, instance, read), fresh
+		return e
+	}
+	requestOnce, _, _ := requestOf(address, true)
+	u, _ := url.Parse(address) // which requestOf has done
+	e.host, e.port = endpointOf(u)
+	var encryption *tls.Config
+	if u.Scheme == "https" {
+		encryption = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.authorities, ServerName: u.Hostname()}
+	}
+	e.prober = func(instance string) (probe, again Probe) {
+		if instance == "" {
+			instance = net.JoinHostPort(host, e.port)
+		}
+		if e.servers[instance] == nil {
+			e.servers[instance] = &server{address: instance, tls: encryption, keep: keptConnections}
+		}
+		if fresh {
+			again = get(&server{address: instance, tls: encryption}, requestOnce, read)
+		}
+		return get(e.servers[instance], request, read), again
 	}
 	return e
 }
 
-// get asks a URL, at an instance's address where one is given.
-func get(transport *http.Transport, address, instance string, read func(*Reading, []byte)) Probe {
+// keptConnections are how many are kept to a server: each of two loops asks it.
+const keptConnections = 2
+
+// requestOf is a GET of a URL, less the header's end, and the host that is dialled,
+// both as net/http has them. Once says that its connection is not kept.
+func requestOf(address string, once bool) (request []byte, host string, err error) {
+	req, err := http.NewRequest(http.MethodGet, address, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	if user := req.URL.User; user != nil {
+		password, _ := user.Password()
+		req.SetBasicAuth(user.Username(), password)
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "ops-worker")
+	req.Close = once
+	var text bytes.Buffer
+	if err := req.Write(&text); err != nil {
+		return nil, "", err
+	}
+	written, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(text.Bytes())))
+	if err != nil {
+		return nil, "", err
+	}
+	host = (&url.URL{Host: written.Host}).Hostname()
+	return bytes.Clone(bytes.TrimSuffix(text.Bytes(), []byte(headerEnd))), host, nil
+}
+
+const headerEnd = "\r\n"
+
+// get asks a server.
+func get(s *server, request []byte, read func(*Reading, []byte)) Probe {
 	return func(ctx context.Context) (reading Reading) {
 		begin := time.Now()
-		var remote string
-		defer func() { reading.Remote = remote }()
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-			remote = info.Conn.RemoteAddr().String()
-		}})
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-		if err != nil {
-			return Reading{Status: Unknown, Err: "not a valid URL"}
-		}
-		if instance != "" {
-			req.URL.Host = instance // req.Host stays the name
-		}
-		if user := req.URL.User; user != nil {
-			password, _ := user.Password()
-			req.SetBasicAuth(user.Username(), password)
-		}
-		req.Header.Set("Accept", "application/json")
-		req.Header.Set("User-Agent", "ops-worker")
+		whole := make([]byte, 0, len(request)+64)
+		whole = append(whole, request...)
 		if id := TraceID(ctx); id != "" {
-			req.Header.Set(traceHeader, id)
+			whole = append(append(append(whole, traceHeader+": "...), id...), headerEnd...)
 		}
-		resp, err := transport.RoundTrip(req)
+		whole = append(whole, headerEnd...)
+		remote, err := s.get(ctx, whole, func(a answer) {
+			reading = Reading{Status: Healthy, HTTPStatus: a.status, Latency: time.Since(begin)}
+			if a.status != http.StatusOK {
+				reading.Status = Degraded
+				return
+			}
+			read(&reading, a.body)
+		})
 		if err != nil {
-			return failedReading(ctx, err, begin)
+			reading = failedReading(ctx, err, begin)
+			var broken *bodyError
+			if errors.As(err, &broken) {
+				reading.HTTPStatus = broken.status
+			}
 		}
-		defer resp.Body.Close()
-		body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
-		reading = Reading{Status: Healthy, HTTPStatus: resp.StatusCode, Latency: time.Since(begin)}
-		switch {
-		case resp.StatusCode != http.StatusOK:
-			reading.Status = Degraded
-		case err != nil:
-			failed := failedReading(ctx, err, begin)
-			failed.HTTPStatus = resp.StatusCode
-			return failed
-		default:
-			read(&reading, body)
-		}
+		reading.Remote = remote
 		return reading
 	}
 }
 
 // tcp prepares the endpoint of a host:port that is probed by connecting to it.
 func tcp(address string) *endpoint {
-	e := &endpoint{closeIdle: func() {}}
+	e := &endpoint{}
 	e.host, e.port, _ = net.SplitHostPort(address)
 	e.prober = func(instance string) (probe, fresh Probe) {
 		if instance == "" {
