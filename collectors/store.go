@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"ops_worker/db"
 	"ops_worker/internal/faultlog"
 	"ops_worker/internal/lease"
@@ -251,36 +253,70 @@ func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Ti
 		count.Healthy = append(count.Healthy, o.Up())
 	}
 	count.Services = rows.Services
-	upsertRows := func(q *db.Queries) error {
-		if _, err := q.UpsertServiceHealth(ctx, rows); err != nil {
-			return fmt.Errorf("upsert service health: %w", err)
-		}
-		return nil
+	upsertRows := part{
+		func(q *db.Queries) { _, _ = q.UpsertServiceHealth(ctx, rows) },
+		func(results pgx.BatchResults) error {
+			if _, err := results.Exec(); err != nil {
+				return fmt.Errorf("upsert service health: %w", err)
+			}
+			return nil
+		},
 	}
-	countChecks := func(q *db.Queries) error {
-		streaks, err := q.CountChecks(ctx, count)
-		if err != nil {
-			return fmt.Errorf("count checks: %w", err)
-		}
-		checks = make(map[string]int, len(streaks))
-		for _, s := range streaks {
-			checks[s.Service] = int(s.Checks)
-		}
-		return nil
+	countChecks := part{
+		func(q *db.Queries) { _, _ = q.CountChecks(ctx, count) },
+		func(results pgx.BatchResults) error {
+			streaks, err := collect[db.CountChecksRow](results)
+			if err != nil {
+				return fmt.Errorf("count checks: %w", err)
+			}
+			checks = make(map[string]int, len(streaks))
+			for _, s := range streaks {
+				checks[s.Service] = int(s.Checks)
+			}
+			return nil
+		},
 	}
-	err = lease.Fenced(ctx, p.client, token, func(q *db.Queries) error {
-		if err := upsertRows(q); err != nil {
-			return err
-		}
-		return countChecks(q)
-	})
+	err = p.fenced(ctx, token, upsertRows, countChecks)
 	if !db.IsServerError(err) || db.IsTimeout(err) {
 		return checks, unless(err, "health rows are not saved")
 	}
 	// What one table refuses, the other may take.
+	checks = nil
 	return checks, errors.Join(
-		unless(lease.Fenced(ctx, p.client, token, upsertRows), "health rows are not saved"),
-		unless(lease.Fenced(ctx, p.client, token, countChecks), "checks are not counted, each is enough for its alert"))
+		unless(p.fenced(ctx, token, upsertRows), "health rows are not saved"),
+		unless(p.fenced(ctx, token, countChecks), "checks are not counted, each is enough for its alert"))
+}
+
+// part is a statement of a transaction that is sent in one round trip, and what
+// reads its results.
+type part struct {
+	queue func(*db.Queries)
+	read  func(pgx.BatchResults) error
+}
+
+// fenced runs the parts in one transaction that holds the lease.
+func (p *Postgres) fenced(ctx context.Context, token lease.Token, parts ...part) error {
+	return lease.Fenced(ctx, p.client, token, func(batch *pgx.Batch) {
+		for _, part := range parts {
+			db.Queue(batch, part.queue)
+		}
+	}, func(results pgx.BatchResults) error {
+		for _, part := range parts {
+			if err := part.read(results); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// collect reads the rows of a statement, whose columns are T's fields.
+func collect[T any](results pgx.BatchResults) ([]T, error) {
+	rows, err := results.Query()
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[T])
 }
 
 // unless says what an error keeps from being done.
@@ -332,18 +368,31 @@ func (p *Postgres) syncAlerts(ctx context.Context, token lease.Token, observatio
 		params.Healthy = append(params.Healthy, o.Up())
 		params.Reasons = append(params.Reasons, o.Reason())
 	}
-	err = lease.Fenced(ctx, p.client, token, func(q *db.Queries) error {
-		if _, err := q.EnterPlatformScope(ctx); err != nil {
-			return fmt.Errorf("take on a role: %w", err)
-		}
-		row, err := q.SyncSystemAlerts(ctx, params)
-		if err != nil {
-			return fmt.Errorf("sync system alerts: %w", explain(err, alertAdvice))
-		}
-		opened, closed = row.Opened, row.Closed
-		return nil
+	err = p.fenced(ctx, token, part{
+		func(q *db.Queries) { _, _ = q.EnterPlatformScope(ctx) },
+		func(results pgx.BatchResults) error {
+			if _, err := results.Exec(); err != nil {
+				return fmt.Errorf("take on a role: %w", err)
+			}
+			return nil
+		},
+	}, part{
+		func(q *db.Queries) { _, _ = q.SyncSystemAlerts(ctx, params) },
+		func(results pgx.BatchResults) error {
+			rows, err := collect[db.SyncSystemAlertsRow](results)
+			if err != nil {
+				return fmt.Errorf("sync system alerts: %w", explain(err, alertAdvice))
+			}
+			for _, row := range rows { // there is one
+				opened, closed = row.Opened, row.Closed
+			}
+			return nil
+		},
 	})
-	return opened, closed, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return opened, closed, nil
 }
 
 // expireLimit is the server's time-out for a batch of expired samples: where the

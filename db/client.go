@@ -42,6 +42,17 @@ func (c *Client) Write(ctx context.Context, fn func(*Queries) error) error {
 	return c.do(ctx, ReadWrite, fn)
 }
 
+// WriteTogether runs what queue adds to a batch as one transaction, in one round
+// trip; read takes the results of what was queued. Each may wait for a lock as long
+// as it may run.
+func (c *Client) WriteTogether(ctx context.Context, queue func(*pgx.Batch), read func(pgx.BatchResults) error) error {
+	ctx, cancel := withDeadline(ctx, c.Limit)
+	defer cancel()
+	return c.retrying(ctx, func() error {
+		return InOneTrip(ctx, c.Pool, ReadWrite, Limits{Statement: c.Limit, Lock: c.Limit}, queue, read)
+	})
+}
+
 func (c *Client) do(ctx context.Context, options pgx.TxOptions, fn func(*Queries) error) error {
 	ctx, cancel := withDeadline(ctx, c.Limit)
 	defer cancel()
@@ -135,6 +146,9 @@ func IsMissingTable(err error) bool { return code(err) == "42P01" }
 // IsForbidden reports whether a right was missing, or row-level security would
 // have hidden rows.
 func IsForbidden(err error) bool { return code(err) == "42501" }
+
+// IsDivisionByZero reports whether a statement divided by zero, as HoldLease does.
+func IsDivisionByZero(err error) bool { return code(err) == "22012" }
 
 // isConflict reports whether another transaction was in the way at that moment:
 // a serialization failure or a deadlock.

@@ -110,11 +110,14 @@ func (q *Queries) CreateLease(ctx context.Context, name string) error {
 	return err
 }
 
-const HoldLease = `-- name: HoldLease :one
-SELECT epoch
-FROM ops_worker_lease
-WHERE name = $1 AND holder = $2 AND epoch = $3 AND expires_at > clock_timestamp()
-FOR KEY SHARE
+const HoldLease = `-- name: HoldLease :exec
+WITH held AS (
+    SELECT epoch
+    FROM ops_worker_lease
+    WHERE name = $1 AND holder = $2 AND epoch = $3 AND expires_at > clock_timestamp()
+    FOR KEY SHARE
+)
+SELECT 1 / count(*) FROM held
 `
 
 type HoldLeaseParams struct {
@@ -124,14 +127,13 @@ type HoldLeaseParams struct {
 }
 
 // The fence: locks the lease to the end of the transaction while it is still
-// this holder's. No row: write nothing. A take-over waits for this lock; the
-// holder's own stores and renewals, which change no key, do not, however long
-// the transaction waits for a table of the platform.
-func (q *Queries) HoldLease(ctx context.Context, arg HoldLeaseParams) (int64, error) {
-	row := q.db.QueryRow(ctx, HoldLease, arg.Name, arg.Holder, arg.Epoch)
-	var epoch int64
-	err := row.Scan(&epoch)
-	return epoch, err
+// this holder's, and else divides by zero, so that what stands behind it in the
+// same round trip is not run. A take-over waits for this lock; the holder's own
+// stores and renewals, which change no key, do not, however long the transaction
+// waits for a table of the platform.
+func (q *Queries) HoldLease(ctx context.Context, arg HoldLeaseParams) error {
+	_, err := q.db.Exec(ctx, HoldLease, arg.Name, arg.Holder, arg.Epoch)
+	return err
 }
 
 const LockLease = `-- name: LockLease :execrows

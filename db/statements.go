@@ -148,7 +148,7 @@ func WorkerStatements() []Statement {
 		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.AcquireLease(ctx, AcquireLeaseParams{}) }},
 		{ForLease, false, func(ctx context.Context, q *Queries) { _ = q.CreateLease(ctx, "") }},
 		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.CorrectNewestCycle(ctx, CorrectNewestCycleParams{}) }},
-		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.HoldLease(ctx, HoldLeaseParams{}) }},
+		{ForLease, false, func(ctx context.Context, q *Queries) { _ = q.HoldLease(ctx, HoldLeaseParams{}) }},
 		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.LockLease(ctx, "") }},
 		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.ReadLease(ctx, "") }},
 		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.ReleaseLease(ctx, ReleaseLeaseParams{}) }},

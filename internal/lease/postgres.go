@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"ops_worker/db"
 )
 
@@ -34,15 +36,24 @@ func lost(err error) error {
 // counts for nothing.
 const FutureLimit = time.Hour
 
-// Fenced runs fn in a transaction that holds the lease. Without it nothing is
-// written, and the error is ErrLost; fn's own queries return at least a row.
-func Fenced(ctx context.Context, client *db.Client, token Token, fn func(*db.Queries) error) error {
-	return lost(client.InTx(ctx, func(q *db.Queries) error {
-		if _, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
+// Fenced runs what queue adds to a batch in a transaction that holds the lease, in
+// one round trip. Without it nothing is written, and the error is ErrLost.
+func Fenced(ctx context.Context, client *db.Client, token Token, queue func(*pgx.Batch), read func(pgx.BatchResults) error) error {
+	return client.WriteTogether(ctx, func(batch *pgx.Batch) {
+		db.Queue(batch, func(q *db.Queries) {
+			_ = q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch})
+		})
+		queue(batch)
+	}, func(results pgx.BatchResults) error {
+		_, err := results.Exec()
+		switch {
+		case db.IsDivisionByZero(err):
+			return ErrLost
+		case err != nil:
 			return fmt.Errorf("hold lease: %w", err)
 		}
-		return fn(q)
-	}))
+		return read(results)
+	})
 }
 
 // Check fails with ErrLost where the lease is not token's. It locks nothing.

@@ -1,12 +1,14 @@
 package lease_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/db"
@@ -69,19 +71,22 @@ func TestATakeoverWaitsForTheStoreInFlight(t *testing.T) {
 	t.Parallel()
 	pool, client := onDatabase(t, 5*time.Second)
 	token := acquire(t, client, "a")
-	inStore, finish := make(chan struct{}), make(chan struct{})
+	// Another transaction has what the store needs.
+	other, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Exec(t.Context(), "LOCK TABLE service_health"); err != nil {
+		t.Fatal(err)
+	}
 	var storing sync.WaitGroup
 	storing.Go(func() {
-		err := lease.Fenced(t.Context(), client, token, func(*db.Queries) error {
-			close(inStore)
-			<-finish
-			return nil
-		})
+		err := lease.Fenced(t.Context(), client, token, queueSave, discard)
 		if err != nil {
 			t.Error(err)
 		}
 	})
-	<-inStore
+	pgtest.Eventually(t, "the store waits for a lock", func() bool { return pgtest.Count(t, pool, waiting) == 1 })
 	// The lease runs out while the store is in flight.
 	if _, err := pool.Exec(t.Context(), "UPDATE ops_worker_lease SET expires_at = clock_timestamp()"); err != nil {
 		t.Fatal(err)
@@ -91,11 +96,41 @@ func TestATakeoverWaitsForTheStoreInFlight(t *testing.T) {
 		_, err := lease.NewPostgres(client).Acquire(t.Context(), "b", time.Minute)
 		taken <- err
 	}()
-	pgtest.Eventually(t, "the take-over waits for a lock", func() bool { return pgtest.Count(t, pool, waiting) == 1 })
-	close(finish)
+	pgtest.Eventually(t, "the take-over waits for a lock too", func() bool { return pgtest.Count(t, pool, waiting) == 2 })
+	if err := other.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	storing.Wait()
 	if err := <-taken; err != nil {
 		t.Error(err)
+	}
+}
+
+// queueSave queues a write, and discard takes its result.
+func queueSave(batch *pgx.Batch) {
+	db.Queue(batch, func(q *db.Queries) {
+		_, _ = q.UpsertServiceHealth(context.Background(), db.UpsertServiceHealthParams{
+			Services: []string{"a"}, Statuses: []string{"healthy"}, LatenciesMs: []int32{1}, Details: []string{"{}"}, CheckedAt: time.Now()})
+	})
+}
+
+func discard(results pgx.BatchResults) error {
+	_, err := results.Exec()
+	return err
+}
+
+func TestAStoreWithoutTheLeaseWritesNothing(t *testing.T) {
+	t.Parallel()
+	pool, client := onDatabase(t, 5*time.Second)
+	token := acquire(t, client, "a")
+	const rows = "SELECT count(*) FROM service_health"
+	for name, lost := range map[string]lease.Token{"another's": {Holder: "b", Epoch: token.Epoch}, "an earlier one": {Holder: "a", Epoch: token.Epoch - 1}} {
+		if err := lease.Fenced(t.Context(), client, lost, queueSave, discard); !errors.Is(err, lease.ErrLost) || pgtest.Count(t, pool, rows) != 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := lease.Fenced(t.Context(), client, token, queueSave, discard); err != nil || pgtest.Count(t, pool, rows) != 1 {
+		t.Errorf("with the lease: %v", err)
 	}
 }
 
@@ -103,7 +138,10 @@ func TestAStoppedStoreDoesNotHoldTheLeaseForEver(t *testing.T) {
 	t.Parallel()
 	pool, client := onDatabase(t, 300*time.Millisecond)
 	token := acquire(t, client, "a")
-	err := lease.Fenced(t.Context(), client, token, func(q *db.Queries) error {
+	err := client.InTx(t.Context(), func(q *db.Queries) error {
+		if err := q.HoldLease(t.Context(), db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
+			return err
+		}
 		// As a process that is stopped here: the transaction idles.
 		pgtest.Eventually(t, "the server ends the idle transaction", func() bool { return pgtest.Count(t, pool, idling) == 0 })
 		_, err := q.Now(t.Context())
