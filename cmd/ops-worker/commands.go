@@ -23,6 +23,7 @@ import (
 	"ops_worker/internal/config"
 	"ops_worker/internal/faultlog"
 	"ops_worker/internal/heartbeat"
+	"ops_worker/internal/humanize"
 	"ops_worker/internal/listener"
 	"ops_worker/internal/spool"
 )
@@ -149,7 +150,7 @@ func runOn(ctx context.Context, cfg config.Config, p pools, heart collectors.Hea
 	for i, s := range worker.Targets {
 		names[i] = s.Name
 	}
-	log.Info().Str("version", version).Str("commit", commit).Strs("monitored", names).
+	log.Info().Str("version", version).Str("commit", commit).Int("services", len(names)).Strs("monitored", humanize.Few(names, 50)).
 		Stringer("health_interval", cfg.HealthInterval).Stringer("metrics_interval", cfg.MetricsInterval).
 		Bool("system_alerts", cfg.SystemAlerts).Msg("ops-worker starts")
 	var serving sync.WaitGroup

@@ -3,6 +3,7 @@ package humanize
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -33,3 +34,11 @@ func two(d, large time.Duration, largeUnit string, small time.Duration, smallUni
 
 // OneLine folds a text of several lines.
 func OneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+// Few are the first names of a list, and how many more there are.
+func Few(names []string, most int) []string {
+	if len(names) <= most {
+		return names
+	}
+	return append(slices.Clone(names[:most]), fmt.Sprintf("and %d more", len(names)-most))
+}

@@ -1,6 +1,7 @@
 package humanize
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -19,6 +20,16 @@ func TestAge(t *testing.T) {
 	} {
 		if got := Age(d); got != want {
 			t.Errorf("Age(%d) = %s, want %s", d, got, want)
+		}
+	}
+}
+
+func TestFew(t *testing.T) {
+	t.Parallel()
+	names := []string{"a", "b", "c"}
+	for most, want := range map[int]string{3: "a b c", 2: "a b and 1 more", 0: "and 3 more"} {
+		if got := strings.Join(Few(names, most), " "); got != want {
+			t.Errorf("%d: %s", most, got)
 		}
 	}
 }
