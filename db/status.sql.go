@@ -13,7 +13,8 @@ import (
 const StatusAlerts = `-- name: StatusAlerts :many
 
 SELECT CASE WHEN fingerprint LIKE 'system-health:%' THEN substr(fingerprint, 15) ELSE fingerprint END::text AS service,
-       status, left(coalesce(summary, ''), 500)::text AS summary, created_at
+       status, left(coalesce(summary, ''), 500)::text AS summary, created_at,
+       (count(*) OVER ())::bigint AS open
 FROM fleet_alert
 WHERE tenant_id = '__system__'
   AND status IN ('OPEN', 'ACKNOWLEDGED')
@@ -26,13 +27,15 @@ type StatusAlertsRow struct {
 	Status    string
 	Summary   string
 	CreatedAt time.Time
+	Open      int64
 }
 
 // What `ops-worker status` asks, once, or with --watch every few seconds while
 // somebody looks on. Every query runs in a read-only transaction of its own with
 // a statement time-out, needs no right but SELECT, and works on a hot standby;
 // one that fails costs its own section.
-// The system alerts that are open, acknowledged ones included, the oldest first.
+// The system alerts that are open, acknowledged ones included, the oldest first,
+// and how many there are.
 // A newer schema's partial index holds them; an older one's holds the open ones
 // alone, and the acknowledged cost a scan of fleet_alert.
 func (q *Queries) StatusAlerts(ctx context.Context) ([]StatusAlertsRow, error) {
@@ -49,6 +52,7 @@ func (q *Queries) StatusAlerts(ctx context.Context) ([]StatusAlertsRow, error) {
 			&i.Status,
 			&i.Summary,
 			&i.CreatedAt,
+			&i.Open,
 		); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,7 +107,14 @@ func printHealth(out io.Writer, observations []probe.Observation, asJSON bool) e
 		}
 		return printJSON(out, rows)
 	}
-	return printTable(out, []string{"SERVICE", "STATUS", "LATENCY", "COUNTERS", "REASON"}, len(observations), func(i int) []any {
+	// Of many services those are shown that are not well.
+	well := 0
+	if len(observations) > mostRows {
+		all := len(observations)
+		observations = slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool { return o.Status == probe.Healthy })
+		well = all - len(observations)
+	}
+	err := printTable(out, []string{"SERVICE", "STATUS", "LATENCY", "COUNTERS", "REASON"}, len(observations), func(i int) []any {
 		o := observations[i]
 		latency, reason := "-", "-"
 		if o.Latency > 0 {
@@ -117,7 +125,14 @@ func printHealth(out io.Writer, observations []probe.Observation, asJSON bool) e
 		}
 		return []any{o.Service, o.Status, latency, len(o.Counters), reason}
 	})
+	if well > 0 {
+		fmt.Fprintf(out, "and %d services that are healthy: --json has all\n", well)
+	}
+	return err
 }
+
+// mostRows is how many services are shown whatever they are.
+const mostRows = 50
 
 func printMetrics(out io.Writer, cycle spool.Cycle, asJSON bool) error {
 	if asJSON {

@@ -175,7 +175,7 @@ const maxWrongEntries = 10
 // %2C.
 func extraServices(p *problems, value string) []Service {
 	var list []Service
-	reserved, taken := map[string]bool{platformSamples: true}, map[string]bool{}
+	reserved, taken := map[string]bool{PlatformSamples: true}, map[string]bool{}
 	for _, r := range platformServices {
 		reserved[r.Name] = true
 	}
@@ -238,7 +238,7 @@ const (
 	// WorkerService is the service under which the worker's own samples are written,
 	// whatever SERVICE_NAME is.
 	WorkerService = "ops_worker"
-	// platformSamples is the service under which the platform's own samples are
+	// PlatformSamples is the service under which the platform's own samples are
 	// written.
-	platformSamples = "platform"
+	PlatformSamples = "platform"
 )

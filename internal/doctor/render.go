@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"ops_worker/internal/humanize"
 )
 
 // The table fits into the terminal's width, within bounds, unless a single word is
@@ -27,6 +29,9 @@ func widthOf(out io.Writer) int {
 	}
 	return defaultWidth
 }
+
+// mostFound is how many lines of a check are shown.
+const mostFound = 40
 
 // advicePrefix marks what to do among what was found.
 const advicePrefix = "-> "
@@ -51,10 +56,13 @@ func (r Report) print(out io.Writer, width int) error {
 	}
 	for _, c := range r.rows() {
 		var lines []string
-		for _, found := range c.Found {
+		for _, found := range humanize.Few(c.Found, mostFound) {
 			lines = append(lines, wrap(found, room, "", "  ")...)
 		}
-		for _, advice := range c.Advice {
+		if len(c.Found) > mostFound {
+			lines = append(lines, "--json shows all")
+		}
+		for _, advice := range humanize.Few(c.Advice, mostFound) {
 			lines = append(lines, wrap(advice, room, advicePrefix, "   ")...)
 		}
 		if len(lines) == 0 {

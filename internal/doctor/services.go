@@ -17,11 +17,20 @@ func checkServices(ctx context.Context, r *run, f *findings) error {
 	if err != nil {
 		return err
 	}
+	well := 0
 	for i, o := range observations {
 		target := r.targets[i]
 		advice := fmt.Sprintf("start %s, or correct %s", o.Service, target.Variable)
-		if target.Kind == config.ProbeDatabase {
+		switch {
+		case target.Kind == config.ProbeDatabase:
 			advice = "see connection"
+		case target.AllCounters && len(observations) > mostFound:
+			advice = "start them, or correct " + target.Variable
+		}
+		if target.AllCounters && o.Status == probe.Healthy {
+			if well++; well > shownWell {
+				continue
+			}
 		}
 		switch o.Status {
 		case probe.Healthy:
@@ -36,8 +45,14 @@ func checkServices(ctx context.Context, r *run, f *findings) error {
 				"%s: several instances answer at %s: counters that cannot be told apart are not stored", o.Service, strings.Join(mixed, ", "))
 		}
 	}
+	if well > shownWell {
+		f.note("%d more extra services are healthy", well-shownWell)
+	}
 	return nil
 }
+
+// shownWell is how many extra services that are healthy have a line of their own.
+const shownWell = 20
 
 // instances says how many there are, where there are more than one.
 func instances(o probe.Observation) string {

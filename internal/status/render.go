@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"golang.org/x/text/width"
 
+	"ops_worker/internal/config"
 	"ops_worker/internal/probe"
 )
 
@@ -276,8 +278,9 @@ func (r Report) serviceLines(width int) []line {
 	if len(r.Services) == 0 {
 		return []line{{{"SERVICES", bold}, {text: gap + "none has been checked"}}}
 	}
-	rows := make([][]cell, len(r.Services))
-	for i, s := range r.Services {
+	services, hidden := shownServices(r.Services)
+	rows := make([][]cell, len(services))
+	for i, s := range services {
 		since, latency := "-", "-"
 		if s.Since != nil {
 			since = r.age(*s.Since)
@@ -292,10 +295,64 @@ func (r Report) serviceLines(width int) []line {
 		rows[i] = []cell{{text: s.Service}, {string(s.State), stateStyles[s.State]}, {text: since}, {text: latency}, {text: r.age(s.CheckedAt)}, {text: reason}}
 	}
 	lines := table([]column{{head: "SERVICE", most: max(16, width/4)}, {head: "STATE"}, {head: "FOR", right: true}, {head: "LATENCY", right: true}, {head: "CHECKED", right: true}, {head: "REASON"}}, rows)
+	lines = append(lines, hidden...)
 	if reason := r.Unreadable[SinceSection]; reason != "" {
 		lines = append(lines, line{{"FOR is not known: " + reason, faint}})
 	}
 	return lines
+}
+
+// mostLines is how many services, and series of services that the platform does not
+// have, are shown.
+const mostLines = 50
+
+// shownServices are all where they are few, else those of the platform and the
+// first that are not healthy, with a line that counts the others.
+func shownServices(all []Service) (shown []Service, hidden []line) {
+	if len(all) <= mostLines {
+		return all, nil
+	}
+	well, unwell, room := 0, 0, mostLines
+	for _, s := range all {
+		switch {
+		case isPlatform(s.Service):
+			shown = append(shown, s)
+		case s.State == probe.Healthy:
+			well++
+		case room > 0:
+			room--
+			shown = append(shown, s)
+		default:
+			unwell++
+		}
+	}
+	if unwell > 0 {
+		hidden = append(hidden, line{{fmt.Sprintf("and %d more that are not healthy: --json has all", unwell), red}})
+	}
+	return shown, append(hidden, line{{fmt.Sprintf("and %d more that are healthy", well), green}})
+}
+
+// shownSeries are those of the platform, and the first of others.
+func shownSeries(all []Series) (shown []Series, hidden []line) {
+	room := mostLines
+	for _, s := range all {
+		if isPlatform(s.Service) || room > 0 {
+			shown = append(shown, s)
+		}
+		if !isPlatform(s.Service) {
+			room--
+		}
+	}
+	if more := len(all) - len(shown); more > 0 {
+		hidden = []line{{{fmt.Sprintf("and %d more of extra services: --json has all", more), faint}}}
+	}
+	return shown, hidden
+}
+
+// isPlatform reports whether a service, or what is counted under its name, is the
+// platform's own.
+func isPlatform(name string) bool {
+	return name == config.PlatformSamples || slices.ContainsFunc(config.PlatformServices(), func(s config.Service) bool { return s.Name == name })
 }
 
 func (r Report) alertLines(width int) []line {
@@ -313,7 +370,11 @@ func (r Report) alertLines(width int) []line {
 		}
 		rows[i] = []cell{{text: a.Service}, {strings.ToLower(clean(a.Status)), colour}, {text: r.age(a.OpenedAt)}, {text: a.Summary}}
 	}
-	return table([]column{{head: "ALERT", most: max(16, width/4)}, {head: "STATUS"}, {head: "AGE", right: true}, {head: "SUMMARY"}}, rows)
+	lines := table([]column{{head: "ALERT", most: max(16, width/4)}, {head: "STATUS"}, {head: "AGE", right: true}, {head: "SUMMARY"}}, rows)
+	if r.AlertsOpen > len(r.Alerts) {
+		lines = append(lines, line{{fmt.Sprintf("and %d more", r.AlertsOpen-len(r.Alerts)), red}})
+	}
+	return lines
 }
 
 func (r Report) seriesLines(width int) []line {
@@ -323,8 +384,9 @@ func (r Report) seriesLines(width int) []line {
 	if len(r.Series) == 0 {
 		return []line{{{"METRICS", bold}, {text: gap + "there are no samples"}}}
 	}
-	rows := make([][]cell, len(r.Series))
-	for i, s := range r.Series {
+	series, hidden := shownSeries(r.Series)
+	rows := make([][]cell, len(series))
+	for i, s := range series {
 		now, change, colour := "-", "-", plain
 		if s.Value != nil {
 			now = s.format(*s.Value)
@@ -347,10 +409,10 @@ func (r Report) seriesLines(width int) []line {
 	lines := table(head, rows)
 	room := sparkWidth(width - lines[0].width() - len(gap))
 	lines[0] = append(lines[0], piece{text: gap}, piece{"LAST HOUR", bold})
-	for i, s := range r.Series {
+	for i, s := range series {
 		lines[i+1] = append(lines[i+1], piece{text: gap}, piece{sparkline(merge(s.LastHour, room)), cyan})
 	}
-	return lines
+	return append(lines, hidden...)
 }
 
 // format writes a value of the series in the unit that its name says.

@@ -61,8 +61,8 @@ func sampled() gathering {
 			{Service: "postgres", Healthy: true, Since: before(time.Hour), Checks: 60, CheckedAt: before(80 * time.Second)}, // of another check
 		},
 		alerts: []db.StatusAlertsRow{
-			{Service: "ingest", Status: "OPEN", Summary: "Service unhealthy: ingest (HTTP 503)", CreatedAt: before(12 * time.Minute)},
-			{Service: "mqtt", Status: "ACKNOWLEDGED", Summary: "Service unhealthy: mqtt (connection refused)", CreatedAt: before(26 * time.Hour)},
+			{Service: "ingest", Status: "OPEN", Summary: "Service unhealthy: ingest (HTTP 503)", CreatedAt: before(12 * time.Minute), Open: 2},
+			{Service: "mqtt", Status: "ACKNOWLEDGED", Summary: "Service unhealthy: mqtt (connection refused)", CreatedAt: before(26 * time.Hour), Open: 2},
 		},
 		series: []db.StatusSeriesRow{
 			wave(db.StatusSeriesRow{Service: "evaluator", MetricName: "healthy"}, 0, 60, sine(1, 0)),
@@ -307,5 +307,35 @@ func TestMerge(t *testing.T) {
 		if got := sparkWidth(room); got != want || buckets%want != 0 {
 			t.Errorf("sparkWidth(%d) = %d, want %d", room, got, want)
 		}
+	}
+}
+
+// Of thousands of services the page shows the platform's, and what is not well.
+func TestThePageOfThousandsOfServicesIsShort(t *testing.T) {
+	t.Parallel()
+	g := sampled()
+	for i := range 2000 {
+		row := db.StatusServicesRow{Service: fmt.Sprintf("s%04d", i), Status: "healthy", State: "healthy", CheckedAt: before(time.Second)}
+		if i%4 != 0 {
+			row.Status, row.State = "unhealthy", "down"
+		}
+		g.services = append(g.services, row)
+		g.series = append(g.series, db.StatusSeriesRow{Service: row.Service, MetricName: "n", Newest: before(time.Second), Value: 1})
+	}
+	for i := range 98 {
+		g.alerts = append(g.alerts, db.StatusAlertsRow{Service: fmt.Sprintf("s%04d", i), Status: "OPEN", CreatedAt: before(time.Second), Open: 1502})
+	}
+	var page strings.Builder
+	if err := g.report(5*time.Second, time.Minute).Print(&page, 120, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"evaluator", "ingest", "devices_online", "s0001", "and 1451 more that are not healthy: --json has all",
+		"and 500 more that are healthy", "and 1402 more", "more of extra services: --json has all"} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("%q is missing", want)
+		}
+	}
+	if n := strings.Count(page.String(), "\n"); n > 250 || t.Failed() {
+		t.Errorf("%d lines:\n%.6000s", n, page.String())
 	}
 }

@@ -52,8 +52,10 @@ type Report struct {
 	NewestSample *time.Time `json:"newest_sample_at"`
 	NewestCheck  *time.Time `json:"newest_check_at"`
 	Services     []Service  `json:"services"`
-	Alerts       []Alert    `json:"alerts"`
-	Series       []Series   `json:"series"`
+	// Alerts are the oldest that are open; AlertsOpen is how many there are.
+	Alerts     []Alert  `json:"alerts"`
+	AlertsOpen int      `json:"alerts_open"`
+	Series     []Series `json:"series"`
 }
 
 // Database is the server that was asked.
@@ -364,6 +366,7 @@ func (g *gathering) report(metrics, health time.Duration) Report {
 	r.addServices(g.services, g.streaks, health)
 	for _, a := range g.alerts {
 		r.Alerts = append(r.Alerts, Alert{Service: clean(a.Service), Status: a.Status, OpenedAt: a.CreatedAt, Summary: clean(a.Summary)})
+		r.AlertsOpen = int(a.Open)
 	}
 	r.addSeries(g.series, metrics)
 	return r
@@ -410,6 +413,10 @@ func (r *Report) addLeader(lease *db.ReadLeaseRow, interval time.Duration) {
 }
 
 func (r *Report) addServices(rows []db.StatusServicesRow, streaks []db.StatusStreaksRow, interval time.Duration) {
+	of := map[string]db.StatusStreaksRow{}
+	for _, k := range streaks {
+		of[k.Service] = k
+	}
 	for _, row := range rows {
 		s := Service{Service: clean(row.Service), State: state(row), CheckedAt: row.CheckedAt}
 		if row.LatencyMs >= 0 {
@@ -424,10 +431,8 @@ func (r *Report) addServices(rows []db.StatusServicesRow, streaks []db.StatusStr
 			}
 		}
 		// A streak of another check is one of a worker that counted and then did not.
-		i := slices.IndexFunc(streaks, func(k db.StatusStreaksRow) bool { return k.Service == row.Service })
-		if i >= 0 && streaks[i].CheckedAt.Equal(row.CheckedAt) && streaks[i].Healthy == (s.State == probe.Healthy) {
-			since := streaks[i].Since
-			s.Since, s.Checks = &since, streaks[i].Checks
+		if k, counted := of[row.Service]; counted && k.CheckedAt.Equal(row.CheckedAt) && k.Healthy == (s.State == probe.Healthy) {
+			s.Since, s.Checks = &k.Since, k.Checks
 		}
 		if r.NewestCheck == nil || s.CheckedAt.After(*r.NewestCheck) {
 			at := s.CheckedAt

@@ -4,11 +4,13 @@
 -- one that fails costs its own section.
 
 -- name: StatusAlerts :many
--- The system alerts that are open, acknowledged ones included, the oldest first.
+-- The system alerts that are open, acknowledged ones included, the oldest first,
+-- and how many there are.
 -- A newer schema's partial index holds them; an older one's holds the open ones
 -- alone, and the acknowledged cost a scan of fleet_alert.
 SELECT CASE WHEN fingerprint LIKE 'system-health:%' THEN substr(fingerprint, 15) ELSE fingerprint END::text AS service,
-       status, left(coalesce(summary, ''), 500)::text AS summary, created_at
+       status, left(coalesce(summary, ''), 500)::text AS summary, created_at,
+       (count(*) OVER ())::bigint AS open
 FROM fleet_alert
 WHERE tenant_id = '__system__'
   AND status IN ('OPEN', 'ACKNOWLEDGED')
