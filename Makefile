@@ -97,10 +97,14 @@ test-cutover: image ## run every command of docs/cut-over.md on real containers,
 	OPS_WORKER_IMAGE=$(IMAGE) PLATFORM_SIM_IMAGE=$(SIM_IMAGE) \
 	  go test -race -count=1 -v -timeout 20m -tags cutover $(TESTFLAGS) -run '^TestCutOver$$' ./internal/cutovertest
 
+# With the processor and the garbage collection of a worker that runs. BENCH_PACE is the pause before each cycle.
+BENCH_PACE ?= 1s
+
 .PHONY: bench
-bench: ## run the benchmarks
+bench: ## run the benchmarks, the cycles at a pace (BENCH_PACE)
 	@scripts/setup-postgres.sh
-	go test -run '^$$' -bench . -benchmem $(TESTFLAGS) ./...
+	GOGC=40 BENCH_PACE=$(BENCH_PACE) go test -run '^$$' -cpu 1 -bench 'BareCycle|MetricsCycle|HealthCycle' -benchtime 20x -benchmem $(TESTFLAGS) ./collectors
+	GOGC=40 go test -run '^$$' -cpu 1 -bench . -skip 'BareCycle|MetricsCycle|HealthCycle' -benchtime 10x -benchmem $(TESTFLAGS) ./...
 
 .PHONY: image
 image: ## build the container image

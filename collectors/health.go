@@ -215,5 +215,8 @@ func logMany(ctx context.Context, observations []probe.Observation, changed []in
 			event = event.Int(string(status), n)
 		}
 	}
+	if i := slices.IndexFunc(changed, func(i int) bool { return observations[i].Status != probe.Healthy }); i >= 0 {
+		event = event.Str("reason", observations[changed[i]].Reason())
+	}
 	event.Strs("monitored", humanize.Few(names, mostLines)).Msg("many services changed")
 }

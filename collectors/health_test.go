@@ -324,7 +324,7 @@ func TestManyServicesThatFallHaveOneLine(t *testing.T) {
 		if len(services) != 2 || len(opened) != 1 || len(closed) != 1 || len(log.Lines(t, "service changed"))+len(log.Lines(t, "system alert opened"))+len(log.Lines(t, "system alert closed")) > 0 {
 			t.Fatalf("%d, %d and %d lines", len(services), len(opened), len(closed))
 		}
-		want := map[string]any{"services": 1500.0, "down": 1499.0, "unknown": 1.0, "level": "warn"}
+		want := map[string]any{"services": 1500.0, "down": 1499.0, "unknown": 1.0, "level": "warn", "reason": "no answer within 5s"}
 		for key, value := range want {
 			if services[0][key] != value {
 				t.Errorf("%s is %v, want %v", key, services[0][key], value)

@@ -51,6 +51,9 @@ func (s Sample) Storable() error {
 	if math.IsNaN(s.Value) || math.IsInf(s.Value, 0) {
 		return errors.New("its value is no finite number")
 	}
+	if s.Tags == "{}" { // as nearly all are
+		return nil
+	}
 	var tags map[string]any
 	if err := json.Unmarshal([]byte(s.Tags), &tags); err != nil || tags == nil || len(s.Tags) > maxTags || strings.Contains(s.Tags, `\u`) {
 		return errors.New("its tags are no JSON object that the database takes")
