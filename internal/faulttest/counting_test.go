@@ -68,15 +68,7 @@ func TestATableThatTakesLong(t *testing.T) {
 func TestAStandbyThatCounts(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	standby, err := r.server.Standby(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := standby.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	standby := r.standby()
 	onStandby, err := pgxpool.New(t.Context(), standby.URL("iotcloud"))
 	if err != nil {
 		t.Fatal(err)
@@ -92,6 +84,9 @@ func TestAStandbyThatCounts(t *testing.T) {
 	w := r.start("AGGREGATE_DATABASE_URL=" + address.String())
 	r.settle()
 	r.eventually("the standby's lag is a sample", func() bool { return r.newest("standby_lag_seconds") < time.Second })
+	for _, metric := range []string{"replication_lag_bytes", "wal_bytes"} {
+		r.eventually(metric+" is a sample", func() bool { return r.newest(metric) < time.Hour })
+	}
 	r.exec("INSERT INTO device_state (tenant_id, device_id, site_id, status) VALUES ('t', 'd', 's', 'ONLINE')")
 	r.eventually("the device is counted", func() bool {
 		n, err := r.tryCount("SELECT count(*) FROM system_metrics WHERE metric_name = 'devices_online' AND value = 1")

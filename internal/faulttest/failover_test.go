@@ -57,15 +57,7 @@ func TestStatusDuringAFailover(t *testing.T) {
 		n, err := r.tryCount("SELECT count(*) FROM service_health")
 		return err == nil && n == 3
 	})
-	standby, err := r.server.Standby(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := standby.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	standby := r.standby()
 
 	terminal := ptytest.New(t)
 	watch := exec.Command(binary, "status", "--watch", "--every", "1s")
@@ -124,6 +116,7 @@ func TestStatusDuringAFailover(t *testing.T) {
 	}
 
 	// Promoted: the worker goes on there, and nothing is left to say.
+	var err error
 	if r.direct, err = pgxpool.New(t.Context(), standby.URL("iotcloud")); err != nil {
 		t.Fatal(err)
 	}

@@ -161,6 +161,21 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
+// standby starts a hot standby of the server.
+func (r *rig) standby() *pgserver.Server {
+	r.t.Helper()
+	standby, err := r.server.Standby(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() {
+		if err := standby.Close(); err != nil {
+			r.t.Error(err)
+		}
+	})
+	return standby
+}
+
 func (r *rig) exec(sql string, args ...any) {
 	r.t.Helper()
 	if _, err := r.direct.Exec(r.t.Context(), sql, args...); err != nil {
