@@ -213,8 +213,11 @@ func (p *pacer) counted(list []db.Aggregate, began time.Time, a *Aggregates, bes
 			delete(a.Failed, paced.Name)
 		case db.IsServerError(err):
 			paced.failed = true
-		default: // the connection is at fault
+		default:
+			// The connection is at fault. What can wait is read beside the cycles first: a
+			// database that comes back is slow, and must not lose the next cycle too.
 			paced.begun = time.Time{}
+			paced.tooLong = paced.tooLong || paced.Every > 0
 			if beside {
 				delete(a.Failed, paced.Name)
 			}

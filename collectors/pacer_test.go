@@ -235,6 +235,41 @@ func TestWhatFailsIsTriedAgainWhenItIsWanted(t *testing.T) {
 	cycle(26*time.Second, "large", nil) // no reading at all
 }
 
+// A database that is slow when it comes back has time for what every cycle has.
+func TestAfterAnOutageACycleReadsItsOwnFirst(t *testing.T) {
+	p := newPacer(fourAggregates, 5*time.Second, 0.02)
+	now := time.Now().Truncate(time.Minute)
+	due := func() string {
+		var names []string
+		for _, a := range p.due(now, minuteOf(now)) {
+			names = append(names, a.Name)
+		}
+		return strings.Join(names, " ")
+	}
+	if got := due(); got != "cheap minutely large larger" {
+		t.Fatal(got)
+	}
+	away := failedAll(fourAggregates, errors.New("no answer"))
+	p.counted(fourAggregates, now, &away, false)
+	now = now.Add(5 * time.Second)
+	if got := due(); got != "cheap large" {
+		t.Errorf("due is %q", got)
+	}
+	for range 2 {
+		next, ok := p.nextBeside(now)
+		if !ok {
+			t.Fatal("nothing is due beside the cycles")
+		}
+		a := Aggregates{Answered: true}
+		a.read(next.Name, time.Millisecond)
+		p.counted([]db.Aggregate{next}, now, &a, true)
+	}
+	now = now.Add(time.Minute)
+	if got := due(); got != "cheap minutely large larger" {
+		t.Errorf("due is %q", got)
+	}
+}
+
 func TestASlowAggregateOfAnEarlierTermIsNoSampleOfThisOne(t *testing.T) {
 	p := newPacer(fourAggregates, 5*time.Second, 0.02)
 	a := Aggregates{Answered: true}
