@@ -17,7 +17,7 @@ import (
 // BENCH_DEVICES=10000000, which takes minutes and some 6 GB of disk.
 func fleetSizes(b *testing.B) []int {
 	b.Helper()
-	sizes := []int{10_000, 100_000, 1_000_000}
+	sizes := []int{10_000, 100_000, 500_000, 1_000_000}
 	if text := os.Getenv("BENCH_DEVICES"); text != "" {
 		most, err := strconv.Atoi(text)
 		if err != nil {
