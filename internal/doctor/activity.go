@@ -131,7 +131,7 @@ type series struct {
 }
 
 // expectedSeries are what the services report and what the aggregates yield now.
-func (r *run) expectedSeries(ctx context.Context, f *findings) ([]series, error) {
+func (r *run) expectedSeries(ctx context.Context) ([]series, error) {
 	return r.expected.get(func() ([]series, error) {
 		observations, err := r.observations(ctx)
 		if err != nil {
@@ -183,7 +183,7 @@ func checkSamples(ctx context.Context, r *run, f *findings) error {
 	if err != nil {
 		return err
 	}
-	expected, err := r.expectedSeries(ctx, f)
+	expected, err := r.expectedSeries(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,13 +206,13 @@ func checkSamples(ctx context.Context, r *run, f *findings) error {
 	}
 	longest := patience * interval
 	s := samples{rows: rows, now: now, held: lease.held(), longest: map[string]time.Duration{}, newest: map[string]time.Time{}}
-	every := map[series]time.Duration{}
+	every := map[db.SampleName]time.Duration{}
 	for _, e := range expected {
-		every[series{service: e.service, metric: e.metric}] = e.every
+		every[db.SampleName{Service: e.service, Metric: e.metric}] = e.every
 	}
 	for _, row := range rows {
 		// Numbers of a large table have a pace of their own.
-		s.patience = append(s.patience, max(longest, patience*every[series{service: row.Service, metric: row.MetricName}]))
+		s.patience = append(s.patience, max(longest, patience*every[db.SampleName{Service: row.Service, Metric: row.MetricName}]))
 	}
 	for i, row := range rows {
 		if row.Newest.After(s.newest[row.Service]) {

@@ -119,7 +119,7 @@ type extent struct {
 }
 
 func (r *run) extent(ctx context.Context, t *timescale, f *findings) (e extent, err error) {
-	params, err := r.seriesParams(ctx, f)
+	params, err := r.seriesParams(ctx)
 	if err != nil {
 		return e, err
 	}

@@ -31,8 +31,8 @@ const tooClose = 0.75
 
 // seriesParams asks for every point in the window of the series of every cycle. Of
 // the others a name may have several points of one time.
-func (r *run) seriesParams(ctx context.Context, f *findings) (db.DoctorSeriesParams, error) {
-	expected, err := r.expectedSeries(ctx, f)
+func (r *run) seriesParams(ctx context.Context) (db.DoctorSeriesParams, error) {
+	expected, err := r.expectedSeries(ctx)
 	if err != nil {
 		return db.DoctorSeriesParams{}, err
 	}
@@ -71,7 +71,7 @@ func (r *run) evidence(ctx context.Context, f *findings) (e evidence, err error)
 	if err != nil {
 		return e, err
 	}
-	params, err := r.seriesParams(ctx, f)
+	params, err := r.seriesParams(ctx)
 	if err != nil {
 		return e, err
 	}
