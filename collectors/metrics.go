@@ -128,6 +128,7 @@ func (c *MetricsCollector) loops(interval time.Duration) []*Loop {
 
 // Once gathers all there is, however long the aggregates take, and stores.
 func (c *MetricsCollector) Once(ctx context.Context) error {
+	c.timeout = probe.Timeout // no next cycle is due
 	c.begin()
 	c.countBeside(ctx, c.pacer.takeAll())
 	if err := c.Gather(ctx); err != nil {

@@ -189,6 +189,29 @@ func TestTheMetricsLoopKeepsItsInterval(t *testing.T) {
 	})
 }
 
+// The interval is what a loop has for a cycle. One alone has the time that a probe may
+// take.
+func TestOneCycleTakesItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		slow := func(ctx context.Context) probe.Reading {
+			select {
+			case <-time.After(probe.Timeout / 2):
+				return probe.Reading{Status: probe.Healthy, Counters: map[string]float64{"messages_received": 12}}
+			case <-ctx.Done():
+				return probe.Reading{Status: probe.Unknown}
+			}
+		}
+		collector := NewMetricsCollector(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": slow}), store, heldLease(t, store), spool.NewMemory(10), 200*time.Millisecond)
+		if err := collector.Once(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := table(collector.Last().Samples); !slices.Contains(got, "ingest healthy 1") {
+			t.Errorf("samples %q, want those of a service that takes %s", got, probe.Timeout/2)
+		}
+	})
+}
+
 func TestCyclesAreBufferedWhileTheDatabaseIsAwayAndStoredInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
