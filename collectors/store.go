@@ -66,7 +66,7 @@ var _ Store = (*Postgres)(nil)
 
 // Ping runs a query.
 func (p *Postgres) Ping(ctx context.Context) error {
-	return p.client.Read(ctx, func(q *db.Queries) error {
+	return p.client.Read(ctx, func(ctx context.Context, q *db.Queries) error {
 		_, err := q.Now(ctx)
 		return err
 	})
@@ -192,14 +192,14 @@ func (p *Postgres) AppendCycles(ctx context.Context, token lease.Token, cycles [
 	}
 	var row db.AppendSamplesRow
 	appendOnce := func() error {
-		return p.client.Write(ctx, func(q *db.Queries) (err error) {
+		return p.client.Write(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 			row, err = q.AppendSamples(ctx, params)
 			return err
 		})
 	}
 	if err = appendOnce(); err == nil && !row.Trusted {
 		// A clock that was wrong has left a newest cycle that is none.
-		if err = p.client.InTx(ctx, func(q *db.Queries) error { return lease.CorrectNewestCycle(ctx, q) }); err == nil {
+		if err = p.client.InTx(ctx, func(ctx context.Context, q *db.Queries) error { return lease.CorrectNewestCycle(ctx, q) }); err == nil {
 			err = appendOnce()
 		}
 	}
@@ -224,7 +224,7 @@ func (p *Postgres) NewestValues(ctx context.Context, series []Series) (map[Serie
 		params.Services = append(params.Services, s.Service)
 	}
 	values := map[Series]float64{}
-	err := p.client.InTx(ctx, func(q *db.Queries) error {
+	err := p.client.InTx(ctx, func(ctx context.Context, q *db.Queries) error {
 		rows, err := q.NewestValues(ctx, params)
 		for _, r := range rows {
 			values[Series{r.Service, r.MetricName}] = r.Value
@@ -409,7 +409,7 @@ const dropLimit = 10 * time.Second
 func (p *Postgres) ExpireSamples(ctx context.Context, token lease.Token, cutoff time.Time, batch int) (removed int64, more bool, err error) {
 	var expirer db.Expirer
 	var timescale *db.Timescale
-	if err := p.client.InTx(ctx, func(q *db.Queries) (err error) {
+	if err := p.client.InTx(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 		expirer, timescale, err = db.FindExpirer(ctx, q)
 		return err
 	}); err != nil {
@@ -419,7 +419,7 @@ func (p *Postgres) ExpireSamples(ctx context.Context, token lease.Token, cutoff 
 	if expirer == db.ExpiresByChunk {
 		limit = dropLimit
 	}
-	err = p.client.InTxOf(ctx, limit, func(q *db.Queries) error {
+	err = p.client.InTxOf(ctx, limit, func(ctx context.Context, q *db.Queries) error {
 		if err := lease.Check(ctx, q, token); err != nil {
 			return fmt.Errorf("read lease: %w", err)
 		}

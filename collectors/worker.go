@@ -218,7 +218,7 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	var session db.DescribeSessionRow
 	var role string
 	var timescale *db.Timescale
-	describeErr := w.client.InTx(ctx, func(q *db.Queries) (err error) {
+	describeErr := w.client.InTx(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 		if session, err = q.DescribeSession(ctx); err != nil {
 			return err
 		}
@@ -263,7 +263,7 @@ func (w *Worker) schemaIsAnothers(err error) bool {
 // canCollect reports whether the tables stand without which nothing is collected.
 func (w *Worker) canCollect(ctx context.Context) bool {
 	var stands map[string]db.DescribeRelationsRow
-	err := w.client.InTx(ctx, func(q *db.Queries) (err error) {
+	err := w.client.InTx(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 		stands, err = db.StandingRelations(ctx, q)
 		return err
 	})

@@ -33,12 +33,12 @@ func NewClient(pool *pgxpool.Pool, limit time.Duration) *Client {
 
 // Read runs fn, whose every statement is a transaction of its own that only
 // reads, in one round trip.
-func (c *Client) Read(ctx context.Context, fn func(*Queries) error) error {
+func (c *Client) Read(ctx context.Context, fn func(context.Context, *Queries) error) error {
 	return c.do(ctx, ReadOnly, fn)
 }
 
 // Write is Read for statements that write.
-func (c *Client) Write(ctx context.Context, fn func(*Queries) error) error {
+func (c *Client) Write(ctx context.Context, fn func(context.Context, *Queries) error) error {
 	return c.do(ctx, ReadWrite, fn)
 }
 
@@ -53,10 +53,10 @@ func (c *Client) WriteTogether(ctx context.Context, queue func(*pgx.Batch), read
 	})
 }
 
-func (c *Client) do(ctx context.Context, options pgx.TxOptions, fn func(*Queries) error) error {
+func (c *Client) do(ctx context.Context, options pgx.TxOptions, fn func(context.Context, *Queries) error) error {
 	ctx, cancel := withDeadline(ctx, c.Limit)
 	defer cancel()
-	return c.retrying(ctx, func() error { return fn(New(oneTrip{c.Pool, options, c.limits()})) })
+	return c.retrying(ctx, func() error { return fn(ctx, New(oneTrip{c.Pool, options, c.limits()})) })
 }
 
 // limits leave time for other statements where one waits for a lock.
@@ -69,15 +69,17 @@ func BatchLimits(limit time.Duration) Limits {
 }
 
 // InTx runs fn in a transaction.
-func (c *Client) InTx(ctx context.Context, fn func(*Queries) error) error {
+func (c *Client) InTx(ctx context.Context, fn func(context.Context, *Queries) error) error {
 	return c.InTxOf(ctx, c.Limit, fn)
 }
 
 // InTxOf is InTx with a limit of its own for each statement.
-func (c *Client) InTxOf(ctx context.Context, limit time.Duration, fn func(*Queries) error) error {
+func (c *Client) InTxOf(ctx context.Context, limit time.Duration, fn func(context.Context, *Queries) error) error {
 	ctx, cancel := withDeadline(ctx, limit)
 	defer cancel()
-	return c.retrying(ctx, func() error { return InTx(ctx, c.Pool, ReadWrite, limit, fn) })
+	return c.retrying(ctx, func() error {
+		return InTx(ctx, c.Pool, ReadWrite, limit, func(q *Queries) error { return fn(ctx, q) })
+	})
 }
 
 // Retrying runs fn, and once more where its connection turned out to be dead.
@@ -96,6 +98,10 @@ func withDeadline(ctx context.Context, limit time.Duration) (context.Context, co
 func (c *Client) retrying(ctx context.Context, fn func() error) error {
 	err := fn()
 	switch {
+	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		// The server ends a statement before that: the connection may be half open, and
+		// those beside it too. The next statement gets a new one.
+		c.Pool.Reset()
 	case ctx.Err() != nil:
 	case IsConnectionError(err):
 		c.Pool.Reset()

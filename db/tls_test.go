@@ -308,8 +308,8 @@ func TestAFailedRotationClosesNoConnection(t *testing.T) {
 	t.Cleanup(pool.Close)
 	client := db.NewClient(pool, 5*time.Second)
 	now := func() error {
-		return client.Read(t.Context(), func(q *db.Queries) error {
-			_, err := q.Now(t.Context())
+		return client.Read(t.Context(), func(ctx context.Context, q *db.Queries) error {
+			_, err := q.Now(ctx)
 			return err
 		})
 	}

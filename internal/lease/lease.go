@@ -318,6 +318,7 @@ func (l *Lease) lead(ctx context.Context, lead func(context.Context)) (lost stri
 // holder.
 func (l *Lease) keep(ctx context.Context) (lost string) {
 	var renewing faultlog.Log
+	retry := backoff.New(min(maxPoll, l.ttl/3))
 	timer := time.NewTimer(l.ttl / 3)
 	defer timer.Stop()
 	for {
@@ -338,9 +339,15 @@ func (l *Lease) keep(ctx context.Context) (lost string) {
 			return ""
 		}
 		renewing.Observe(l.log, err, "lease cannot be renewed, collecting goes on", "lease is renewed again")
-		if err == nil && holder != l.holder {
+		if err != nil {
+			// A third of its time is gone, and what failed may have been one connection.
+			timer.Reset(retry.NextBackOff())
+			continue
+		}
+		if holder != l.holder {
 			return holder
 		}
+		retry.Reset()
 		timer.Reset(l.ttl / 3)
 	}
 }

@@ -124,6 +124,32 @@ func TestALeaderGoesOnWhileTheDatabaseIsAway(t *testing.T) {
 	})
 }
 
+// Each connection of a pool may be half open. A leader goes through them before its
+// lease runs out.
+func TestALeaderRepeatsARenewalThatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplicas(t)
+		l := r.start("a")
+		synctest.Wait()
+		r.start("b")
+		failures := 0
+		r.store.SetFail(func(operation string) error {
+			if operation == "renew" && failures < 4 {
+				failures++
+				return errors.New("half open")
+			}
+			return nil
+		})
+		pass(time.Minute)
+		if epoch := l.Token().Epoch; failures != 4 || epoch != 1 {
+			t.Errorf("%d failures, epoch %d, want the first one after 4", failures, epoch)
+		}
+		if terms := r.stopAll(); len(terms) == 0 || terms[0].holder != "a" || terms[0].end != time.Minute {
+			t.Errorf("terms: %v, want one of a that lasts", terms)
+		}
+	})
+}
+
 func TestAfterAnOutageTheLeaderComesBackForItsLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newReplicas(t)

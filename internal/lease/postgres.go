@@ -68,7 +68,7 @@ func Check(ctx context.Context, q *db.Queries, token Token) error {
 // Look reads the lease without locking it.
 func (p *Postgres) Look(ctx context.Context) (State, error) {
 	var row db.ReadLeaseRow
-	err := p.client.Read(ctx, func(q *db.Queries) (err error) {
+	err := p.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 		row, err = q.ReadLease(ctx, db.LeaseName)
 		return err
 	})
@@ -80,7 +80,7 @@ func (p *Postgres) Look(ctx context.Context) (State, error) {
 
 // Touch fails where the database refuses writes.
 func (p *Postgres) Touch(ctx context.Context) error {
-	return p.client.Write(ctx, func(q *db.Queries) error {
+	return p.client.Write(ctx, func(ctx context.Context, q *db.Queries) error {
 		_, err := q.TouchLease(ctx, db.LeaseName)
 		return err
 	})
@@ -88,7 +88,7 @@ func (p *Postgres) Touch(ctx context.Context) error {
 
 // Acquire takes the lease if it can be had.
 func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration) (grant Grant, err error) {
-	err = p.client.InTx(ctx, func(q *db.Queries) error {
+	err = p.client.InTx(ctx, func(ctx context.Context, q *db.Queries) error {
 		rows, err := q.LockLease(ctx, db.LeaseName)
 		if err != nil {
 			return fmt.Errorf("lock lease: %w", err)
@@ -120,7 +120,7 @@ func CorrectNewestCycle(ctx context.Context, q *db.Queries) error {
 
 // Renew extends the lease.
 func (p *Postgres) Renew(ctx context.Context, token Token, ttl time.Duration) (now time.Time, err error) {
-	err = p.client.Write(ctx, func(q *db.Queries) error {
+	err = p.client.Write(ctx, func(ctx context.Context, q *db.Queries) error {
 		now, err = q.RenewLease(ctx, db.RenewLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch, TtlSeconds: ttl.Seconds()})
 		return err
 	})
@@ -130,7 +130,7 @@ func (p *Postgres) Renew(ctx context.Context, token Token, ttl time.Duration) (n
 // Release hands the lease back.
 func (p *Postgres) Release(ctx context.Context, token Token) error {
 	var rows int64
-	err := p.client.Write(ctx, func(q *db.Queries) (err error) {
+	err := p.client.Write(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 		rows, err = q.ReleaseLease(ctx, db.ReleaseLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch})
 		return err
 	})

@@ -138,13 +138,13 @@ func TestAStoppedStoreDoesNotHoldTheLeaseForEver(t *testing.T) {
 	t.Parallel()
 	pool, client := onDatabase(t, 300*time.Millisecond)
 	token := acquire(t, client, "a")
-	err := client.InTx(t.Context(), func(q *db.Queries) error {
-		if err := q.HoldLease(t.Context(), db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
+	err := client.InTx(t.Context(), func(ctx context.Context, q *db.Queries) error {
+		if err := q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
 			return err
 		}
 		// As a process that is stopped here: the transaction idles.
 		pgtest.Eventually(t, "the server ends the idle transaction", func() bool { return pgtest.Count(t, pool, idling) == 0 })
-		_, err := q.Now(t.Context())
+		_, err := q.Now(ctx)
 		return err
 	})
 	if err == nil {
