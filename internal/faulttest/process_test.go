@@ -59,14 +59,19 @@ func TestTheLeaderIsFrozenAndWakes(t *testing.T) {
 }
 
 // Frozen again and again, and so in the middle of a store sooner or later: the
-// server's limit on idle transactions lets the standby take over.
+// server's limit on idle transactions lets the standby take over. Each has stored
+// a cycle before: a leader that is frozen without one adds its gap to the last's.
 func TestTheLeaderIsFrozenAnywhere(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	leader, standby := r.pair()
 	r.mark()
 	for i := range 12 {
-		r.lasting(interval/3 + time.Duration(i)*7*time.Millisecond)
+		r.eventually("the leader has stored a cycle", func() bool {
+			n, err := r.tryCount("SELECT count(*) FROM ops_worker_lease WHERE last_cycle_at > acquired_at")
+			return err == nil && n == 1
+		})
+		r.lasting(interval/2 + time.Duration(i)*interval/12)
 		leader.signal(syscall.SIGSTOP)
 		r.eventually("the standby leads", func() bool { return r.leads(standby) })
 		leader.signal(syscall.SIGCONT)
