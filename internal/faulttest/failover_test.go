@@ -54,8 +54,7 @@ func TestStatusDuringAFailover(t *testing.T) {
 	w := r.start()
 	r.settle()
 	r.within(righting, "the services were checked", func() bool {
-		n, err := r.tryCount("SELECT count(*) FROM service_health")
-		return err == nil && n == 3
+		return r.counts(3, "SELECT count(*) FROM service_health")
 	})
 	standby := r.standby()
 

@@ -68,8 +68,7 @@ func TestTheLeaderIsFrozenAnywhere(t *testing.T) {
 	r.mark()
 	for i := range 12 {
 		r.eventually("the leader has stored a cycle", func() bool {
-			n, err := r.tryCount("SELECT count(*) FROM ops_worker_lease WHERE last_cycle_at > acquired_at")
-			return err == nil && n == 1
+			return r.counts(1, "SELECT count(*) FROM ops_worker_lease WHERE last_cycle_at > acquired_at")
 		})
 		r.lasting(interval/2 + time.Duration(i)*interval/12)
 		leader.signal(syscall.SIGSTOP)

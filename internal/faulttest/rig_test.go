@@ -199,6 +199,12 @@ func (r *rig) tryCount(sql string, args ...any) (n int, err error) {
 	return n, err
 }
 
+// counts reports whether the database answers, and with want.
+func (r *rig) counts(want int, sql string, args ...any) bool {
+	n, err := r.tryCount(sql, args...)
+	return err == nil && n == want
+}
+
 // worker is one worker process.
 type worker struct {
 	t       *testing.T
@@ -282,8 +288,7 @@ func (w *worker) end(s syscall.Signal) int {
 
 // leads reports whether this worker holds the lease, after the database.
 func (r *rig) leads(w *worker) bool {
-	n, err := r.tryCount("SELECT count(*) FROM ops_worker_lease WHERE holder LIKE '%/' || $1::text || '/%' AND expires_at > clock_timestamp()", strconv.Itoa(w.pid()))
-	return err == nil && n == 1
+	return r.counts(1, "SELECT count(*) FROM ops_worker_lease WHERE holder LIKE '%/' || $1::text || '/%' AND expires_at > clock_timestamp()", strconv.Itoa(w.pid()))
 }
 
 // pair starts two workers and returns the one that collects first.
@@ -312,8 +317,7 @@ func (r *rig) settle() {
 	before := r.cycles()
 	r.eventually("cycles are stored", func() bool { return r.cycles() >= before+4 })
 	r.eventually("the newest cycle is a new one", func() bool {
-		n, err := r.tryCount(`SELECT count(*) FROM ops_worker_lease WHERE clock_timestamp() - last_cycle_at < interval '1 second'`)
-		return err == nil && n == 1
+		return r.counts(1, `SELECT count(*) FROM ops_worker_lease WHERE clock_timestamp() - last_cycle_at < interval '1 second'`)
 	})
 }
 
@@ -387,8 +391,7 @@ func (r *rig) holds(fault string, promised time.Duration) {
 		r.t.Errorf("%s: a gap of %s, promised %s", fault, gap, promised)
 	}
 	r.within(righting, "service_health is right", func() bool {
-		n, err := r.tryCount(`SELECT count(*) FROM service_health WHERE status = 'healthy' AND checked_at > clock_timestamp() - interval '11 seconds'`)
-		return err == nil && n == 3
+		return r.counts(3, `SELECT count(*) FROM service_health WHERE status = 'healthy' AND checked_at > clock_timestamp() - interval '11 seconds'`)
 	})
 	for _, w := range r.workers {
 		select {
@@ -401,8 +404,7 @@ func (r *rig) holds(fault string, promised time.Duration) {
 		}
 	}
 	r.within(righting, "no alert is left open", func() bool {
-		n, err := r.tryCount("SELECT count(*) FROM fleet_alert WHERE status <> 'CLOSED'")
-		return err == nil && n == 0
+		return r.counts(0, "SELECT count(*) FROM fleet_alert WHERE status <> 'CLOSED'")
 	})
 }
 
