@@ -24,10 +24,10 @@ func Watch(ctx context.Context, reading func(context.Context) (Report, error), t
 	if !term.IsTerminal(int(t.In.Fd())) || !term.IsTerminal(int(t.Out.Fd())) {
 		return errors.New("there is no terminal to draw on")
 	}
-	reads, cancel := context.WithCancel(ctx)
-	defer cancel() // one that is under way ends too
+	running, cancel := context.WithCancel(ctx)
+	defer cancel() // a reading or a tick that is under way ends too
 	p := tea.NewProgram(
-		program{reads, reading, screen{colour: t.Colour, every: every, width: 80, height: 24}},
+		program{running, reading, screen{colour: t.Colour, every: every, width: 80, height: 24}},
 		tea.WithInput(t.In), tea.WithOutput(t.Out), tea.WithoutSignalHandler(),
 	)
 	defer context.AfterFunc(ctx, p.Quit)()
@@ -60,7 +60,7 @@ func (p program) Update(message tea.Msg) (tea.Model, tea.Cmd) {
 	p.screen, next = p.screen.update(event)
 	var commands []tea.Cmd
 	if _, ticked := event.(tickEvent); ticked {
-		commands = append(commands, tea.Tick(time.Second, func(now time.Time) tea.Msg { return tickEvent(now) }))
+		commands = append(commands, p.tick)
 	}
 	switch next {
 	case read:
@@ -72,6 +72,18 @@ func (p program) Update(message tea.Msg) (tea.Model, tea.Cmd) {
 		commands = append(commands, tea.Quit)
 	}
 	return p, tea.Batch(commands...)
+}
+
+// tick is a second from now. The library's own would outlive the program.
+func (p program) tick() tea.Msg {
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case now := <-timer.C:
+		return tickEvent(now)
+	case <-p.ctx.Done():
+		return nil
+	}
 }
 
 // View draws on the terminal's second screen, so that what stood there comes back.
