@@ -8,9 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"ops_worker/db"
 	"ops_worker/internal/spool"
 )
@@ -31,84 +28,57 @@ type Aggregates struct {
 	// did not.
 	Answered    bool
 	StandbyAway error
-	// Samples are those of each aggregate that was read, and Took is how long the server
-	// was busy with it.
+	// Samples are those of each aggregate that was read.
 	Samples map[string][]spool.Sample
-	Took    map[string]time.Duration
+	// Took is how long the call of each took that was read, or that the server ended for
+	// its duration. Of one that failed otherwise it is not known.
+	Took map[string]time.Duration
 	// Failed holds an error for each aggregate that yielded no samples.
 	Failed map[string]error
 }
 
-// readAggregates runs aggregates in one round trip, which is one transaction, and
-// makes that trip for none as well: it shows that the database answers. Where one
-// fails, the server drops the rest of that trip, and those behind it go in another:
-// a missing table costs its own samples and one more round trip. The error is one of
-// the connection, and all that is left has it.
-func readAggregates(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, list []db.Aggregate) (result Aggregates, err error) {
+// readAggregates reads aggregates in one transaction, and makes one for none as well:
+// it shows that the database answers. One that fails ends its transaction, and those
+// behind it go in another: a missing table costs its own samples. Where the fault is
+// the connection's, all that is left has it.
+func readAggregates(ctx context.Context, client *db.Client, list []db.Aggregate) (result Aggregates) {
 	for {
-		done, err := readBatch(ctx, pool, aggregateLimit(ctx, limit), list, &result)
-		list = list[done:]
-		if err != nil && (!result.Answered || ctx.Err() != nil || !db.IsServerError(err)) {
+		limit := aggregateLimit(ctx, client.Limit)
+		var began time.Time // the call under way
+		err := client.ReadWithin(ctx, db.Limits{Statement: limit, Lock: limit / 4}, func(ctx context.Context, q *db.Queries) error {
+			result.Answered, began = true, time.Now()
+			return db.ReadAggregates(ctx, q, list, func(a db.Aggregate, samples []db.Sample, took time.Duration) {
+				result.read(a.Name, took, finite(samples)...)
+				list, began = list[1:], time.Now()
+			})
+		})
+		switch {
+		case len(list) == 0:
+			return result // where the commit fails nothing is lost: it only reads
+		case ctx.Err() != nil || !db.IsServerError(err):
 			for _, a := range list {
 				result.fail(a.Name, err)
 			}
-			return result, err
+			return result
 		}
-		if err != nil && len(list) > 0 {
-			result.fail(list[0].Name, explain(err, readAdvice))
-			list = list[1:]
+		result.fail(list[0].Name, explain(err, readAdvice))
+		if db.IsTimeout(err) {
+			result.took(list[0].Name, time.Since(began))
 		}
-		if len(list) == 0 {
-			return result, nil // where the commit fails nothing is lost: the batch only reads
+		if list = list[1:]; len(list) == 0 {
+			return result
 		}
 	}
 }
 
-// readBatch reads aggregates until one fails and returns how many did not.
-func readBatch(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, list []db.Aggregate, result *Aggregates) (done int, err error) {
-	platform := slices.IndexFunc(list, func(a db.Aggregate) bool { return a.Platform }) // the first of them
-	queue := func(batch *pgx.Batch) {
-		for i, a := range list {
-			if i == platform {
-				db.Queue(batch, func(q *db.Queries) { _, _ = q.EnterPlatformScope(ctx) })
-			}
-			batch.Queue(a.Timed())
-		}
-	}
-	err = db.InOneTrip(ctx, pool, db.ReadOnly, db.BatchLimits(limit), queue, func(results pgx.BatchResults) error {
-		result.Answered = true
-		for i, a := range list {
-			if i == platform {
-				if _, err := results.Exec(); err != nil {
-					return err
-				}
-			}
-			samples, took, err := readSamples(results)
-			if err != nil {
-				return err
-			}
-			result.read(a.Name, took, samples...)
-			done++
-		}
-		return nil
-	})
-	return done, err
-}
-
-// readSamples reads the rows of one aggregate, and how long the server took. A chart
-// has no place for NaN, nor has JSON.
-func readSamples(results pgx.BatchResults) (samples []spool.Sample, took time.Duration, err error) {
-	rows, err := results.Query()
-	if err != nil {
-		return nil, 0, err
-	}
-	read, err := pgx.CollectRows(rows, pgx.RowToStructByName[db.TimedSamplesRow])
-	for _, r := range read {
+// finite leaves out NaN and the infinities, for which a chart has no place.
+func finite(rows []db.Sample) (samples []spool.Sample) {
+	for _, r := range rows {
 		if !math.IsNaN(r.Value) && !math.IsInf(r.Value, 0) {
 			samples = append(samples, spool.Sample{Metric: r.MetricName, Service: r.Service, Tags: r.Tags, Value: r.Value})
 		}
 	}
-	return samples, db.Took(read), err
+	return samples
 }
 
 // merge adds what a newer reading has brought. Of an aggregate that both have the newer
@@ -120,8 +90,8 @@ func (a *Aggregates) merge(newer Aggregates) {
 	for name, err := range newer.Failed {
 		a.fail(name, err)
 	}
-	for name, took := range newer.Took {
-		a.read(name, took, newer.Samples[name]...)
+	for name, samples := range newer.Samples {
+		a.read(name, newer.Took[name], samples...)
 	}
 }
 
@@ -141,10 +111,18 @@ func (a *Aggregates) fail(name string, err error) {
 }
 
 func (a *Aggregates) read(name string, took time.Duration, samples ...spool.Sample) {
-	if a.Took == nil {
-		a.Samples, a.Took = map[string][]spool.Sample{}, map[string]time.Duration{}
+	if a.Samples == nil {
+		a.Samples = map[string][]spool.Sample{}
 	}
-	a.Samples[name], a.Took[name] = samples, took
+	a.Samples[name] = samples
+	a.took(name, took)
+}
+
+func (a *Aggregates) took(name string, took time.Duration) {
+	if a.Took == nil {
+		a.Took = map[string]time.Duration{}
+	}
+	a.Took[name] = took
 }
 
 // What mends an error about row-level security.

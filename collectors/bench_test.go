@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
 
@@ -156,7 +155,8 @@ func BenchmarkMetricsCycle(b *testing.B) {
 }
 
 // BenchmarkBareCycle does the work of a cycle of 15 samples and nothing else: two
-// GETs, one read of the aggregates, one insert, with net/http and pgx as they come.
+// GETs, the generated queries one by one, one insert, with net/http and pgx as they
+// come.
 func BenchmarkBareCycle(b *testing.B) {
 	url := playedServices(b)
 	pool, err := pgxpool.New(b.Context(), pgtest.New(b).URL)
@@ -186,24 +186,15 @@ func BenchmarkBareCycle(b *testing.B) {
 				names, services, values = append(names, name), append(services, service), append(values, value)
 			}
 		}
-		batch := &pgx.Batch{}
-		for _, a := range everyCycle() {
-			batch.Queue(a.Timed())
-		}
-		results := pool.SendBatch(b.Context(), batch)
-		for range everyCycle() {
-			samples, _, err := readSamples(results)
-			if err != nil {
-				return err
-			}
+		err := db.ReadAggregates(b.Context(), db.New(pool), everyCycle(), func(_ db.Aggregate, samples []db.Sample, _ time.Duration) {
 			for _, s := range samples {
-				names, services, values = append(names, s.Metric), append(services, s.Service), append(values, s.Value)
+				names, services, values = append(names, s.MetricName), append(services, s.Service), append(values, s.Value)
 			}
-		}
-		if err := results.Close(); err != nil {
+		})
+		if err != nil {
 			return err
 		}
-		_, err := pool.Exec(b.Context(), insert, time.Now(), names, services, values)
+		_, err = pool.Exec(b.Context(), insert, time.Now(), names, services, values)
 		return err
 	})
 }

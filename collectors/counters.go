@@ -87,7 +87,6 @@ func (k *counterKeeper) begin(token lease.Token) bool {
 // resume finds out where the totals go on from that it is not known of yet: what is
 // stored, or waits for that in the buffer. Without it there are none.
 func (k *counterKeeper) resume(ctx context.Context, store Store, waiting func() []spool.Cycle) {
-	defer faultlog.Recovered(ctx, func(error) {})
 	var series []Series
 	for _, kept := range k.services {
 		for _, name := range kept.unknown() {

@@ -63,9 +63,7 @@ func BenchmarkAggregates(b *testing.B) {
 				for b.Loop() {
 					for i, a := range list {
 						if err := db.InTx(b.Context(), pool, db.ReadOnly, 10*time.Minute, func(q *db.Queries) error {
-							rows, err := a.Read(context.WithoutCancel(b.Context()), q)
-							costs[i] += db.Took(rows)
-							return err
+							return db.ReadAggregates(context.WithoutCancel(b.Context()), q, []db.Aggregate{a}, func(_ db.Aggregate, _ []db.Sample, took time.Duration) { costs[i] += took })
 						}); err != nil {
 							b.Fatal(err)
 						}

@@ -118,7 +118,6 @@ func NewHealthMonitor(targets []probe.Target, store Store, lease *lease.Lease, i
 func (m *HealthMonitor) Cycle(ctx context.Context) error {
 	observations := probe.Observe(ctx, m.targets, m.timeout)
 	m.observer.Probed(observations)
-	m.remember(ctx, observations)
 
 	token := m.lease.Token()
 	m.latencies.keep(token, observations)
@@ -128,6 +127,7 @@ func (m *HealthMonitor) Cycle(ctx context.Context) error {
 	if m.alerts.Enabled && (err == nil || db.IsServerError(err)) {
 		err = errors.Join(err, m.syncAlerts(ctx, token, m.alerts.due(observations, checks)))
 	}
+	m.remember(ctx, observations)
 	return err
 }
 

@@ -42,7 +42,30 @@ type Loop struct {
 	// Ended, where set, is told of every cycle: how long it took, what failed, and
 	// how many ticks it covered besides its own.
 	Ended func(took time.Duration, err error, skipped int)
-	Log   zerolog.Logger
+	// StandsStill, where set, is told of a turn that has not returned long after its
+	// deadline: something in it waits for what does not heed its context.
+	StandsStill func(loop string)
+	Log         zerolog.Logger
+}
+
+// leastStandstill is how long after its deadline a turn stands still, where three
+// intervals are less.
+const leastStandstill = 15 * time.Second
+
+// watch returns what ends the watch over the turn that begins now.
+func (l *Loop) watch() (end func() bool) {
+	if l.StandsStill == nil {
+		return func() bool { return true }
+	}
+	after := l.deadline() + max(3*l.Interval, leastStandstill)
+	return time.AfterFunc(after, func() { l.StandsStill(l.Name) }).Stop
+}
+
+func (l *Loop) deadline() time.Duration {
+	if l.Deadline == 0 {
+		return l.Interval
+	}
+	return l.Deadline
 }
 
 // Run turns until ctx is done, and returns when the cycle in flight has ended.
@@ -66,14 +89,16 @@ func (l *Loop) Run(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		l.turned()
+		watched := l.watch()
+		l.turned(ctx, log)
 		began := time.Now()
 		log, err := l.runOnce(ctx, log)
-		l.turned()
+		l.turned(ctx, log)
 
 		elapsed := time.Since(start)
 		next := elapsed/l.Interval + 1
-		l.ended(began, err, int(next-1))
+		l.ended(ctx, log, time.Since(began), err, int(next-1))
+		watched()
 		if ctx.Err() == nil {
 			failing.Observe(log, err, cycleFails, cycleSucceeds)
 			// The grid moves up to the tick that is due next; those between
@@ -103,36 +128,36 @@ func (l *Loop) runTriggered(ctx context.Context, log zerolog.Logger) {
 			return
 		case <-l.Trigger:
 		}
+		watched := l.watch()
 		began := time.Now()
 		log, err := l.runOnce(ctx, log)
-		l.ended(began, err, 0)
+		l.ended(ctx, log, time.Since(began), err, 0)
+		watched()
 		if ctx.Err() == nil {
 			failing.Observe(log, err, cycleFails, cycleSucceeds)
 		}
 	}
 }
 
-func (l *Loop) turned() {
+func (l *Loop) turned(ctx context.Context, log zerolog.Logger) {
+	defer faultlog.Recovered(log.WithContext(ctx), func(error) {})
 	if l.Turned != nil {
 		l.Turned()
 	}
 }
 
-func (l *Loop) ended(began time.Time, err error, skipped int) {
+func (l *Loop) ended(ctx context.Context, log zerolog.Logger, took time.Duration, err error, skipped int) {
+	defer faultlog.Recovered(log.WithContext(ctx), func(error) {})
 	if l.Ended != nil {
-		l.Ended(time.Since(began), err, skipped)
+		l.Ended(took, err, skipped)
 	}
 }
 
 // runOnce runs one cycle under its deadline and turns a panic into an error. It
 // returns the logger that carries the cycle's trace id.
 func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (traced zerolog.Logger, err error) {
-	deadline := l.Deadline
-	if deadline == 0 {
-		deadline = l.Interval
-	}
-	limited, cancel := context.WithTimeoutCause(context.WithoutCancel(parent), deadline,
-		fmt.Errorf("%s cycle exceeded its deadline of %s", l.Name, deadline))
+	limited, cancel := context.WithTimeoutCause(context.WithoutCancel(parent), l.deadline(),
+		fmt.Errorf("%s cycle exceeded its deadline of %s", l.Name, l.deadline()))
 	defer cancel()
 	stop := context.AfterFunc(parent, func() {
 		if l.EndsAtOnce {

@@ -146,18 +146,17 @@ func (c *MetricsCollector) CountBeside(ctx context.Context) error {
 }
 
 func (c *MetricsCollector) countBeside(ctx context.Context, list []db.Aggregate) {
-	began := time.Now()
 	a := c.readAggregates(ctx, list, c.store.AggregatesBeside)
 	if ctx.Err() != nil {
 		a = failedAll(list, ctx.Err()) // how long it takes is not known
 	}
-	c.counted(ctx, list, began, &a, true)
+	c.counted(ctx, list, &a, true)
 }
 
 // counted takes a reading, and says which aggregates are counted half or twice as
 // often as before.
-func (c *MetricsCollector) counted(ctx context.Context, list []db.Aggregate, began time.Time, a *Aggregates, beside bool) {
-	for _, p := range c.pacer.counted(list, began, a, beside) {
+func (c *MetricsCollector) counted(ctx context.Context, list []db.Aggregate, a *Aggregates, beside bool) {
+	for _, p := range c.pacer.counted(list, a, beside) {
 		zerolog.Ctx(ctx).Info().Str("aggregate", p.aggregate).Dur("took_ms", p.cost).
 			Stringer("every", p.every.Round(time.Second/10)).Stringer("before", p.was.Round(time.Second/10)).Msg("aggregate has another pace")
 	}
@@ -237,16 +236,21 @@ func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sa
 	gathering, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	c.begin()
-	aggregates := make(chan Aggregates, 1)
-	go func() { aggregates <- c.countDue(gathering, minuteOf(at)) }()
-	resumed := make(chan struct{})
-	go func() {
-		defer close(resumed)
+	var counting, resuming sync.WaitGroup
+	defer resuming.Wait() // also where this one panics: the next cycle finds nobody
+	defer counting.Wait()
+	var a Aggregates
+	counting.Go(func() {
+		defer faultlog.Recovered(ctx, func(error) {})
+		a = c.countDue(gathering, minuteOf(at))
+	})
+	resuming.Go(func() {
+		defer faultlog.Recovered(ctx, func(error) {})
 		c.counters.resume(gathering, c.store, c.waitingCycles)
-	}()
+	})
 	observations := probe.Observe(gathering, c.targets, c.timeout)
 	c.observer.Probed(observations)
-	<-resumed
+	resuming.Wait()
 
 	first := func(what string) func() bool { return func() bool { return c.minutes.first(what, at) } }
 	withOthers := c.minutes.first("other counters", at)
@@ -260,7 +264,7 @@ func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sa
 		fault = fmt.Errorf("%d counters too many: a cycle has at most %d of all extra services", -c.room, maxExtraCounters)
 	}
 	c.crowded.Observe(*zerolog.Ctx(ctx), fault, "too many counters of extra services, the last ones are left out", "all counters of extra services are stored again")
-	a := <-aggregates
+	counting.Wait()
 	if a.Answered {
 		// The database is back: a store need not wait for its back-off, unless the
 		// database itself has refused it.
@@ -293,7 +297,7 @@ func (c *MetricsCollector) countDue(ctx context.Context, minute time.Time) Aggre
 	list := c.pacer.due(began, minute)
 	a := c.readAggregates(ctx, list, c.store.Aggregates)
 	c.observer.Aggregated(time.Since(began))
-	c.counted(ctx, list, began, &a, false)
+	c.counted(ctx, list, &a, false)
 	if c.pacer.besideIsDue(began) {
 		select {
 		case c.besideDue <- struct{}{}:
@@ -417,6 +421,28 @@ func (c *MetricsCollector) Store(ctx context.Context) error {
 	c.storedAt = time.Now()
 	c.mu.Unlock()
 	return nil
+}
+
+// DropSuperseded drops the cycles up to the newest that another replica has stored:
+// these can never be stored.
+func (c *MetricsCollector) DropSuperseded(log zerolog.Logger, lastCycleAt time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	waiting, through := c.buffer.Oldest(math.MaxInt)
+	left := slices.IndexFunc(waiting, func(cycle spool.Cycle) bool { return cycle.At.After(lastCycleAt) })
+	switch left {
+	case 0:
+		return
+	case -1:
+		left = len(waiting)
+	}
+	superseded := waiting[:left]
+	if len(superseded) == 0 {
+		return
+	}
+	c.disk.Observe(log, c.buffer.Remove(through-uint64(len(waiting)-left)), spoolBroken, spoolMended)
+	c.observer.Superseded(countSamples(superseded))
+	log.Info().Int("cycles", left).Time("through", lastCycleAt).Msg("buffered cycles superseded: another replica has stored that time")
 }
 
 // waitingCycles are those that wait to be stored.

@@ -611,3 +611,55 @@ func TestAllExtraServicesTogetherHaveABoundedNumberOfCounters(t *testing.T) {
 		t.Errorf("log: %v", lines)
 	}
 }
+
+// droppedObserver counts what is superseded.
+type droppedObserver struct {
+	Observer
+	superseded int
+}
+
+func (o *droppedObserver) Superseded(samples int) { o.superseded += samples }
+
+// What another replica has stored is no cycle that waits, nor one that is lost.
+func TestCyclesOfATimeThatAnotherReplicaHasStoredAreDropped(t *testing.T) {
+	for name, buffer := range map[string]func() spool.Buffer{
+		"in memory": func() spool.Buffer { return spool.NewMemory(100) },
+		"on disk": func() spool.Buffer {
+			onDisk, _, err := spool.Open(t.TempDir(), 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { onDisk.Close() })
+			return onDisk
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := newFakeStore()
+			observer := &droppedObserver{Observer: NoObserver}
+			collector := NewMetricsCollector(nil, store, heldLease(t, store), buffer(), 5*time.Second)
+			collector.observer = observer
+			var log logtest.Log
+			first := time.Now().UTC().Truncate(time.Second)
+			at := func(n int) time.Time { return first.Add(time.Duration(n) * 5 * time.Second) }
+			for n := range 10 {
+				if _, err := collector.buffer.Push(spool.Cycle{At: at(n), Samples: []spool.Sample{sampleOf("ingest", "healthy", 1), sampleOf("postgres", "healthy", 1)}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, test := range []struct {
+				through          time.Time
+				left, superseded int
+			}{{at(-1), 10, 0}, {at(2), 7, 6}, {at(2), 7, 6}, {at(7).Add(time.Second), 2, 16}, {at(100), 0, 20}, {at(101), 0, 20}} {
+				collector.DropSuperseded(log.Logger(), test.through)
+				waiting, oldest := collector.Waiting()
+				if waiting != test.left || observer.superseded != test.superseded || waiting > 0 && !oldest.After(test.through) {
+					t.Errorf("through %s: %d wait, the oldest of %s, %d samples superseded, want %d and %d",
+						test.through, waiting, oldest, observer.superseded, test.left, test.superseded)
+				}
+			}
+			if lines := log.Lines(t, "buffered cycles superseded: another replica has stored that time"); len(lines) != 3 {
+				t.Errorf("%d lines", len(lines))
+			}
+		})
+	}
+}

@@ -19,10 +19,11 @@ type Observer interface {
 	// Counted is told of each aggregate that was read, in a cycle or beside: how long
 	// the database takes for it, how often it is due for that, and whether it failed.
 	Counted(aggregate string, cost, every time.Duration, failed bool)
-	// Stored and Dropped are told of samples that were stored, or that the buffer
-	// had no room for.
+	// Stored, Dropped and Superseded are told of samples that were stored, that the
+	// buffer had no room for, or in whose place another replica has stored its own.
 	Stored(samples int)
 	Dropped(samples int)
+	Superseded(samples int)
 }
 
 // NoObserver is for a worker that nobody observes.
@@ -36,3 +37,4 @@ func (noObserver) Aggregated(time.Duration)                           {}
 func (noObserver) Counted(string, time.Duration, time.Duration, bool) {}
 func (noObserver) Stored(int)                                         {}
 func (noObserver) Dropped(int)                                        {}
+func (noObserver) Superseded(int)                                     {}

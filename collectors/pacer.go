@@ -29,7 +29,7 @@ type pacer struct {
 // pacedAggregate is one, and what its readings have shown.
 type pacedAggregate struct {
 	db.Aggregate
-	// costs are of the newest readings, as long as the server was busy with each.
+	// costs are of the newest readings: how long the call of each took.
 	costs []time.Duration
 	// tooLong is that it did not end in a cycle's time.
 	tooLong bool
@@ -188,27 +188,28 @@ type paceChange struct {
 	cost, every, was time.Duration
 }
 
-// counted takes a reading that began at a time, of these aggregates, and returns the
-// paces that changed with it. Those that only did not end in a cycle's time have not
-// failed: they are due beside it.
-func (p *pacer) counted(list []db.Aggregate, began time.Time, a *Aggregates, beside bool) []paceChange {
+// counted takes a reading of these aggregates, and returns the paces that changed with
+// it. Those that only did not end in a cycle's time have not failed: they are due
+// beside it.
+func (p *pacer) counted(list []db.Aggregate, a *Aggregates, beside bool) []paceChange {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	took := time.Since(began)
 	for _, paced := range p.list {
 		if !slices.ContainsFunc(list, func(l db.Aggregate) bool { return l.Name == paced.Name }) {
 			continue
 		}
 		paced.inFlight, paced.failed = false, false
-		cost, read := a.Took[paced.Name]
+		cost, known := a.Took[paced.Name]
 		err := a.Failed[paced.Name]
-		switch {
-		case read || err == nil:
-			paced.tooLong = false
+		timedOut := db.IsServerError(err) && db.IsTimeout(err)
+		if known && (beside || !timedOut) {
 			paced.learn(cost)
-		case beside && db.IsTimeout(err):
-			paced.learn(took)
-		case db.IsTimeout(err) && db.IsServerError(err):
+		}
+		switch {
+		case err == nil:
+			paced.tooLong = false
+		case timedOut && beside: // as the budget has it
+		case timedOut:
 			paced.tooLong, paced.begun = true, time.Time{}
 			delete(a.Failed, paced.Name)
 		case db.IsServerError(err):

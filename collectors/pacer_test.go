@@ -70,6 +70,7 @@ func (s *countingStore) read(ctx context.Context, list []db.Aggregate, limit tim
 		s.Unlock()
 		if takes > limit {
 			a.fail(l.Name, statementTimeout)
+			a.took(l.Name, limit)
 			continue
 		}
 		a.read(l.Name, takes, sampleOf("platform", l.Name, nth))
@@ -221,7 +222,7 @@ func TestWhatFailsIsTriedAgainWhenItIsWanted(t *testing.T) {
 				a.read(l.Name, 200*time.Millisecond)
 			}
 		}
-		p.counted(due, began.Add(at), &a, false)
+		p.counted(due, &a, false)
 		if got := strings.Join(names, " "); got != want {
 			t.Errorf("after %s %q is due, want %q", at, got, want)
 		}
@@ -250,7 +251,7 @@ func TestAfterAnOutageACycleReadsItsOwnFirst(t *testing.T) {
 		t.Fatal(got)
 	}
 	away := failedAll(fourAggregates, errors.New("no answer"))
-	p.counted(fourAggregates, now, &away, false)
+	p.counted(fourAggregates, &away, false)
 	now = now.Add(5 * time.Second)
 	if got := due(); got != "cheap large" {
 		t.Errorf("due is %q", got)
@@ -262,7 +263,7 @@ func TestAfterAnOutageACycleReadsItsOwnFirst(t *testing.T) {
 		}
 		a := Aggregates{Answered: true}
 		a.read(next.Name, time.Millisecond)
-		p.counted([]db.Aggregate{next}, now, &a, true)
+		p.counted([]db.Aggregate{next}, &a, true)
 	}
 	now = now.Add(time.Minute)
 	if got := due(); got != "cheap minutely large larger" {
@@ -274,7 +275,7 @@ func TestASlowAggregateOfAnEarlierTermIsNoSampleOfThisOne(t *testing.T) {
 	p := newPacer(fourAggregates, 5*time.Second, 0.02)
 	a := Aggregates{Answered: true}
 	a.read("large", time.Second, sampleOf("platform", "large", 1))
-	p.counted(fourAggregates, time.Now(), &a, true)
+	p.counted(fourAggregates, &a, true)
 	p.beginTerm()
 	if landed := p.takeLanded(); len(landed.Samples) > 0 {
 		t.Errorf("landed: %v", landed)

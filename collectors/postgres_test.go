@@ -55,17 +55,14 @@ func acquire(t *testing.T, store *Postgres, holder string) lease.Token {
 func yieldWithout(t *testing.T, pool *pgxpool.Pool, names ...string) []string {
 	t.Helper()
 	var metrics []string
-	for _, a := range db.DueAggregates(false) {
-		if slices.Contains(names, a.Name) {
-			continue
+	list := slices.DeleteFunc(db.DueAggregates(false), func(a db.Aggregate) bool { return slices.Contains(names, a.Name) })
+	err := db.ReadAggregates(t.Context(), db.New(pool), list, func(_ db.Aggregate, samples []db.Sample, _ time.Duration) {
+		for _, s := range samples {
+			metrics = append(metrics, s.MetricName)
 		}
-		rows, err := a.Read(t.Context(), db.New(pool))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, row := range rows {
-			metrics = append(metrics, row.MetricName)
-		}
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	slices.Sort(metrics)
 	return metrics
@@ -396,17 +393,6 @@ func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
 	}
 }
 
-func TestSystemAlertsAreFoundByTheirIndex(t *testing.T) {
-	t.Parallel()
-	database, pool, _ := onDatabase(t)
-	database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
-		SELECT 't' || i % 50, 's', 'd', 'X', i::text, 'CLOSED', 'x' FROM generate_series(1, 20000) i; ANALYZE fleet_alert`)
-	plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+db.SyncSystemAlerts, []string{"ingest"}, []bool{true}, []string{""}, false), "\n")
-	if strings.Count(plan, "Seq Scan on fleet_alert") > 1 || !strings.Contains(plan, "idx_fleet_alert_open_uq") {
-		t.Errorf("more than the acknowledged alerts of unhealthy services is scanned for: %s", plan)
-	}
-}
-
 func TestSystemAlertsUnderForcedRowSecurity(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
@@ -607,7 +593,10 @@ func TestExpiredSamplesAreRemovedFromAPlainTable(t *testing.T) {
 	pgtest.WantRows(t, pool, "SELECT count(*), max(value) FROM system_metrics", "6048 167")
 	// By its index, however large the table is.
 	database.Exec(t, "ANALYZE system_metrics; SET enable_seqscan = off")
-	plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+strings.NewReplacer("$1", "now()", "$2", "5000").Replace(db.DeleteExpiredSamples)), "\n")
+	plan := pgtest.Plan(t, pool, func(ctx context.Context, q *db.Queries) error {
+		_, err := q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: time.Now(), BatchSize: largestBatch})
+		return err
+	})
 	if !strings.Contains(plan, "idx_system_metrics_name_") {
 		t.Errorf("plan: %s", plan)
 	}
@@ -623,7 +612,7 @@ func TestOpenAlertsAreCountedByTheirIndex(t *testing.T) {
 		database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
 			SELECT 't', 's', 'd', 'X', i::text, CASE WHEN i % 200 = 0 THEN 'OPEN' ELSE 'CLOSED' END, 'x' FROM generate_series(1, 20000) i`)
 		database.Exec(t, "VACUUM ANALYZE fleet_alert")
-		plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+db.AlertSamples), "\n")
+		plan := pgtest.Plan(t, pool, func(ctx context.Context, q *db.Queries) error { _, err := q.AlertSamples(ctx); return err })
 		if !strings.Contains(plan, "idx_fleet_alert_open_uq") || strings.Contains(plan, "Seq Scan") {
 			t.Errorf("%s index: %s", name, plan)
 		}
@@ -800,7 +789,10 @@ func TestTheNewestValuesOfSeries(t *testing.T) {
 	if diff := gocmp.Diff(map[Series]float64{{"ingest", "messages_written"}: 1, {"evaluator", "alerts_created"}: 1}, got); diff != "" {
 		t.Error(diff)
 	}
-	plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+strings.NewReplacer("$1", "ARRAY['messages_written']", "$2", "ARRAY['ingest']", "$3", "60").Replace(db.NewestValues)), "\n")
+	plan := pgtest.Plan(t, pool, func(ctx context.Context, q *db.Queries) error {
+		_, err := q.NewestValues(ctx, db.NewestValuesParams{MetricNames: []string{"messages_written"}, Services: []string{"ingest"}, FutureSeconds: 60})
+		return err
+	})
 	if !strings.Contains(plan, "idx_system_metrics_name_service_time") || strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Sort") {
 		t.Error(plan)
 	}
@@ -825,4 +817,92 @@ func TestAServiceOfWhichHalfIsWellHasNoAlert(t *testing.T) {
 	pgtest.WantRows(t, pool, "SELECT h.service, h.status, s.healthy, h.details->>'status' FROM service_health h JOIN ops_worker_streak s USING (service) ORDER BY 1",
 		"evaluator unhealthy false degraded", "ingest healthy true degraded")
 	pgtest.WantRows(t, pool, "SELECT summary FROM fleet_alert WHERE status = 'OPEN'", "Service unhealthy: evaluator (2 of 3)")
+}
+
+// What an aggregate costs is its call alone: neither the wait for a connection, which a
+// busy pooler makes long, nor what is not known.
+func TestWhatAnAggregateCosts(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	config := database.Pool(t).Config()
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	store := storeOn(pool, 5*time.Second)
+	list := []db.Aggregate{db.Aggregates[0]}
+
+	busy, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const wait = time.Second
+	time.AfterFunc(wait, busy.Release)
+	began := time.Now()
+	a := store.Aggregates(t.Context(), list)
+	if took := a.Took["database"]; time.Since(began) < wait || took <= 0 || took > wait/2 {
+		t.Errorf("behind a connection that was busy for %s it took %s", wait, took)
+	}
+
+	// One that the server ends has taken so long at least.
+	slow := db.Aggregates[slices.IndexFunc(db.Aggregates, func(a db.Aggregate) bool { return a.Name == "tenants" })]
+	database.Exec(t, "ALTER TABLE tenants RENAME TO gone; CREATE VIEW tenants AS SELECT gone.* FROM gone, pg_sleep(60)")
+	a = storeOn(pool, 300*time.Millisecond).Aggregates(t.Context(), []db.Aggregate{slow})
+	if took := a.Took["tenants"]; !db.IsTimeout(a.Failed["tenants"]) || took < 300*time.Millisecond || took > 5*time.Second {
+		t.Errorf("%v, took %s", a.Failed["tenants"], took)
+	}
+
+	// An error, and a database that cannot be reached, say nothing of the cost.
+	database.Exec(t, "DROP VIEW tenants")
+	if a = store.Aggregates(t.Context(), []db.Aggregate{slow}); a.Failed["tenants"] == nil || len(a.Took) > 0 {
+		t.Errorf("a missing table: failed %v, took %v", a.Failed, a.Took)
+	}
+	away, err := pgxpool.New(t.Context(), "postgres://iot@127.0.0.1:1/iotcloud")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(away.Close)
+	if a = storeOn(away, time.Second).AggregatesBeside(t.Context(), list); a.Answered || a.Failed["database"] == nil || len(a.Took) > 0 {
+		t.Errorf("an unreachable database: failed %v, took %v", a.Failed, a.Took)
+	}
+}
+
+// A managed server refuses some functions of the system catalogue: each costs the
+// numbers that need it, and no other.
+func TestAFunctionThatIsRefusedCostsItsNumbers(t *testing.T) {
+	t.Parallel()
+	for function, costs := range map[string][]string{
+		"pg_current_wal_lsn()":             {"wal_bytes"}, // and replication_lag_bytes, where there is a standby
+		"pg_database_size(name)":           {"db_size_bytes"},
+		"pg_lock_status()":                 {"locks_waiting", "table_bytes"},
+		"pg_total_relation_size(regclass)": {"table_bytes"},
+		"pg_stat_get_wal_senders()":        nil,
+		"pg_last_wal_receive_lsn()":        nil,
+	} {
+		t.Run(function, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.New(t)
+			store, _ := loginRole(t, database, "IN ROLE pg_read_all_stats")
+			missing := func() (names []string) {
+				a := store.Aggregates(t.Context(), db.DueAggregates(false))
+				got := metricsOf(a.all())
+				for _, s := range slices.Concat(contracttest.Samples, contracttest.MinuteSamples) {
+					if (s.Service == "postgres" || s.Service == "platform") && s.Metric != "healthy" && !slices.Contains(got, s.Metric) {
+						names = append(names, s.Metric)
+					}
+				}
+				slices.Sort(names)
+				return names
+			}
+			if lost := missing(); len(lost) > 0 {
+				t.Fatalf("%v are missing where nothing is refused", lost)
+			}
+			database.Exec(t, "REVOKE EXECUTE ON FUNCTION pg_catalog."+function+" FROM PUBLIC, pg_read_all_stats, pg_monitor")
+			if diff := gocmp.Diff(costs, missing()); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"ops_worker/db"
 	"ops_worker/internal/faultlog"
 	"ops_worker/internal/lease"
@@ -88,7 +86,7 @@ func (p *Postgres) Aggregates(ctx context.Context, list []db.Aggregate) Aggregat
 			counted = p.onStandby(ctx, p.standby, elsewhere)
 		})
 	}
-	a := readOn(ctx, p.client, own)
+	a := readAggregates(ctx, p.client, own)
 	reading.Wait()
 	a.merge(counted)
 	return a
@@ -98,7 +96,7 @@ func (p *Postgres) Aggregates(ctx context.Context, list []db.Aggregate) Aggregat
 func (p *Postgres) AggregatesBeside(ctx context.Context, list []db.Aggregate) (a Aggregates) {
 	own, elsewhere := p.split(list)
 	if len(own) > 0 {
-		a = readOn(ctx, p.beside, own)
+		a = readAggregates(ctx, p.beside, own)
 	}
 	if len(elsewhere) > 0 {
 		a.merge(p.onStandby(ctx, p.standbyBeside, elsewhere))
@@ -130,7 +128,7 @@ func (p *Postgres) onStandby(ctx context.Context, client *db.Client, list []db.A
 		a.StandbyAway = err
 		return a
 	}
-	a := readOn(ctx, client, list)
+	a := readAggregates(ctx, client, list)
 	if a.Answered {
 		p.standbyGate.succeeded()
 		return a
@@ -146,20 +144,6 @@ func (p *Postgres) onStandby(ctx context.Context, client *db.Client, list []db.A
 func failedAll(list []db.Aggregate, err error) (a Aggregates) {
 	for _, l := range list {
 		a.fail(l.Name, err)
-	}
-	return a
-}
-
-// readOn reads with the client's limits.
-func readOn(ctx context.Context, client *db.Client, list []db.Aggregate) (a Aggregates) {
-	_ = client.Retrying(ctx, func(ctx context.Context) (err error) {
-		if a, err = readAggregates(ctx, client.Pool, client.Limit, list); a.Answered {
-			return nil
-		}
-		return err
-	})
-	for _, err := range a.Failed {
-		client.Note(err)
 	}
 	return a
 }
@@ -199,7 +183,7 @@ func (p *Postgres) AppendCycles(ctx context.Context, token lease.Token, cycles [
 	}
 	if err = appendOnce(); err == nil && !row.Trusted {
 		// A clock that was wrong has left a newest cycle that is none.
-		if err = p.client.InTx(ctx, func(ctx context.Context, q *db.Queries) error { return lease.CorrectNewestCycle(ctx, q) }); err == nil {
+		if err = p.client.Write(ctx, func(ctx context.Context, q *db.Queries) error { return lease.CorrectNewestCycle(ctx, q) }); err == nil {
 			err = appendOnce()
 		}
 	}
@@ -224,7 +208,7 @@ func (p *Postgres) NewestValues(ctx context.Context, series []Series) (map[Serie
 		params.Services = append(params.Services, s.Service)
 	}
 	values := map[Series]float64{}
-	err := p.client.InTx(ctx, func(ctx context.Context, q *db.Queries) error {
+	err := p.client.Read(ctx, func(ctx context.Context, q *db.Queries) error {
 		rows, err := q.NewestValues(ctx, params)
 		for _, r := range rows {
 			values[Series{r.Service, r.MetricName}] = r.Value
@@ -237,7 +221,9 @@ func (p *Postgres) NewestValues(ctx context.Context, series []Series) (map[Serie
 	return values, nil
 }
 
-// SaveHealth upserts the row of every observed service, and its streak.
+// SaveHealth upserts the row of every observed service, and its streak, in one
+// transaction. Where the database refuses that, each goes in its own: what one table
+// refuses, the other may take.
 func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) (checks map[string]int, err error) {
 	rows := db.UpsertServiceHealthParams{CheckedAt: at}
 	count := db.CountChecksParams{CheckedAt: at}
@@ -253,74 +239,41 @@ func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Ti
 		count.Healthy = append(count.Healthy, o.Up())
 	}
 	count.Services = rows.Services
-	upsertRows := part{
-		func(q *db.Queries) { _, _ = q.UpsertServiceHealth(ctx, rows) },
-		func(results pgx.BatchResults) error {
-			if _, err := results.Exec(); err != nil {
-				return fmt.Errorf("upsert service health: %w", err)
-			}
-			return nil
-		},
-	}
-	countChecks := part{
-		func(q *db.Queries) { _, _ = q.CountChecks(ctx, count) },
-		func(results pgx.BatchResults) error {
-			streaks, err := collect[db.CountChecksRow](results)
-			if err != nil {
-				return fmt.Errorf("count checks: %w", err)
-			}
-			checks = make(map[string]int, len(streaks))
-			for _, s := range streaks {
-				checks[s.Service] = int(s.Checks)
-			}
-			return nil
-		},
-	}
-	err = p.fenced(ctx, token, upsertRows, countChecks)
-	if !db.IsServerError(err) || db.IsTimeout(err) {
-		return checks, unless(err, "health rows are not saved")
-	}
-	// What one table refuses, the other may take.
-	checks = nil
-	return checks, errors.Join(
-		unless(p.fenced(ctx, token, upsertRows), "health rows are not saved"),
-		unless(p.fenced(ctx, token, countChecks), "checks are not counted, each is enough for its alert"))
-}
-
-// part is a statement of a transaction that is sent in one round trip, and what
-// reads its results.
-type part struct {
-	queue func(*db.Queries)
-	read  func(pgx.BatchResults) error
-}
-
-// fenced runs the parts in one transaction that holds the lease.
-func (p *Postgres) fenced(ctx context.Context, token lease.Token, parts ...part) error {
-	return lease.Fenced(ctx, p.client, token, func(batch *pgx.Batch) {
-		for _, part := range parts {
-			db.Queue(batch, part.queue)
-		}
-	}, func(results pgx.BatchResults) error {
-		for _, part := range parts {
-			if err := part.read(results); err != nil {
-				return err
-			}
+	upsertRows := func(ctx context.Context, q *db.Queries) error {
+		if _, err := q.UpsertServiceHealth(ctx, rows); err != nil {
+			return fmt.Errorf("upsert service health: %w", err)
 		}
 		return nil
-	})
-}
-
-// collect reads the rows of a statement, whose columns are T's fields.
-func collect[T any](results pgx.BatchResults) ([]T, error) {
-	rows, err := results.Query()
-	if err != nil {
-		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[T])
+	countChecks := func(ctx context.Context, q *db.Queries) error {
+		streaks, err := q.CountChecks(ctx, count)
+		if err != nil {
+			return fmt.Errorf("count checks: %w", err)
+		}
+		checks = make(map[string]int, len(streaks))
+		for _, s := range streaks {
+			checks[s.Service] = int(s.Checks)
+		}
+		return nil
+	}
+	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
+		if err := upsertRows(ctx, q); err != nil {
+			return err
+		}
+		return countChecks(ctx, q)
+	})
+	if err == nil || !db.IsServerError(err) || db.IsTimeout(err) {
+		return checks, wrap(err, "health rows are not saved")
+	}
+	checks = nil
+	err = errors.Join(
+		wrap(lease.Fenced(ctx, p.client, token, upsertRows), "health rows are not saved"),
+		wrap(lease.Fenced(ctx, p.client, token, countChecks), "checks are not counted, each is enough for its alert"))
+	return checks, err
 }
 
-// unless says what an error keeps from being done.
-func unless(err error, undone string) error {
+// wrap adds a prefix to an error, if there is one.
+func wrap(err error, undone string) error {
 	if err == nil {
 		return nil
 	}
@@ -368,26 +321,16 @@ func (p *Postgres) syncAlerts(ctx context.Context, token lease.Token, observatio
 		params.Healthy = append(params.Healthy, o.Up())
 		params.Reasons = append(params.Reasons, o.Reason())
 	}
-	err = p.fenced(ctx, token, part{
-		func(q *db.Queries) { _, _ = q.EnterPlatformScope(ctx) },
-		func(results pgx.BatchResults) error {
-			if _, err := results.Exec(); err != nil {
-				return fmt.Errorf("take on a role: %w", err)
-			}
-			return nil
-		},
-	}, part{
-		func(q *db.Queries) { _, _ = q.SyncSystemAlerts(ctx, params) },
-		func(results pgx.BatchResults) error {
-			rows, err := collect[db.SyncSystemAlertsRow](results)
-			if err != nil {
-				return fmt.Errorf("sync system alerts: %w", explain(err, alertAdvice))
-			}
-			for _, row := range rows { // there is one
-				opened, closed = row.Opened, row.Closed
-			}
-			return nil
-		},
+	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
+		if _, err := q.EnterPlatformScope(ctx); err != nil {
+			return fmt.Errorf("take on a role: %w", err)
+		}
+		row, err := q.SyncSystemAlerts(ctx, params)
+		if err != nil {
+			return fmt.Errorf("sync system alerts: %w", explain(err, alertAdvice))
+		}
+		opened, closed = row.Opened, row.Closed
+		return nil
 	})
 	if err != nil {
 		return nil, nil, err
@@ -409,7 +352,7 @@ const dropLimit = 10 * time.Second
 func (p *Postgres) ExpireSamples(ctx context.Context, token lease.Token, cutoff time.Time, batch int) (removed int64, more bool, err error) {
 	var expirer db.Expirer
 	var timescale *db.Timescale
-	if err := p.client.InTx(ctx, func(ctx context.Context, q *db.Queries) (err error) {
+	if err := p.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 		expirer, timescale, err = db.FindExpirer(ctx, q)
 		return err
 	}); err != nil {
@@ -419,7 +362,7 @@ func (p *Postgres) ExpireSamples(ctx context.Context, token lease.Token, cutoff 
 	if expirer == db.ExpiresByChunk {
 		limit = dropLimit
 	}
-	err = p.client.InTxOf(ctx, limit, func(ctx context.Context, q *db.Queries) error {
+	err = p.client.WriteWithin(ctx, limit, func(ctx context.Context, q *db.Queries) error {
 		if err := lease.Check(ctx, q, token); err != nil {
 			return fmt.Errorf("read lease: %w", err)
 		}

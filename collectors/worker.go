@@ -84,7 +84,10 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 	leases := lease.NewPostgres(w.client)
 	leases.CycleInterval = cfg.MetricsInterval
 	w.other = newOtherWriter(cfg, leases, log, w.beat, func() { w.Lease.Seen() })
-	w.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, func(next time.Duration) { w.beat(leaseLoop, next) })
+	w.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, lease.Hooks{
+		Turned:     func(next time.Duration) { w.beat(leaseLoop, next) },
+		Superseded: func(lastCycleAt time.Time) { w.Metrics.DropSuperseded(log, lastCycleAt) },
+	})
 	w.Targets = probe.Targets(cfg.Services, w.http, w.Store.Ping)
 	w.Health = NewHealthMonitor(w.Targets, w.Store, w.Lease, cfg.HealthInterval,
 		Alerts{cfg.SystemAlerts, cfg.AlertAfterFailures, cfg.AlertAfterSuccesses})
@@ -218,7 +221,7 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	var session db.DescribeSessionRow
 	var role string
 	var timescale *db.Timescale
-	describeErr := w.client.InTx(ctx, func(ctx context.Context, q *db.Queries) (err error) {
+	describeErr := w.client.Write(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 		if session, err = q.DescribeSession(ctx); err != nil {
 			return err
 		}
@@ -263,7 +266,7 @@ func (w *Worker) schemaIsAnothers(err error) bool {
 // canCollect reports whether the tables stand without which nothing is collected.
 func (w *Worker) canCollect(ctx context.Context) bool {
 	var stands map[string]db.DescribeRelationsRow
-	err := w.client.InTx(ctx, func(ctx context.Context, q *db.Queries) (err error) {
+	err := w.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 		stands, err = db.StandingRelations(ctx, q)
 		return err
 	})
@@ -306,6 +309,7 @@ func (w *Worker) collect(ctx context.Context) {
 		}
 		if loop.Name == HealthLoop || loop.Name == MetricsLoop {
 			loop.Turned = func() { w.beat(loop.Name, loop.Interval) }
+			loop.StandsStill = w.Lease.StandDown
 		}
 	}
 	stopped := make(chan time.Time, 1)

@@ -9,7 +9,7 @@ import (
 	"context"
 )
 
-const ActivitySamples = `-- name: ActivitySamples :many
+const activitySamples = `-- name: ActivitySamples :many
 
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
@@ -17,19 +17,14 @@ FROM (
     SELECT CASE
                WHEN NOT coalesce(bool_or(a.query = '<insufficient privilege>' AND a.usesysid IS NOT NULL), false)
                THEN coalesce(max(date_part('epoch', clock_timestamp() - a.xact_start)) FILTER (WHERE a.backend_type = 'client backend'), 0)
-           END AS longest,
-           (SELECT count(DISTINCT l.pid)
-            FROM pg_catalog.pg_locks l
-            JOIN pg_catalog.pg_stat_activity w ON w.pid = l.pid AND w.datname = current_database()
-            WHERE NOT l.granted) AS waiting
+           END AS longest
     FROM pg_catalog.pg_stat_activity a
     WHERE a.datname = current_database()
       AND a.pid <> pg_backend_pid()
       AND NOT (a.usename = session_user AND a.application_name = current_setting('application_name') AND a.application_name <> '')
 ) d
 CROSS JOIN LATERAL (VALUES
-    ('longest_transaction_seconds', 'postgres', '{}', d.longest),
-    ('locks_waiting', 'postgres', '{}', d.waiting)
+    ('longest_transaction_seconds', 'postgres', '{}', d.longest)
 ) AS s (metric_name, service, tags, value)
 WHERE s.value IS NOT NULL
 `
@@ -46,16 +41,16 @@ type ActivitySamplesRow struct {
 // read already is one line here and `make generate`.
 //
 // Caller: the metrics collector, as often as the table of aggregates says, those
-// that are due in one batch, and less often what takes long. One query a table, so
-// that a missing table costs its own samples; one pass over it, however many
-// numbers.
+// that are due in one transaction, and less often what takes long. One query a
+// table, so that a missing table costs its own samples; one pass over it, however
+// many numbers. A number that needs a function which managed servers refuse
+// (0A000) has a query of its own.
 // How long the oldest transaction of this database's clients has been open, but for the
-// worker's own, and how many of its backends wait for a lock. Of another role's
-// transactions only a member of pg_read_all_stats sees the begin: where one is hidden
-// there is no row, rather than a number that is too small. Shared memory alone, a row
-// a backend and a row a lock.
+// worker's own. Of another role's transactions only a member of pg_read_all_stats sees
+// the begin: where one is hidden there is no row, rather than a number that is too
+// small. Shared memory alone, a row a backend.
 func (q *Queries) ActivitySamples(ctx context.Context) ([]ActivitySamplesRow, error) {
-	rows, err := q.db.Query(ctx, ActivitySamples)
+	rows, err := q.db.Query(ctx, activitySamples)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +74,7 @@ func (q *Queries) ActivitySamples(ctx context.Context) ([]ActivitySamplesRow, er
 	return items, nil
 }
 
-const AlertSamples = `-- name: AlertSamples :many
+const alertSamples = `-- name: AlertSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
     SELECT count(*) AS open
@@ -101,7 +96,7 @@ type AlertSamplesRow struct {
 // The open alerts alone, which the platform's partial unique index holds, however
 // many closed ones there are; without it, a scan of fleet_alert.
 func (q *Queries) AlertSamples(ctx context.Context) ([]AlertSamplesRow, error) {
-	rows, err := q.db.Query(ctx, AlertSamples)
+	rows, err := q.db.Query(ctx, alertSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +120,7 @@ func (q *Queries) AlertSamples(ctx context.Context) ([]AlertSamplesRow, error) {
 	return items, nil
 }
 
-const AlertTotalSamples = `-- name: AlertTotalSamples :many
+const alertTotalSamples = `-- name: AlertTotalSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
@@ -153,7 +148,7 @@ type AlertTotalSamplesRow struct {
 // What of fleet_alert the open ones do not tell: a scan of it, which no index of the
 // platform's spares.
 func (q *Queries) AlertTotalSamples(ctx context.Context) ([]AlertTotalSamplesRow, error) {
-	rows, err := q.db.Query(ctx, AlertTotalSamples)
+	rows, err := q.db.Query(ctx, alertTotalSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +172,7 @@ func (q *Queries) AlertTotalSamples(ctx context.Context) ([]AlertTotalSamplesRow
 	return items, nil
 }
 
-const DatabaseSamples = `-- name: DatabaseSamples :many
+const databaseSamples = `-- name: DatabaseSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
     SELECT numbackends AS connections
@@ -199,7 +194,7 @@ type DatabaseSamplesRow struct {
 // The statistics collector's view of this database: no table is read. connections
 // counts backends as pg_stat_activity lists them.
 func (q *Queries) DatabaseSamples(ctx context.Context) ([]DatabaseSamplesRow, error) {
-	rows, err := q.db.Query(ctx, DatabaseSamples)
+	rows, err := q.db.Query(ctx, databaseSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -223,14 +218,13 @@ func (q *Queries) DatabaseSamples(ctx context.Context) ([]DatabaseSamplesRow, er
 	return items, nil
 }
 
-const DatabaseTotalSamples = `-- name: DatabaseTotalSamples :many
+const databaseTotalSamples = `-- name: DatabaseTotalSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
     SELECT d.xact_commit, d.xact_rollback, d.blks_hit, d.blks_read, d.temp_bytes, d.deadlocks,
            age(o.datfrozenxid) AS xid_age,
-           current_setting('max_connections')::integer AS connections_max,
-           CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END AS wal
+           current_setting('max_connections')::integer AS connections_max
     FROM pg_catalog.pg_stat_database d
     JOIN pg_catalog.pg_database o ON o.oid = d.datid
     WHERE d.datname = current_database()
@@ -243,10 +237,8 @@ CROSS JOIN LATERAL (VALUES
     ('temp_bytes', 'postgres', '{}', d.temp_bytes),
     ('deadlocks', 'postgres', '{}', d.deadlocks),
     ('oldest_xid_age', 'postgres', '{}', d.xid_age),
-    ('connections_max', 'postgres', '{}', d.connections_max),
-    ('wal_bytes', 'postgres', '{}', d.wal)
+    ('connections_max', 'postgres', '{}', d.connections_max)
 ) AS s (metric_name, service, tags, value)
-WHERE s.value IS NOT NULL
 `
 
 type DatabaseTotalSamplesRow struct {
@@ -257,10 +249,9 @@ type DatabaseTotalSamplesRow struct {
 }
 
 // What the server has counted of this database since its statistics were last reset,
-// and its limits: one row of shared memory and one of pg_database. A standby writes no
-// WAL of its own.
+// and its limits: one row of shared memory and one of pg_database.
 func (q *Queries) DatabaseTotalSamples(ctx context.Context) ([]DatabaseTotalSamplesRow, error) {
-	rows, err := q.db.Query(ctx, DatabaseTotalSamples)
+	rows, err := q.db.Query(ctx, databaseTotalSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +275,7 @@ func (q *Queries) DatabaseTotalSamples(ctx context.Context) ([]DatabaseTotalSamp
 	return items, nil
 }
 
-const DeliverySamples = `-- name: DeliverySamples :many
+const deliverySamples = `-- name: DeliverySamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
     SELECT count(*) AS pending
@@ -306,7 +297,7 @@ type DeliverySamplesRow struct {
 // The pending jobs of delivery_jobs, or of the view that stands in for it: a scan
 // unless the platform has an index on status.
 func (q *Queries) DeliverySamples(ctx context.Context) ([]DeliverySamplesRow, error) {
-	rows, err := q.db.Query(ctx, DeliverySamples)
+	rows, err := q.db.Query(ctx, deliverySamples)
 	if err != nil {
 		return nil, err
 	}
@@ -330,7 +321,7 @@ func (q *Queries) DeliverySamples(ctx context.Context) ([]DeliverySamplesRow, er
 	return items, nil
 }
 
-const DeliveryTotalSamples = `-- name: DeliveryTotalSamples :many
+const deliveryTotalSamples = `-- name: DeliveryTotalSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
@@ -356,7 +347,7 @@ type DeliveryTotalSamplesRow struct {
 // What of delivery_jobs, or of the view that stands in for it, the pending ones do not
 // tell: a scan of it.
 func (q *Queries) DeliveryTotalSamples(ctx context.Context) ([]DeliveryTotalSamplesRow, error) {
-	rows, err := q.db.Query(ctx, DeliveryTotalSamples)
+	rows, err := q.db.Query(ctx, deliveryTotalSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -380,7 +371,7 @@ func (q *Queries) DeliveryTotalSamples(ctx context.Context) ([]DeliveryTotalSamp
 	return items, nil
 }
 
-const DeviceSamples = `-- name: DeviceSamples :many
+const deviceSamples = `-- name: DeviceSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
     SELECT count(*) FILTER (WHERE status = 'ONLINE') AS online,
@@ -407,7 +398,7 @@ type DeviceSamplesRow struct {
 // in the same pass, since another would double the cost, and db.Aggregates has it stored
 // once a minute: a row a cycle is as much as a dozen other numbers.
 func (q *Queries) DeviceSamples(ctx context.Context) ([]DeviceSamplesRow, error) {
-	rows, err := q.db.Query(ctx, DeviceSamples)
+	rows, err := q.db.Query(ctx, deviceSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -431,7 +422,7 @@ func (q *Queries) DeviceSamples(ctx context.Context) ([]DeviceSamplesRow, error)
 	return items, nil
 }
 
-const IntegrationSamples = `-- name: IntegrationSamples :many
+const integrationSamples = `-- name: IntegrationSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
@@ -458,7 +449,7 @@ type IntegrationSamplesRow struct {
 
 // One pass over integrations, or the view that stands in for it: some rows a tenant.
 func (q *Queries) IntegrationSamples(ctx context.Context) ([]IntegrationSamplesRow, error) {
-	rows, err := q.db.Query(ctx, IntegrationSamples)
+	rows, err := q.db.Query(ctx, integrationSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -482,7 +473,54 @@ func (q *Queries) IntegrationSamples(ctx context.Context) ([]IntegrationSamplesR
 	return items, nil
 }
 
-const RegistrySamples = `-- name: RegistrySamples :many
+const lockSamples = `-- name: LockSamples :many
+SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
+FROM (
+    SELECT count(DISTINCT l.pid) AS waiting
+    FROM pg_catalog.pg_locks l
+    JOIN pg_catalog.pg_stat_activity w ON w.pid = l.pid AND w.datname = current_database()
+    WHERE NOT l.granted
+) d
+CROSS JOIN LATERAL (VALUES
+    ('locks_waiting', 'postgres', '{}', d.waiting)
+) AS s (metric_name, service, tags, value)
+`
+
+type LockSamplesRow struct {
+	MetricName string
+	Service    string
+	Tags       string
+	Value      float64
+}
+
+// How many of this database's backends wait for a lock. Shared memory alone, a row a
+// backend and a row a lock.
+func (q *Queries) LockSamples(ctx context.Context) ([]LockSamplesRow, error) {
+	rows, err := q.db.Query(ctx, lockSamples)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LockSamplesRow{}
+	for rows.Next() {
+		var i LockSamplesRow
+		if err := rows.Scan(
+			&i.MetricName,
+			&i.Service,
+			&i.Tags,
+			&i.Value,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const registrySamples = `-- name: RegistrySamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
@@ -517,7 +555,7 @@ type RegistrySamplesRow struct {
 // One pass over device_registry, as long as that over device_state: a row a device. By
 // site first, since that is hashed, where count(DISTINCT site_id) sorts all devices.
 func (q *Queries) RegistrySamples(ctx context.Context) ([]RegistrySamplesRow, error) {
-	rows, err := q.db.Query(ctx, RegistrySamples)
+	rows, err := q.db.Query(ctx, registrySamples)
 	if err != nil {
 		return nil, err
 	}
@@ -541,42 +579,39 @@ func (q *Queries) RegistrySamples(ctx context.Context) ([]RegistrySamplesRow, er
 	return items, nil
 }
 
-const ReplicationSamples = `-- name: ReplicationSamples :many
+const replicationByteSamples = `-- name: ReplicationByteSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
-    SELECT max(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, r.replay_lsn)) AS bytes,
-           max(coalesce(date_part('epoch', r.replay_lag), 0)) AS seconds
+    SELECT max(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, r.replay_lsn)) AS bytes
     FROM pg_catalog.pg_stat_replication r
     WHERE r.replay_lsn IS NOT NULL
 ) r
 CROSS JOIN LATERAL (VALUES
-    ('replication_lag_bytes', 'postgres', '{}', r.bytes),
-    ('replication_lag_seconds', 'postgres', '{}', r.seconds)
+    ('replication_lag_bytes', 'postgres', '{}', r.bytes)
 ) AS s (metric_name, service, tags, value)
 WHERE s.value IS NOT NULL
 `
 
-type ReplicationSamplesRow struct {
+type ReplicationByteSamplesRow struct {
 	MetricName string
 	Service    string
 	Tags       string
 	Value      float64
 }
 
-// How far the slowest standby of this server is behind: the WAL that it has not applied,
-// and for how long what it applied last had been on its way. No row without standbys, or
-// where the role may not see how far they are, which takes pg_read_all_stats. Shared
-// memory alone, a row a standby.
-func (q *Queries) ReplicationSamples(ctx context.Context) ([]ReplicationSamplesRow, error) {
-	rows, err := q.db.Query(ctx, ReplicationSamples)
+// The WAL that the slowest standby of this server has not applied. No row without
+// standbys, or where the role may not see how far they are, which takes
+// pg_read_all_stats. Shared memory alone, a row a standby.
+func (q *Queries) ReplicationByteSamples(ctx context.Context) ([]ReplicationByteSamplesRow, error) {
+	rows, err := q.db.Query(ctx, replicationByteSamples)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []ReplicationSamplesRow{}
+	items := []ReplicationByteSamplesRow{}
 	for rows.Next() {
-		var i ReplicationSamplesRow
+		var i ReplicationByteSamplesRow
 		if err := rows.Scan(
 			&i.MetricName,
 			&i.Service,
@@ -593,7 +628,54 @@ func (q *Queries) ReplicationSamples(ctx context.Context) ([]ReplicationSamplesR
 	return items, nil
 }
 
-const RuleSamples = `-- name: RuleSamples :many
+const replicationLagSamples = `-- name: ReplicationLagSamples :many
+SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
+FROM (
+    SELECT max(coalesce(date_part('epoch', r.replay_lag), 0)) AS seconds
+    FROM pg_catalog.pg_stat_replication r
+    WHERE r.replay_lsn IS NOT NULL
+) r
+CROSS JOIN LATERAL (VALUES
+    ('replication_lag_seconds', 'postgres', '{}', r.seconds)
+) AS s (metric_name, service, tags, value)
+WHERE s.value IS NOT NULL
+`
+
+type ReplicationLagSamplesRow struct {
+	MetricName string
+	Service    string
+	Tags       string
+	Value      float64
+}
+
+// For how long what the slowest standby of this server applied last had been on its
+// way. No row where ReplicationByteSamples has none, and it costs the same.
+func (q *Queries) ReplicationLagSamples(ctx context.Context) ([]ReplicationLagSamplesRow, error) {
+	rows, err := q.db.Query(ctx, replicationLagSamples)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ReplicationLagSamplesRow{}
+	for rows.Next() {
+		var i ReplicationLagSamplesRow
+		if err := rows.Scan(
+			&i.MetricName,
+			&i.Service,
+			&i.Tags,
+			&i.Value,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const ruleSamples = `-- name: RuleSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
@@ -616,7 +698,7 @@ type RuleSamplesRow struct {
 
 // One pass over alert_rules: some rows a tenant.
 func (q *Queries) RuleSamples(ctx context.Context) ([]RuleSamplesRow, error) {
-	rows, err := q.db.Query(ctx, RuleSamples)
+	rows, err := q.db.Query(ctx, ruleSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -640,7 +722,7 @@ func (q *Queries) RuleSamples(ctx context.Context) ([]RuleSamplesRow, error) {
 	return items, nil
 }
 
-const SizeSamples = `-- name: SizeSamples :many
+const sizeSamples = `-- name: SizeSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
     SELECT pg_database_size(current_database()) AS size
@@ -660,7 +742,7 @@ type SizeSamplesRow struct {
 // The size of this database's files: the server asks the system for that of each
 // file, so that thousands of chunks or partitions take their time.
 func (q *Queries) SizeSamples(ctx context.Context) ([]SizeSamplesRow, error) {
-	rows, err := q.db.Query(ctx, SizeSamples)
+	rows, err := q.db.Query(ctx, sizeSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -684,7 +766,7 @@ func (q *Queries) SizeSamples(ctx context.Context) ([]SizeSamplesRow, error) {
 	return items, nil
 }
 
-const StandbySamples = `-- name: StandbySamples :many
+const standbySamples = `-- name: StandbySamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
     SELECT CASE
@@ -710,7 +792,7 @@ type StandbySamplesRow struct {
 // has arrived is applied, and else the age of the newest transaction that is. No row
 // elsewhere.
 func (q *Queries) StandbySamples(ctx context.Context) ([]StandbySamplesRow, error) {
-	rows, err := q.db.Query(ctx, StandbySamples)
+	rows, err := q.db.Query(ctx, standbySamples)
 	if err != nil {
 		return nil, err
 	}
@@ -734,7 +816,7 @@ func (q *Queries) StandbySamples(ctx context.Context) ([]StandbySamplesRow, erro
 	return items, nil
 }
 
-const TableSamples = `-- name: TableSamples :many
+const tableSamples = `-- name: TableSamples :many
 WITH RECURSIVE tree AS (
     SELECT c.oid AS part, c.oid AS root
     FROM pg_catalog.pg_class c
@@ -787,7 +869,7 @@ type TableSamplesRow struct {
 // readers has no row, nor has one of which a part is; one that is dropped meanwhile
 // is of no size.
 func (q *Queries) TableSamples(ctx context.Context) ([]TableSamplesRow, error) {
-	rows, err := q.db.Query(ctx, TableSamples)
+	rows, err := q.db.Query(ctx, tableSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -811,7 +893,7 @@ func (q *Queries) TableSamples(ctx context.Context) ([]TableSamplesRow, error) {
 	return items, nil
 }
 
-const TenantSamples = `-- name: TenantSamples :many
+const tenantSamples = `-- name: TenantSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
@@ -838,7 +920,7 @@ type TenantSamplesRow struct {
 
 // One pass over tenants: a row a tenant.
 func (q *Queries) TenantSamples(ctx context.Context) ([]TenantSamplesRow, error) {
-	rows, err := q.db.Query(ctx, TenantSamples)
+	rows, err := q.db.Query(ctx, tenantSamples)
 	if err != nil {
 		return nil, err
 	}
@@ -846,6 +928,51 @@ func (q *Queries) TenantSamples(ctx context.Context) ([]TenantSamplesRow, error)
 	items := []TenantSamplesRow{}
 	for rows.Next() {
 		var i TenantSamplesRow
+		if err := rows.Scan(
+			&i.MetricName,
+			&i.Service,
+			&i.Tags,
+			&i.Value,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const walSamples = `-- name: WalSamples :many
+SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
+FROM (
+    SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END AS wal
+) d
+CROSS JOIN LATERAL (VALUES
+    ('wal_bytes', 'postgres', '{}', d.wal)
+) AS s (metric_name, service, tags, value)
+WHERE s.value IS NOT NULL
+`
+
+type WalSamplesRow struct {
+	MetricName string
+	Service    string
+	Tags       string
+	Value      float64
+}
+
+// How much WAL this server has written since it was made; no row on a standby, which
+// writes none of its own. Shared memory alone.
+func (q *Queries) WalSamples(ctx context.Context) ([]WalSamplesRow, error) {
+	rows, err := q.db.Query(ctx, walSamples)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []WalSamplesRow{}
+	for rows.Next() {
+		var i WalSamplesRow
 		if err := rows.Scan(
 			&i.MetricName,
 			&i.Service,

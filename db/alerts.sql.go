@@ -9,7 +9,7 @@ import (
 	"context"
 )
 
-const SyncSystemAlerts = `-- name: SyncSystemAlerts :one
+const syncSystemAlerts = `-- name: SyncSystemAlerts :one
 WITH observed AS (
     SELECT x.service, 'system-health:' || x.service AS fingerprint, x.healthy, x.reason
     FROM (
@@ -79,7 +79,7 @@ type SyncSystemAlertsRow struct {
 // service has changed.
 // Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 func (q *Queries) SyncSystemAlerts(ctx context.Context, arg SyncSystemAlertsParams) (SyncSystemAlertsRow, error) {
-	row := q.db.QueryRow(ctx, SyncSystemAlerts,
+	row := q.db.QueryRow(ctx, syncSystemAlerts,
 		arg.Services,
 		arg.Healthy,
 		arg.Reasons,

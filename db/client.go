@@ -1,6 +1,7 @@
 package db
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,104 +14,83 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Client sends the worker's statements: bounded in time on both sides, and once
-// more on a fresh connection where the first one turned out to be dead. After a
+// Client runs the worker's transactions: bounded in time on both sides, and once
+// more on another connection where the first one turned out to be dead. After a
 // restart of the server or its pooler every idle one is, and all that the worker
 // sends may be repeated.
 type Client struct {
-	// Pool is where the statements go.
-	Pool *pgxpool.Pool
-	// Limit is the server's own time-out for each statement.
+	// Limit is the server's own time-out for each statement, unless a call says
+	// otherwise.
 	Limit time.Duration
 
+	pool            *pgxpool.Pool
 	relationMissing atomic.Bool
 }
 
 // NewClient makes a client whose statements the server gives up after limit.
 func NewClient(pool *pgxpool.Pool, limit time.Duration) *Client {
-	return &Client{Pool: pool, Limit: limit}
+	return &Client{pool: pool, Limit: limit}
 }
 
-// Read runs fn, whose every statement is a transaction of its own that only
-// reads, in one round trip.
+// Read runs fn in a transaction that only reads.
 func (c *Client) Read(ctx context.Context, fn func(context.Context, *Queries) error) error {
-	return c.do(ctx, ReadOnly, fn)
+	return c.ReadWithin(ctx, Limits{Statement: c.Limit, Lock: c.Limit}, fn)
 }
 
-// Write is Read for statements that write.
+// ReadWithin is Read with limits of its own.
+func (c *Client) ReadWithin(ctx context.Context, limits Limits, fn func(context.Context, *Queries) error) error {
+	return c.run(ctx, ReadOnly, limits, fn)
+}
+
+// Write runs fn in a transaction, and commits it unless fn fails.
 func (c *Client) Write(ctx context.Context, fn func(context.Context, *Queries) error) error {
-	return c.do(ctx, ReadWrite, fn)
+	return c.WriteWithin(ctx, c.Limit, fn)
 }
 
-// WriteTogether runs what queue adds to a batch as one transaction, in one round
-// trip; read takes the results of what was queued. Each may wait for a lock as long
-// as it may run.
-func (c *Client) WriteTogether(ctx context.Context, queue func(*pgx.Batch), read func(pgx.BatchResults) error) error {
-	ctx, cancel := withDeadline(ctx, c.Limit)
+// WriteWithin is Write with a limit of its own for each statement.
+func (c *Client) WriteWithin(ctx context.Context, limit time.Duration, fn func(context.Context, *Queries) error) error {
+	return c.run(ctx, ReadWrite, Limits{Statement: limit, Lock: limit}, fn)
+}
+
+// run gives a transaction twice the time of a statement: a connection that is half
+// open must not keep a cycle for its whole interval.
+func (c *Client) run(ctx context.Context, options pgx.TxOptions, limits Limits, fn func(context.Context, *Queries) error) error {
+	deadline := 2 * max(c.Limit, limits.Statement)
+	ctx, cancel := context.WithTimeoutCause(ctx, deadline, fmt.Errorf("transaction exceeded its deadline of %s", deadline))
 	defer cancel()
-	return c.retrying(ctx, func() error {
-		return InOneTrip(ctx, c.Pool, ReadWrite, Limits{Statement: c.Limit, Lock: c.Limit}, queue, read)
-	})
-}
-
-func (c *Client) do(ctx context.Context, options pgx.TxOptions, fn func(context.Context, *Queries) error) error {
-	ctx, cancel := withDeadline(ctx, c.Limit)
-	defer cancel()
-	return c.retrying(ctx, func() error { return fn(ctx, New(oneTrip{c.Pool, options, c.limits()})) })
-}
-
-// limits leave time for other statements where one waits for a lock.
-func (c *Client) limits() Limits { return BatchLimits(c.Limit) }
-
-// BatchLimits bound a batch: each statement by limit, and the wait for a lock by
-// a quarter of that, so that one locked table leaves time for the others.
-func BatchLimits(limit time.Duration) Limits {
-	return Limits{Statement: limit, Lock: limit/4 + time.Millisecond}
-}
-
-// InTx runs fn in a transaction.
-func (c *Client) InTx(ctx context.Context, fn func(context.Context, *Queries) error) error {
-	return c.InTxOf(ctx, c.Limit, fn)
-}
-
-// InTxOf is InTx with a limit of its own for each statement.
-func (c *Client) InTxOf(ctx context.Context, limit time.Duration, fn func(context.Context, *Queries) error) error {
-	ctx, cancel := withDeadline(ctx, limit)
-	defer cancel()
-	return c.retrying(ctx, func() error {
-		return InTx(ctx, c.Pool, ReadWrite, limit, func(q *Queries) error { return fn(ctx, q) })
-	})
-}
-
-// Retrying runs fn, and once more where its connection turned out to be dead.
-func (c *Client) Retrying(ctx context.Context, fn func(ctx context.Context) error) error {
-	ctx, cancel := withDeadline(ctx, c.Limit)
-	defer cancel()
-	return c.retrying(ctx, func() error { return fn(ctx) })
-}
-
-// withDeadline gives a transaction twice the time of a statement: a connection
-// that is half open must not keep a cycle for its whole interval.
-func withDeadline(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, 2*limit, fmt.Errorf("transaction exceeded its deadline of %s", 2*limit))
-}
-
-func (c *Client) retrying(ctx context.Context, fn func() error) error {
-	err := fn()
-	switch {
-	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		// The server ends a statement before that: the connection may be half open, and
-		// those beside it too. The next statement gets a new one.
-		c.Pool.Reset()
-	case ctx.Err() != nil:
-	case IsConnectionError(err):
-		c.Pool.Reset()
-		err = fn()
-	case isConflict(err):
-		err = fn()
+	lost, err := c.attempt(ctx, options, limits, fn)
+	if ctx.Err() == nil && (lost || isConflict(err)) {
+		_, err = c.attempt(ctx, options, limits, fn)
 	}
 	c.Note(err)
 	return err
+}
+
+// attempt runs fn once, and reports whether its connection was lost meanwhile.
+func (c *Client) attempt(ctx context.Context, options pgx.TxOptions, limits Limits, fn func(context.Context, *Queries) error) (lost bool, err error) {
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Release()
+	err = InTxWithin(ctx, conn, options, limits, func(q *Queries) error { return fn(ctx, q) })
+	lost = conn.Conn().IsClosed()
+	if lost && !errors.Is(ctx.Err(), context.Canceled) {
+		// The server ends a statement before the deadline. So the connection may be half
+		// open, and those beside it too.
+		c.dropIdle()
+	}
+	return lost, err
+}
+
+// dropIdle closes the connections that nobody uses. Pool.Reset would also throw away
+// one that is being made, which a slow address delays for ever.
+func (c *Client) dropIdle() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // no goodbye to a server that may be away
+	for _, idle := range c.pool.AcquireAllIdle(ctx) {
+		_ = idle.Hijack().Close(ctx)
+	}
 }
 
 // Note takes an error that a statement met, for RelationMissing.
@@ -133,9 +113,26 @@ func code(err error) string {
 	return pgErr.Code
 }
 
-// IsServerError reports whether the server itself refused: the connection is
-// well.
-func IsServerError(err error) bool { return code(err) != "" }
+// IsServerError reports whether the server refused a statement, and the connection
+// is well: neither one that it ended nor one that it would not make.
+func IsServerError(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && !endsConnection(pgErr) && !isConnectError(err)
+}
+
+// endsConnection reports whether the server, or a pooler, ended the connection with
+// these words.
+func endsConnection(err *pgconn.PgError) bool {
+	severity := cmp.Or(err.SeverityUnlocalized, err.Severity)
+	return severity == "FATAL" || severity == "PANIC" || strings.HasPrefix(err.Code, "57P") || strings.HasPrefix(err.Code, "08")
+}
+
+// isConnectError reports whether no connection could be made.
+func isConnectError(err error) bool {
+	var connectErr *pgconn.ConnectError
+	var renewErr *renewError
+	return errors.As(err, &connectErr) || errors.As(err, &renewErr)
+}
 
 // IsTimeout reports whether a statement was given up for its duration, by the
 // server or here.
@@ -153,9 +150,6 @@ func IsMissingTable(err error) bool { return code(err) == "42P01" }
 // have hidden rows.
 func IsForbidden(err error) bool { return code(err) == "42501" }
 
-// IsDivisionByZero reports whether a statement divided by zero, as HoldLease does.
-func IsDivisionByZero(err error) bool { return code(err) == "22012" }
-
 // isConflict reports whether another transaction was in the way at that moment:
 // a serialization failure or a deadlock.
 func isConflict(err error) bool { return code(err) == "40001" || code(err) == "40P01" }
@@ -166,21 +160,4 @@ func isConflict(err error) bool { return code(err) == "40001" || code(err) == "4
 func IsRowSecurity(err error) bool {
 	var pgErr *pgconn.PgError
 	return errors.As(err, &pgErr) && pgErr.Routine == "check_enable_rls"
-}
-
-// IsConnectionError reports whether an established connection failed: by the
-// server's word that it ends it, or without a word.
-func IsConnectionError(err error) bool {
-	if err == nil || IsNoRows(err) {
-		return false
-	}
-	var connectErr *pgconn.ConnectError
-	var renewErr *renewError
-	if errors.As(err, &connectErr) || errors.As(err, &renewErr) {
-		return false // a new one cannot be had either
-	}
-	if c := code(err); c != "" {
-		return strings.HasPrefix(c, "57P") || strings.HasPrefix(c, "08")
-	}
-	return !pgconn.Timeout(err)
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-const DoctorBackend = `-- name: DoctorBackend :one
+const doctorBackend = `-- name: DoctorBackend :one
 
 SELECT pg_backend_pid()::integer AS pid
 `
@@ -21,13 +21,13 @@ SELECT pg_backend_pid()::integer AS pid
 // Which server process answers. Two of them within one client's connection, or
 // one for two clients, tell a pooler in transaction mode.
 func (q *Queries) DoctorBackend(ctx context.Context) (int32, error) {
-	row := q.db.QueryRow(ctx, DoctorBackend)
+	row := q.db.QueryRow(ctx, doctorBackend)
 	var pid int32
 	err := row.Scan(&pid)
 	return pid, err
 }
 
-const DoctorEnterRole = `-- name: DoctorEnterRole :one
+const doctorEnterRole = `-- name: DoctorEnterRole :one
 SELECT set_config('row_security', 'off', true)::text AS row_security,
        set_config('role', coalesce(nullif($1::text, ''), current_user)::text, true)::text AS role
 `
@@ -40,13 +40,13 @@ type DoctorEnterRoleRow struct {
 // From here to the end of the transaction: a role, or the login role where none
 // is given; and an error where row-level security would hide rows.
 func (q *Queries) DoctorEnterRole(ctx context.Context, role string) (DoctorEnterRoleRow, error) {
-	row := q.db.QueryRow(ctx, DoctorEnterRole, role)
+	row := q.db.QueryRow(ctx, doctorEnterRole, role)
 	var i DoctorEnterRoleRow
 	err := row.Scan(&i.RowSecurity, &i.Role)
 	return i, err
 }
 
-const DoctorHealthRows = `-- name: DoctorHealthRows :many
+const doctorHealthRows = `-- name: DoctorHealthRows :many
 SELECT service, status, checked_at, clock_timestamp()::timestamptz AS now
 FROM service_health
 ORDER BY service
@@ -61,7 +61,7 @@ type DoctorHealthRowsRow struct {
 
 // service_health whole: a row a service.
 func (q *Queries) DoctorHealthRows(ctx context.Context) ([]DoctorHealthRowsRow, error) {
-	rows, err := q.db.Query(ctx, DoctorHealthRows)
+	rows, err := q.db.Query(ctx, doctorHealthRows)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (q *Queries) DoctorHealthRows(ctx context.Context) ([]DoctorHealthRowsRow, 
 	return items, nil
 }
 
-const DoctorNewestSamples = `-- name: DoctorNewestSamples :many
+const doctorNewestSamples = `-- name: DoctorNewestSamples :many
 SELECT w.service::text AS service, w.metric_name::text AS metric_name, coalesce(n.time, 'epoch')::timestamptz AS newest
 FROM (
     SELECT unnest($1::text[]) AS service,
@@ -114,7 +114,7 @@ type DoctorNewestSamplesRow struct {
 // The newest sample of each given series, the epoch where it has none: one step
 // each through (metric_name, service, time).
 func (q *Queries) DoctorNewestSamples(ctx context.Context, arg DoctorNewestSamplesParams) ([]DoctorNewestSamplesRow, error) {
-	rows, err := q.db.Query(ctx, DoctorNewestSamples, arg.Services, arg.MetricNames)
+	rows, err := q.db.Query(ctx, doctorNewestSamples, arg.Services, arg.MetricNames)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func (q *Queries) DoctorNewestSamples(ctx context.Context, arg DoctorNewestSampl
 	return items, nil
 }
 
-const DoctorOldestSample = `-- name: DoctorOldestSample :one
+const doctorOldestSample = `-- name: DoctorOldestSample :one
 WITH RECURSIVE names AS (
     (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
     UNION ALL
@@ -158,13 +158,13 @@ LIMIT 1
 // The oldest sample of a plain table, name by name through (metric_name, time);
 // no row on an empty table. On a hypertable the oldest chunk tells.
 func (q *Queries) DoctorOldestSample(ctx context.Context) (time.Time, error) {
-	row := q.db.QueryRow(ctx, DoctorOldestSample)
+	row := q.db.QueryRow(ctx, doctorOldestSample)
 	var oldest time.Time
 	err := row.Scan(&oldest)
 	return oldest, err
 }
 
-const DoctorOpenAlerts = `-- name: DoctorOpenAlerts :many
+const doctorOpenAlerts = `-- name: DoctorOpenAlerts :many
 SELECT substr(fingerprint, 15)::text AS service, status, created_at
 FROM fleet_alert
 WHERE tenant_id = '__system__'
@@ -181,7 +181,7 @@ type DoctorOpenAlertsRow struct {
 
 // The system alerts that are open, acknowledged ones included.
 func (q *Queries) DoctorOpenAlerts(ctx context.Context) ([]DoctorOpenAlertsRow, error) {
-	rows, err := q.db.Query(ctx, DoctorOpenAlerts)
+	rows, err := q.db.Query(ctx, doctorOpenAlerts)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func (q *Queries) DoctorOpenAlerts(ctx context.Context) ([]DoctorOpenAlertsRow, 
 	return items, nil
 }
 
-const DoctorPrivileges = `-- name: DoctorPrivileges :many
+const doctorPrivileges = `-- name: DoctorPrivileges :many
 SELECT w.role::text AS role, w.relation::text AS relation, w.privilege::text AS privilege
 FROM (
     SELECT unnest($1::text[]) AS role,
@@ -228,7 +228,7 @@ type DoctorPrivilegesRow struct {
 // Of the given privileges those that are missing, on tables that stand and for
 // roles that exist.
 func (q *Queries) DoctorPrivileges(ctx context.Context, arg DoctorPrivilegesParams) ([]DoctorPrivilegesRow, error) {
-	rows, err := q.db.Query(ctx, DoctorPrivileges, arg.Roles, arg.Relations, arg.Privileges)
+	rows, err := q.db.Query(ctx, doctorPrivileges, arg.Roles, arg.Relations, arg.Privileges)
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +247,7 @@ func (q *Queries) DoctorPrivileges(ctx context.Context, arg DoctorPrivilegesPara
 	return items, nil
 }
 
-const DoctorRole = `-- name: DoctorRole :one
+const doctorRole = `-- name: DoctorRole :one
 SELECT current_user::text AS login_role,
        (p.oid IS NOT NULL)::boolean AS operator_exists,
        coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
@@ -271,7 +271,7 @@ type DoctorRoleRow struct {
 // The login role, the role that the platform's routes take on, and what both may
 // do in the schema where the tables are.
 func (q *Queries) DoctorRole(ctx context.Context, schema string) (DoctorRoleRow, error) {
-	row := q.db.QueryRow(ctx, DoctorRole, schema)
+	row := q.db.QueryRow(ctx, doctorRole, schema)
 	var i DoctorRoleRow
 	err := row.Scan(
 		&i.LoginRole,
@@ -284,7 +284,7 @@ func (q *Queries) DoctorRole(ctx context.Context, schema string) (DoctorRoleRow,
 	return i, err
 }
 
-const DoctorSequences = `-- name: DoctorSequences :many
+const doctorSequences = `-- name: DoctorSequences :many
 SELECT n.name::text AS name
 FROM (SELECT unnest($1::text[]) AS name) n
 WHERE NOT has_sequence_privilege($2::text, n.name, 'USAGE')
@@ -298,7 +298,7 @@ type DoctorSequencesParams struct {
 
 // Those of the given sequences that a role may not draw from.
 func (q *Queries) DoctorSequences(ctx context.Context, arg DoctorSequencesParams) ([]string, error) {
-	rows, err := q.db.Query(ctx, DoctorSequences, arg.Names, arg.Role)
+	rows, err := q.db.Query(ctx, doctorSequences, arg.Names, arg.Role)
 	if err != nil {
 		return nil, err
 	}
@@ -317,7 +317,7 @@ func (q *Queries) DoctorSequences(ctx context.Context, arg DoctorSequencesParams
 	return items, nil
 }
 
-const DoctorSeries = `-- name: DoctorSeries :many
+const doctorSeries = `-- name: DoctorSeries :many
 SELECT s.metric_name, coalesce(s.service, '')::text AS service,
        count(*)::bigint AS points,
        count(*) FILTER (WHERE s.gap < make_interval(secs => $1::float8))::bigint AS close,
@@ -352,7 +352,7 @@ type DoctorSeriesRow struct {
 // The points of the last window_seconds, series by series, and how many follow
 // the one before sooner than gap_seconds: ranges of (metric_name, time).
 func (q *Queries) DoctorSeries(ctx context.Context, arg DoctorSeriesParams) ([]DoctorSeriesRow, error) {
-	rows, err := q.db.Query(ctx, DoctorSeries, arg.GapSeconds, arg.MetricNames, arg.WindowSeconds)
+	rows, err := q.db.Query(ctx, doctorSeries, arg.GapSeconds, arg.MetricNames, arg.WindowSeconds)
 	if err != nil {
 		return nil, err
 	}
@@ -378,7 +378,7 @@ func (q *Queries) DoctorSeries(ctx context.Context, arg DoctorSeriesParams) ([]D
 	return items, nil
 }
 
-const DoctorServer = `-- name: DoctorServer :one
+const doctorServer = `-- name: DoctorServer :one
 SELECT current_setting('server_version')::text AS version,
        current_setting('server_version_num')::integer AS version_num,
        current_database()::text AS database,
@@ -408,7 +408,7 @@ type DoctorServerRow struct {
 
 // The server, and the connection as the server sees it.
 func (q *Queries) DoctorServer(ctx context.Context) (DoctorServerRow, error) {
-	row := q.db.QueryRow(ctx, DoctorServer)
+	row := q.db.QueryRow(ctx, doctorServer)
 	var i DoctorServerRow
 	err := row.Scan(
 		&i.Version,
@@ -425,7 +425,7 @@ func (q *Queries) DoctorServer(ctx context.Context) (DoctorServerRow, error) {
 	return i, err
 }
 
-const DoctorSessions = `-- name: DoctorSessions :many
+const doctorSessions = `-- name: DoctorSessions :many
 SELECT coalesce(a.application_name, '')::text AS application_name,
        coalesce(a.usename::text, '')::text AS login_role,
        coalesce(host(a.client_addr), '')::text AS client_address,
@@ -450,7 +450,7 @@ type DoctorSessionsRow struct {
 // Who is connected to this database, but for the doctor itself. Of other roles'
 // sessions the address and the kind are shown to pg_read_all_stats alone.
 func (q *Queries) DoctorSessions(ctx context.Context, ownName string) ([]DoctorSessionsRow, error) {
-	rows, err := q.db.Query(ctx, DoctorSessions, ownName)
+	rows, err := q.db.Query(ctx, doctorSessions, ownName)
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-const AcquireLease = `-- name: AcquireLease :one
+const acquireLease = `-- name: AcquireLease :one
 
 UPDATE ops_worker_lease l
 SET holder = $1,
@@ -44,7 +44,7 @@ type AcquireLeaseRow struct {
 // means that another replica holds it. It waits for a store in flight.
 // Caller: a standby that finds the lease free; it looks once a second.
 func (q *Queries) AcquireLease(ctx context.Context, arg AcquireLeaseParams) (AcquireLeaseRow, error) {
-	row := q.db.QueryRow(ctx, AcquireLease,
+	row := q.db.QueryRow(ctx, acquireLease,
 		arg.Holder,
 		arg.TtlSeconds,
 		arg.CycleSeconds,
@@ -55,7 +55,7 @@ func (q *Queries) AcquireLease(ctx context.Context, arg AcquireLeaseParams) (Acq
 	return i, err
 }
 
-const CorrectNewestCycle = `-- name: CorrectNewestCycle :execrows
+const correctNewestCycle = `-- name: CorrectNewestCycle :execrows
 WITH RECURSIVE names AS (
     (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
     UNION ALL
@@ -90,14 +90,14 @@ type CorrectNewestCycleParams struct {
 // step a name through (metric_name, time).
 // Caller: a take-over, and a store that finds last_cycle_at far ahead.
 func (q *Queries) CorrectNewestCycle(ctx context.Context, arg CorrectNewestCycleParams) (int64, error) {
-	result, err := q.db.Exec(ctx, CorrectNewestCycle, arg.Name, arg.FutureSeconds)
+	result, err := q.db.Exec(ctx, correctNewestCycle, arg.Name, arg.FutureSeconds)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected(), nil
 }
 
-const CreateLease = `-- name: CreateLease :exec
+const createLease = `-- name: CreateLease :exec
 INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl, last_cycle_at)
 VALUES ($1, '', 0, clock_timestamp(), clock_timestamp(), interval '0', 'infinity')
 ON CONFLICT (name) DO NOTHING
@@ -106,18 +106,14 @@ ON CONFLICT (name) DO NOTHING
 // Makes the row where it is missing, held by nobody; CorrectNewestCycle says what
 // is stored already. Caller: a take-over that finds no row.
 func (q *Queries) CreateLease(ctx context.Context, name string) error {
-	_, err := q.db.Exec(ctx, CreateLease, name)
+	_, err := q.db.Exec(ctx, createLease, name)
 	return err
 }
 
-const HoldLease = `-- name: HoldLease :exec
-WITH held AS (
-    SELECT epoch
-    FROM ops_worker_lease
-    WHERE name = $1 AND holder = $2 AND epoch = $3 AND expires_at > clock_timestamp()
-    FOR KEY SHARE
-)
-SELECT 1 / count(*) FROM held
+const holdLease = `-- name: HoldLease :execrows
+SELECT FROM ops_worker_lease
+WHERE name = $1 AND holder = $2 AND epoch = $3 AND expires_at > clock_timestamp()
+FOR KEY SHARE
 `
 
 type HoldLeaseParams struct {
@@ -126,30 +122,32 @@ type HoldLeaseParams struct {
 	Epoch  int64
 }
 
-// The fence: locks the lease to the end of the transaction while it is still
-// this holder's, and else divides by zero, so that what stands behind it in the
-// same round trip is not run. A take-over waits for this lock; the holder's own
-// stores and renewals, which change no key, do not, however long the transaction
-// waits for a table of the platform.
-func (q *Queries) HoldLease(ctx context.Context, arg HoldLeaseParams) error {
-	_, err := q.db.Exec(ctx, HoldLease, arg.Name, arg.Holder, arg.Epoch)
-	return err
-}
-
-const LockLease = `-- name: LockLease :execrows
-SELECT FROM ops_worker_lease WHERE name = $1 FOR UPDATE
-`
-
-// Before a take-over, in its transaction: waits for every write of the holder.
-func (q *Queries) LockLease(ctx context.Context, name string) (int64, error) {
-	result, err := q.db.Exec(ctx, LockLease, name)
+// The fence: locks the lease to the end of the transaction while it is still this
+// holder's; no row means that it is lost. A take-over waits for this lock; the
+// holder's own stores and renewals, which change no key, do not, however long the
+// transaction waits for a table of the platform.
+func (q *Queries) HoldLease(ctx context.Context, arg HoldLeaseParams) (int64, error) {
+	result, err := q.db.Exec(ctx, holdLease, arg.Name, arg.Holder, arg.Epoch)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected(), nil
 }
 
-const ReadLease = `-- name: ReadLease :one
+const lockLease = `-- name: LockLease :execrows
+SELECT FROM ops_worker_lease WHERE name = $1 FOR UPDATE
+`
+
+// Before a take-over, in its transaction: waits for every write of the holder.
+func (q *Queries) LockLease(ctx context.Context, name string) (int64, error) {
+	result, err := q.db.Exec(ctx, lockLease, name)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
+const readLease = `-- name: ReadLease :one
 SELECT holder, last_holder, epoch, acquired_at, expires_at, last_cycle_at,
        date_part('epoch', cycle_interval)::float8 AS cycle_seconds,
        (holder <> '' AND expires_at > clock_timestamp() AND expires_at <= clock_timestamp() + ttl)::boolean AS held,
@@ -178,7 +176,7 @@ type ReadLeaseRow struct {
 // further ahead than it is taken for is not held, whoever wrote it.
 // Caller: a standby, once a second; retention, before each batch; and doctor.
 func (q *Queries) ReadLease(ctx context.Context, name string) (ReadLeaseRow, error) {
-	row := q.db.QueryRow(ctx, ReadLease, name)
+	row := q.db.QueryRow(ctx, readLease, name)
 	var i ReadLeaseRow
 	err := row.Scan(
 		&i.Holder,
@@ -196,7 +194,7 @@ func (q *Queries) ReadLease(ctx context.Context, name string) (ReadLeaseRow, err
 	return i, err
 }
 
-const ReleaseLease = `-- name: ReleaseLease :execrows
+const releaseLease = `-- name: ReleaseLease :execrows
 UPDATE ops_worker_lease
 SET holder = '', last_holder = holder, expires_at = clock_timestamp()
 WHERE name = $1 AND holder = $2 AND epoch = $3
@@ -211,14 +209,14 @@ type ReleaseLeaseParams struct {
 // Hands the lease back at shutdown, so that a standby need not wait for it to
 // expire. Without a holder it is free, and not merely overdue.
 func (q *Queries) ReleaseLease(ctx context.Context, arg ReleaseLeaseParams) (int64, error) {
-	result, err := q.db.Exec(ctx, ReleaseLease, arg.Name, arg.Holder, arg.Epoch)
+	result, err := q.db.Exec(ctx, releaseLease, arg.Name, arg.Holder, arg.Epoch)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected(), nil
 }
 
-const RenewLease = `-- name: RenewLease :one
+const renewLease = `-- name: RenewLease :one
 UPDATE ops_worker_lease
 SET expires_at = clock_timestamp() + make_interval(secs => $1::float8),
     ttl = make_interval(secs => $1::float8)
@@ -236,7 +234,7 @@ type RenewLeaseParams struct {
 // Extends a lease that has not expired; no row means that it is lost. Returns
 // the database's clock, which the samples are stamped by.
 func (q *Queries) RenewLease(ctx context.Context, arg RenewLeaseParams) (time.Time, error) {
-	row := q.db.QueryRow(ctx, RenewLease,
+	row := q.db.QueryRow(ctx, renewLease,
 		arg.TtlSeconds,
 		arg.Name,
 		arg.Holder,
@@ -247,7 +245,7 @@ func (q *Queries) RenewLease(ctx context.Context, arg RenewLeaseParams) (time.Ti
 	return now, err
 }
 
-const TouchLease = `-- name: TouchLease :execrows
+const touchLease = `-- name: TouchLease :execrows
 UPDATE ops_worker_lease
 SET name = name
 WHERE name = $1
@@ -256,7 +254,7 @@ WHERE name = $1
 // Changes nothing, but fails where the database refuses writes. Caller: a
 // standby that has seen the database in trouble, before it trusts it again.
 func (q *Queries) TouchLease(ctx context.Context, name string) (int64, error) {
-	result, err := q.db.Exec(ctx, TouchLease, name)
+	result, err := q.db.Exec(ctx, touchLease, name)
 	if err != nil {
 		return 0, err
 	}

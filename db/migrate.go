@@ -41,7 +41,7 @@ const (
 // The migration lock expires by itself when its holder dies, so a crash in the
 // middle of a migration delays the next start by at most this long.
 const (
-	lockLease     = 15 * time.Second
+	lockTTL       = 15 * time.Second
 	lockHeartbeat = 3 * time.Second
 	lockRetry     = time.Second
 	lockRetries   = 120
@@ -115,7 +115,7 @@ func (m *Migrator) Close() error { return m.connections.Close() }
 func (m *Migrator) provider(h home, versions bool) (*goose.Provider, error) {
 	locker, err := lock.NewPostgresTableLocker(
 		lock.WithTableName(h.lockTable()),
-		lock.WithTableLeaseDuration(lockLease),
+		lock.WithTableLeaseDuration(lockTTL),
 		lock.WithTableHeartbeatInterval(lockHeartbeat),
 		lock.WithTableLockTimeout(lockRetry, lockRetries),
 		lock.WithTableLogger(slog.New(slog.DiscardHandler)),

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-const AppliedMigrations = `-- name: AppliedMigrations :many
+const appliedMigrations = `-- name: AppliedMigrations :many
 
 SELECT v.version_id, (max(v.tstamp) AT TIME ZONE 'UTC')::timestamptz AS applied_at
 FROM ops_worker_schema_version v
@@ -29,7 +29,7 @@ type AppliedMigrationsRow struct {
 // The migrations that goose has applied: it takes the row of one that is taken
 // back away. Only where goose's table stands.
 func (q *Queries) AppliedMigrations(ctx context.Context) ([]AppliedMigrationsRow, error) {
-	rows, err := q.db.Query(ctx, AppliedMigrations)
+	rows, err := q.db.Query(ctx, appliedMigrations)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (q *Queries) AppliedMigrations(ctx context.Context) ([]AppliedMigrationsRow
 	return items, nil
 }
 
-const DescribeDatabase = `-- name: DescribeDatabase :one
+const describeDatabase = `-- name: DescribeDatabase :one
 SELECT current_database()::text AS name,
        current_user::text AS login_role,
        current_setting('search_path')::text AS search_path,
@@ -74,7 +74,7 @@ type DescribeDatabaseRow struct {
 // What decides whether this is a database for the worker, and which schema of it.
 // A table of an extension is nobody's.
 func (q *Queries) DescribeDatabase(ctx context.Context) (DescribeDatabaseRow, error) {
-	row := q.db.QueryRow(ctx, DescribeDatabase)
+	row := q.db.QueryRow(ctx, describeDatabase)
 	var i DescribeDatabaseRow
 	err := row.Scan(
 		&i.Name,
@@ -86,7 +86,7 @@ func (q *Queries) DescribeDatabase(ctx context.Context) (DescribeDatabaseRow, er
 	return i, err
 }
 
-const DescribeRelations = `-- name: DescribeRelations :many
+const describeRelations = `-- name: DescribeRelations :many
 SELECT n.name::text AS name,
        c.relkind::text AS kind,
        c.relrowsecurity::boolean AS row_security,
@@ -126,7 +126,7 @@ type DescribeRelationsRow struct {
 // tells a table that the worker made from one that the platform has made its own
 // since. TimescaleDB puts a trigger on a hypertable.
 func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]DescribeRelationsRow, error) {
-	rows, err := q.db.Query(ctx, DescribeRelations, names)
+	rows, err := q.db.Query(ctx, describeRelations, names)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]Desc
 	return items, nil
 }
 
-const DescribeRole = `-- name: DescribeRole :one
+const describeRole = `-- name: DescribeRole :one
 SELECT (r.oid IS NOT NULL)::boolean AS role_exists,
        coalesce(EXISTS (
            SELECT
@@ -186,7 +186,7 @@ type DescribeRoleRow struct {
 // EnterPlatformScope would find after it has logged in. Caller: `grants`, and a
 // start that makes the schema as another role.
 func (q *Queries) DescribeRole(ctx context.Context, role string) (DescribeRoleRow, error) {
-	row := q.db.QueryRow(ctx, DescribeRole, role)
+	row := q.db.QueryRow(ctx, describeRole, role)
 	var i DescribeRoleRow
 	err := row.Scan(
 		&i.RoleExists,
@@ -199,7 +199,7 @@ func (q *Queries) DescribeRole(ctx context.Context, role string) (DescribeRoleRo
 	return i, err
 }
 
-const DescribeServer = `-- name: DescribeServer :one
+const describeServer = `-- name: DescribeServer :one
 SELECT current_setting('server_version_num')::integer AS version_num,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_operator')::boolean AS operator_exists,
        coalesce((
@@ -218,7 +218,7 @@ type DescribeServerRow struct {
 
 // What decides which statements make what is missing.
 func (q *Queries) DescribeServer(ctx context.Context) (DescribeServerRow, error) {
-	row := q.db.QueryRow(ctx, DescribeServer)
+	row := q.db.QueryRow(ctx, describeServer)
 	var i DescribeServerRow
 	err := row.Scan(
 		&i.VersionNum,
@@ -229,7 +229,7 @@ func (q *Queries) DescribeServer(ctx context.Context) (DescribeServerRow, error)
 	return i, err
 }
 
-const FindInSearchPath = `-- name: FindInSearchPath :many
+const findInSearchPath = `-- name: FindInSearchPath :many
 SELECT c.relname::text AS name, n.nspname::text AS schema
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -247,7 +247,7 @@ type FindInSearchPathRow struct {
 // Where the given tables stand among the schemas of the search path, in its
 // order.
 func (q *Queries) FindInSearchPath(ctx context.Context, names []string) ([]FindInSearchPathRow, error) {
-	rows, err := q.db.Query(ctx, FindInSearchPath, names)
+	rows, err := q.db.Query(ctx, findInSearchPath, names)
 	if err != nil {
 		return nil, err
 	}
@@ -266,7 +266,7 @@ func (q *Queries) FindInSearchPath(ctx context.Context, names []string) ([]FindI
 	return items, nil
 }
 
-const LacksPrivileges = `-- name: LacksPrivileges :many
+const lacksPrivileges = `-- name: LacksPrivileges :many
 SELECT w.relation::text AS relation, w.privilege::text AS privilege
 FROM (
     SELECT unnest($1::text[]) AS relation,
@@ -290,7 +290,7 @@ type LacksPrivilegesRow struct {
 // Of the given rights to tables those that a role lacks. Tables and role must
 // exist.
 func (q *Queries) LacksPrivileges(ctx context.Context, arg LacksPrivilegesParams) ([]LacksPrivilegesRow, error) {
-	rows, err := q.db.Query(ctx, LacksPrivileges, arg.Relations, arg.Privileges, arg.Role)
+	rows, err := q.db.Query(ctx, lacksPrivileges, arg.Relations, arg.Privileges, arg.Role)
 	if err != nil {
 		return nil, err
 	}
@@ -309,18 +309,18 @@ func (q *Queries) LacksPrivileges(ctx context.Context, arg LacksPrivilegesParams
 	return items, nil
 }
 
-const LockSchema = `-- name: LockSchema :exec
+const lockSchema = `-- name: LockSchema :exec
 SELECT pg_advisory_xact_lock(hashtext('ops_worker_ensure_platform'))
 `
 
 // Replicas that start together take turns. Held by the transaction, so a pooler
 // is no obstacle.
 func (q *Queries) LockSchema(ctx context.Context) error {
-	_, err := q.db.Exec(ctx, LockSchema)
+	_, err := q.db.Exec(ctx, lockSchema)
 	return err
 }
 
-const MarkForMigrator = `-- name: MarkForMigrator :execrows
+const markForMigrator = `-- name: MarkForMigrator :execrows
 INSERT INTO schema_migrations (version, filename)
 SELECT $1, $2
 WHERE NOT EXISTS (SELECT FROM schema_migrations)
@@ -335,14 +335,14 @@ type MarkForMigratorParams struct {
 // tables and without a row for one that it has migrated before. Only where
 // schema_migrations stands.
 func (q *Queries) MarkForMigrator(ctx context.Context, arg MarkForMigratorParams) (int64, error) {
-	result, err := q.db.Exec(ctx, MarkForMigrator, arg.Version, arg.Filename)
+	result, err := q.db.Exec(ctx, markForMigrator, arg.Version, arg.Filename)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected(), nil
 }
 
-const MigratorHistory = `-- name: MigratorHistory :one
+const migratorHistory = `-- name: MigratorHistory :one
 SELECT count(*) FILTER (WHERE version <> $1)::bigint AS files,
        (count(*) FILTER (WHERE version = $1) > 0)::boolean AS marked
 FROM schema_migrations
@@ -356,13 +356,13 @@ type MigratorHistoryRow struct {
 // What the platform's migrator has noted, and whether the worker has. Only where
 // schema_migrations stands.
 func (q *Queries) MigratorHistory(ctx context.Context, mark string) (MigratorHistoryRow, error) {
-	row := q.db.QueryRow(ctx, MigratorHistory, mark)
+	row := q.db.QueryRow(ctx, migratorHistory, mark)
 	var i MigratorHistoryRow
 	err := row.Scan(&i.Files, &i.Marked)
 	return i, err
 }
 
-const SamplesSize = `-- name: SamplesSize :one
+const samplesSize = `-- name: SamplesSize :one
 SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
 FROM pg_catalog.pg_class c
 WHERE c.oid = to_regclass('system_metrics')
@@ -376,13 +376,13 @@ type SamplesSizeRow struct {
 // A plain table's size and the planner's estimate of its rows, -1 or 0 where it
 // was never analysed. Caller: doctor too.
 func (q *Queries) SamplesSize(ctx context.Context) (SamplesSizeRow, error) {
-	row := q.db.QueryRow(ctx, SamplesSize)
+	row := q.db.QueryRow(ctx, samplesSize)
 	var i SamplesSizeRow
 	err := row.Scan(&i.EstimatedRows, &i.Bytes)
 	return i, err
 }
 
-const SamplesSpan = `-- name: SamplesSpan :one
+const samplesSpan = `-- name: SamplesSpan :one
 SELECT coalesce(extract(epoch FROM max(time) - min(time)), 0)::float8 AS seconds
 FROM system_metrics
 `
@@ -390,13 +390,13 @@ FROM system_metrics
 // The time between the oldest and the newest sample, in seconds. Reads the whole
 // table. Caller: what makes a hypertable of it.
 func (q *Queries) SamplesSpan(ctx context.Context) (float64, error) {
-	row := q.db.QueryRow(ctx, SamplesSpan)
+	row := q.db.QueryRow(ctx, samplesSpan)
 	var seconds float64
 	err := row.Scan(&seconds)
 	return seconds, err
 }
 
-const SequencesBehind = `-- name: SequencesBehind :many
+const sequencesBehind = `-- name: SequencesBehind :many
 SELECT s.name::text AS name
 FROM (SELECT unnest($1::text[]) AS name) n
 JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(n.name) AND a.attnum > 0 AND a.attidentity = '' AND NOT a.attisdropped
@@ -408,7 +408,7 @@ ORDER BY s.name
 // The sequences that fill columns of the given tables: an insert needs to draw
 // from them, and planning one does not show it. Identity columns need no right.
 func (q *Queries) SequencesBehind(ctx context.Context, names []string) ([]string, error) {
-	rows, err := q.db.Query(ctx, SequencesBehind, names)
+	rows, err := q.db.Query(ctx, sequencesBehind, names)
 	if err != nil {
 		return nil, err
 	}
@@ -427,7 +427,7 @@ func (q *Queries) SequencesBehind(ctx context.Context, names []string) ([]string
 	return items, nil
 }
 
-const TimescaleExtension = `-- name: TimescaleExtension :one
+const timescaleExtension = `-- name: TimescaleExtension :one
 SELECT e.extversion::text AS version, n.nspname::text AS schema
 FROM pg_catalog.pg_extension e
 JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
@@ -442,18 +442,18 @@ type TimescaleExtensionRow struct {
 // TimescaleDB's version and the schema of its functions; no row on plain
 // PostgreSQL.
 func (q *Queries) TimescaleExtension(ctx context.Context) (TimescaleExtensionRow, error) {
-	row := q.db.QueryRow(ctx, TimescaleExtension)
+	row := q.db.QueryRow(ctx, timescaleExtension)
 	var i TimescaleExtensionRow
 	err := row.Scan(&i.Version, &i.Schema)
 	return i, err
 }
 
-const UseSchema = `-- name: UseSchema :exec
+const useSchema = `-- name: UseSchema :exec
 SELECT set_config('search_path', quote_ident($1::text) || ', ' || current_setting('search_path'), true)
 `
 
 // Puts a schema before the others, to the end of the transaction.
 func (q *Queries) UseSchema(ctx context.Context, schema string) error {
-	_, err := q.db.Exec(ctx, UseSchema, schema)
+	_, err := q.db.Exec(ctx, useSchema, schema)
 	return err
 }

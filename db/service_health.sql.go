@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-const CountChecks = `-- name: CountChecks :many
+const countChecks = `-- name: CountChecks :many
 INSERT INTO ops_worker_streak AS s (service, healthy, since, checks, checked_at)
 SELECT x.service, x.healthy, $1::timestamptz, 1, $1::timestamptz
 FROM (
@@ -45,7 +45,7 @@ type CountChecksRow struct {
 // Returns the streaks' lengths.
 // Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 func (q *Queries) CountChecks(ctx context.Context, arg CountChecksParams) ([]CountChecksRow, error) {
-	rows, err := q.db.Query(ctx, CountChecks, arg.CheckedAt, arg.Services, arg.Healthy)
+	rows, err := q.db.Query(ctx, countChecks, arg.CheckedAt, arg.Services, arg.Healthy)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +64,7 @@ func (q *Queries) CountChecks(ctx context.Context, arg CountChecksParams) ([]Cou
 	return items, nil
 }
 
-const UpsertServiceHealth = `-- name: UpsertServiceHealth :execrows
+const upsertServiceHealth = `-- name: UpsertServiceHealth :execrows
 INSERT INTO service_health (service, status, latency_ms, details, checked_at)
 SELECT x.service, x.status, nullif(x.latency_ms, -1), x.details::jsonb, $1::timestamptz
 FROM (
@@ -91,7 +91,7 @@ type UpsertServiceHealthParams struct {
 // All services of a health cycle in one statement, by primary key. A latency of
 // -1 stands for NULL. Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 func (q *Queries) UpsertServiceHealth(ctx context.Context, arg UpsertServiceHealthParams) (int64, error) {
-	result, err := q.db.Exec(ctx, UpsertServiceHealth,
+	result, err := q.db.Exec(ctx, upsertServiceHealth,
 		arg.CheckedAt,
 		arg.Services,
 		arg.Statuses,

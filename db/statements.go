@@ -2,6 +2,7 @@ package db
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -9,114 +10,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
-
-// Aggregate is a query of sql/queries/aggregates.sql.
-type Aggregate struct {
-	Name string
-	SQL  string
-	// Platform marks the tables of the platform, which are read in the role that
-	// EnterPlatformScope takes on, past row-level security or not at all.
-	Platform bool
-	// Standby marks what is asked of the standby alone, where there is one.
-	Standby bool
-	// Every is how often it is due while that is cheap; 0 is with every cycle.
-	Every time.Duration
-	// Minutely are those of its samples that are stored once a minute, however often it
-	// is due.
-	Minutely []string
-}
-
-// Elsewhere reports whether it is read on the standby, where there is one.
-func (a Aggregate) Elsewhere() bool { return a.Platform || a.Standby }
-
-// Aggregates is the list to extend for a table that is not read yet. Another
-// number of a table that is read needs no line here: the SQL decides which
-// samples exist.
-//
-// Those that read the platform come last, since its role holds to the end of the
-// batch. Of these the slowest comes last: it cannot take time from the others.
-var Aggregates = []Aggregate{
-	{Name: "database", SQL: DatabaseSamples},
-	{Name: "size", SQL: SizeSamples},
-	{Name: "standby", SQL: StandbySamples, Standby: true},
-	{Name: "activity", SQL: ActivitySamples, Every: time.Minute},
-	{Name: "database totals", SQL: DatabaseTotalSamples, Every: time.Minute},
-	{Name: "replication", SQL: ReplicationSamples, Every: time.Minute},
-	{Name: "tables", SQL: TableSamples, Every: time.Minute},
-	{Name: "tenants", SQL: TenantSamples, Platform: true, Every: time.Minute},
-	{Name: "rules", SQL: RuleSamples, Platform: true, Every: time.Minute},
-	{Name: "integrations", SQL: IntegrationSamples, Platform: true, Every: time.Minute},
-	{Name: "alerts", SQL: AlertSamples, Platform: true},
-	{Name: "deliveries", SQL: DeliverySamples, Platform: true},
-	{Name: "alert totals", SQL: AlertTotalSamples, Platform: true, Every: time.Minute},
-	{Name: "delivery totals", SQL: DeliveryTotalSamples, Platform: true, Every: time.Minute},
-	{Name: "registry", SQL: RegistrySamples, Platform: true, Every: time.Minute},
-	{Name: "devices", SQL: DeviceSamples, Platform: true, Minutely: []string{"devices_offline"}},
-}
-
-// SampleEvery is how often a sample of it is stored while that is cheap; 0 is with
-// every cycle.
-func (a Aggregate) SampleEvery(metric string) time.Duration {
-	if slices.Contains(a.Minutely, metric) {
-		return max(a.Every, time.Minute)
-	}
-	return a.Every
-}
-
-// A sample in the text of an aggregate: its name, and behind it its service.
-var sqlSample = regexp.MustCompile(`'(\w\w+)'(?:::text AS metric_name)?, '(\w\w+)'`)
-
-// SampleName is a series, whatever its tags.
-type SampleName struct{ Service, Metric string }
-
-// Samples are those that it may yield, read off its text, and a test holds them
-// against what it does.
-func (a Aggregate) Samples() (names []SampleName) {
-	for _, match := range sqlSample.FindAllStringSubmatch(a.SQL, -1) {
-		names = append(names, SampleName{Service: match[2], Metric: match[1]})
-	}
-	return names
-}
-
-// DueAggregates are those of a worker with a standby, or without one.
-func DueAggregates(standby bool) []Aggregate {
-	return slices.DeleteFunc(slices.Clone(Aggregates), func(a Aggregate) bool { return a.Standby && !standby })
-}
-
-// TimedSamplesRow is a row of any aggregate, and how long the server had been at it.
-type TimedSamplesRow struct {
-	DeviceSamplesRow
-	TookMs float64
-}
-
-// Timed is the aggregate's SQL, whose rows are TimedSamplesRow.
-func (a Aggregate) Timed() string {
-	return "SELECT a.*, (extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000)::float8 AS took_ms FROM (" + a.SQL + ") a"
-}
-
-// Took is how long the server had been at an aggregate with these rows.
-func Took(rows []TimedSamplesRow) (took time.Duration) {
-	for _, r := range rows {
-		took = max(took, time.Duration(r.TookMs*float64(time.Millisecond)))
-	}
-	return took
-}
-
-// Read runs one aggregate, in a transaction that has no role yet.
-func (a Aggregate) Read(ctx context.Context, q *Queries) ([]TimedSamplesRow, error) {
-	if a.Platform {
-		if _, err := q.EnterPlatformScope(ctx); err != nil {
-			return nil, err
-		}
-	}
-	rows, err := q.db.Query(ctx, a.Timed())
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowToStructByName[TimedSamplesRow])
-}
 
 // Statement is one that the worker or a route runs, to be planned.
 type Statement struct {
@@ -124,7 +20,7 @@ type Statement struct {
 	Use string
 	// Platform marks what runs in the role that EnterPlatformScope takes on.
 	Platform bool
-	call     func(context.Context, *Queries)
+	call     func(context.Context, *Queries) error
 }
 
 // What some of the statements are for.
@@ -145,28 +41,59 @@ const (
 // nothing: none of them is executed.
 func WorkerStatements() []Statement {
 	list := []Statement{
-		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.AcquireLease(ctx, AcquireLeaseParams{}) }},
-		{ForLease, false, func(ctx context.Context, q *Queries) { _ = q.CreateLease(ctx, "") }},
-		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.CorrectNewestCycle(ctx, CorrectNewestCycleParams{}) }},
-		{ForLease, false, func(ctx context.Context, q *Queries) { _ = q.HoldLease(ctx, HoldLeaseParams{}) }},
-		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.LockLease(ctx, "") }},
-		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.ReadLease(ctx, "") }},
-		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.ReleaseLease(ctx, ReleaseLeaseParams{}) }},
-		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.RenewLease(ctx, RenewLeaseParams{}) }},
-		{ForLease, false, func(ctx context.Context, q *Queries) { _, _ = q.TouchLease(ctx, "") }},
-		{"the worker's start", false, func(ctx context.Context, q *Queries) { _, _ = q.AppliedMigrations(ctx) }},
-		{ForOtherWriter, false, func(ctx context.Context, q *Queries) { _, _ = q.NewestWrites(ctx, NewestWritesParams{}) }},
-		{forStreaks, false, func(ctx context.Context, q *Queries) { _, _ = q.CountChecks(ctx, CountChecksParams{}) }},
-		{forHealthRows, false, func(ctx context.Context, q *Queries) { _, _ = q.UpsertServiceHealth(ctx, UpsertServiceHealthParams{}) }},
-		{forSamples, false, func(ctx context.Context, q *Queries) { _, _ = q.AppendSamples(ctx, AppendSamplesParams{Recheck: true}) }},
-		{forSamples, false, func(ctx context.Context, q *Queries) { _, _ = q.NewestValues(ctx, NewestValuesParams{}) }},
-		{ForRetention, false, func(ctx context.Context, q *Queries) {
-			_, _ = q.DeleteExpiredSamples(ctx, DeleteExpiredSamplesParams{})
+		{ForLease, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.AcquireLease(ctx, AcquireLeaseParams{})
+			return err
 		}},
-		{ForSystemAlerts, true, func(ctx context.Context, q *Queries) { _, _ = q.SyncSystemAlerts(ctx, SyncSystemAlertsParams{}) }},
+		{ForLease, false, func(ctx context.Context, q *Queries) error { return q.CreateLease(ctx, "") }},
+		{ForLease, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.CorrectNewestCycle(ctx, CorrectNewestCycleParams{})
+			return err
+		}},
+		{ForLease, false, func(ctx context.Context, q *Queries) error { _, err := q.HoldLease(ctx, HoldLeaseParams{}); return err }},
+		{ForLease, false, func(ctx context.Context, q *Queries) error { _, err := q.LockLease(ctx, ""); return err }},
+		{ForLease, false, func(ctx context.Context, q *Queries) error { _, err := q.ReadLease(ctx, ""); return err }},
+		{ForLease, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.ReleaseLease(ctx, ReleaseLeaseParams{})
+			return err
+		}},
+		{ForLease, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.RenewLease(ctx, RenewLeaseParams{})
+			return err
+		}},
+		{ForLease, false, func(ctx context.Context, q *Queries) error { _, err := q.TouchLease(ctx, ""); return err }},
+		{"the worker's start", false, func(ctx context.Context, q *Queries) error { _, err := q.AppliedMigrations(ctx); return err }},
+		{ForOtherWriter, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.NewestWrites(ctx, NewestWritesParams{})
+			return err
+		}},
+		{forStreaks, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.CountChecks(ctx, CountChecksParams{})
+			return err
+		}},
+		{forHealthRows, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.UpsertServiceHealth(ctx, UpsertServiceHealthParams{})
+			return err
+		}},
+		{forSamples, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.AppendSamples(ctx, AppendSamplesParams{Recheck: true})
+			return err
+		}},
+		{forSamples, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.NewestValues(ctx, NewestValuesParams{})
+			return err
+		}},
+		{ForRetention, false, func(ctx context.Context, q *Queries) error {
+			_, err := q.DeleteExpiredSamples(ctx, DeleteExpiredSamplesParams{})
+			return err
+		}},
+		{ForSystemAlerts, true, func(ctx context.Context, q *Queries) error {
+			_, err := q.SyncSystemAlerts(ctx, SyncSystemAlertsParams{})
+			return err
+		}},
 	}
 	for _, a := range Aggregates {
-		list = append(list, Statement{"the aggregate " + a.Name, a.Platform, textCall(a.SQL)})
+		list = append(list, Statement{a.Use(), a.Platform, func(ctx context.Context, q *Queries) error { _, err := a.read(ctx, q); return err }})
 	}
 	return list
 }
@@ -174,8 +101,8 @@ func WorkerStatements() []Statement {
 // Statement is the route's read.
 func (r Route) Statement() Statement { return Statement{Use: r.Name, call: textCall(r.SQL)} }
 
-func textCall(text string) func(context.Context, *Queries) {
-	return func(ctx context.Context, q *Queries) { _, _ = q.db.Exec(ctx, text) }
+func textCall(text string) func(context.Context, *Queries) error {
+	return func(ctx context.Context, q *Queries) error { _, err := q.db.Exec(ctx, text); return err }
 }
 
 // Plan lets the server plan a statement without executing it, in the role that
@@ -183,34 +110,55 @@ func textCall(text string) func(context.Context, *Queries) {
 // tables and columns that are missing, and about rights and policies of that
 // role. It returns the role.
 func (s Statement) Plan(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, role string) (as string, err error) {
-	roles := 1
-	queue := func(batch *pgx.Batch) {
-		Queue(batch, func(q *Queries) { _, _ = q.DoctorEnterRole(ctx, role) })
+	err = InTx(ctx, pool, ReadOnly, limit, func(q *Queries) error {
+		entered, err := q.DoctorEnterRole(ctx, role)
+		if err != nil {
+			return &RoleError{Role: role, err: err}
+		}
+		as = entered.Role
 		if s.Platform && role == "" {
-			Queue(batch, func(q *Queries) { _, _ = q.EnterPlatformScope(ctx) })
-			roles++
-		}
-		s.call(ctx, New(recorder{batch, "EXPLAIN "}))
-	}
-	err = InOneTrip(ctx, pool, ReadOnly, BatchLimits(limit), queue, func(results pgx.BatchResults) error {
-		for range roles {
-			values, err := pgx.CollectExactlyOneRow(asRows(results), pgx.RowToMap)
+			scope, err := q.EnterPlatformScope(ctx)
 			if err != nil {
-				return &RoleError{Role: role, err: err}
+				return &RoleError{err: err}
 			}
-			as, _ = values["role"].(string)
+			as = scope.Role
 		}
-		_, err := results.Exec()
-		return err
+		if err := s.call(ctx, New(planner{q.db})); !errors.Is(err, errPlanned) {
+			return err
+		}
+		return nil
 	})
 	return as, err
 }
 
-// asRows is Query, whose error CollectExactlyOneRow finds in the rows too.
-func asRows(results pgx.BatchResults) pgx.Rows {
-	rows, _ := results.Query()
-	return rows
+// planner is a DBTX that has the server plan what it should run.
+type planner struct{ on DBTX }
+
+var errPlanned = errors.New("planned, not run")
+
+// Exec plans.
+func (p planner) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return p.on.Exec(ctx, "EXPLAIN "+sql, args...)
 }
+
+// Query plans, and fails.
+func (p planner) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if _, err := p.Exec(ctx, sql, args...); err != nil {
+		return nil, err
+	}
+	return nil, errPlanned
+}
+
+// QueryRow is Query.
+func (p planner) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	_, err := p.Query(ctx, sql, args...)
+	return failedRow{err}
+}
+
+type failedRow struct{ err error }
+
+// Scan fails.
+func (r failedRow) Scan(...any) error { return r.err }
 
 // RoleError is a role that cannot be taken on.
 type RoleError struct {
@@ -311,6 +259,6 @@ func isCatalogue(name string) bool {
 // text is what the statement sends.
 func (s Statement) text() string {
 	batch := &pgx.Batch{}
-	s.call(context.Background(), New(recorder{batch: batch}))
+	_ = s.call(context.Background(), New(recorder{batch: batch}))
 	return batch.QueuedQueries[0].SQL
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-const AppendSamples = `-- name: AppendSamples :one
+const appendSamples = `-- name: AppendSamples :one
 WITH held AS (
     SELECT l.last_cycle_at,
            l.last_cycle_at <= clock_timestamp() + make_interval(secs => $1::float8) AS trusted
@@ -77,7 +77,7 @@ type AppendSamplesRow struct {
 // Returns how many samples were new, and the database's clock.
 // Caller: the metrics collector, every METRICS_COLLECTION_INTERVAL.
 func (q *Queries) AppendSamples(ctx context.Context, arg AppendSamplesParams) (AppendSamplesRow, error) {
-	row := q.db.QueryRow(ctx, AppendSamples,
+	row := q.db.QueryRow(ctx, appendSamples,
 		arg.FutureSeconds,
 		arg.LeaseName,
 		arg.Holder,
@@ -96,7 +96,7 @@ func (q *Queries) AppendSamples(ctx context.Context, arg AppendSamplesParams) (A
 	return i, err
 }
 
-const DeleteExpiredSamples = `-- name: DeleteExpiredSamples :execrows
+const deleteExpiredSamples = `-- name: DeleteExpiredSamples :execrows
 WITH RECURSIVE names AS (
     (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
     UNION ALL
@@ -131,14 +131,14 @@ type DeleteExpiredSamplesParams struct {
 // names by a loose index scan, then at most batch_size rows of the oldest.
 // Caller: the metrics collector's retention, hourly, until a batch is short.
 func (q *Queries) DeleteExpiredSamples(ctx context.Context, arg DeleteExpiredSamplesParams) (int64, error) {
-	result, err := q.db.Exec(ctx, DeleteExpiredSamples, arg.Cutoff, arg.BatchSize)
+	result, err := q.db.Exec(ctx, deleteExpiredSamples, arg.Cutoff, arg.BatchSize)
 	if err != nil {
 		return 0, err
 	}
 	return result.RowsAffected(), nil
 }
 
-const NewestValues = `-- name: NewestValues :many
+const newestValues = `-- name: NewestValues :many
 SELECT w.metric_name::text AS metric_name, w.service::text AS service, n.value::float8 AS value
 FROM (
     SELECT unnest($1::text[]) AS metric_name,
@@ -172,7 +172,7 @@ type NewestValuesRow struct {
 // than future_seconds was stamped by a clock that was wrong, and is passed over.
 // Caller: the metrics collector, at the start of each term.
 func (q *Queries) NewestValues(ctx context.Context, arg NewestValuesParams) ([]NewestValuesRow, error) {
-	rows, err := q.db.Query(ctx, NewestValues, arg.MetricNames, arg.Services, arg.FutureSeconds)
+	rows, err := q.db.Query(ctx, newestValues, arg.MetricNames, arg.Services, arg.FutureSeconds)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +191,7 @@ func (q *Queries) NewestValues(ctx context.Context, arg NewestValuesParams) ([]N
 	return items, nil
 }
 
-const NewestWrites = `-- name: NewestWrites :one
+const newestWrites = `-- name: NewestWrites :one
 SELECT coalesce((
            SELECT max(n.time)
            FROM (SELECT unnest($1::text[]) AS metric_name) w
@@ -228,7 +228,7 @@ type NewestWritesRow struct {
 // wrong, and hides nothing.
 // Caller: doctor; and a start that waits for another writer, once a second.
 func (q *Queries) NewestWrites(ctx context.Context, arg NewestWritesParams) (NewestWritesRow, error) {
-	row := q.db.QueryRow(ctx, NewestWrites, arg.MetricNames, arg.FutureSeconds)
+	row := q.db.QueryRow(ctx, newestWrites, arg.MetricNames, arg.FutureSeconds)
 	var i NewestWritesRow
 	err := row.Scan(&i.NewestSample, &i.NewestCheck, &i.Now)
 	return i, err

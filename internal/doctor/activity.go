@@ -206,13 +206,13 @@ func checkSamples(ctx context.Context, r *run, f *findings) error {
 	}
 	longest := patience * interval
 	s := samples{rows: rows, now: now, held: lease.held(), longest: map[string]time.Duration{}, newest: map[string]time.Time{}}
-	every := map[db.SampleName]time.Duration{}
+	every := map[[2]string]time.Duration{}
 	for _, e := range expected {
-		every[db.SampleName{Service: e.service, Metric: e.metric}] = e.every
+		every[[2]string{e.service, e.metric}] = e.every
 	}
 	for _, row := range rows {
 		// Numbers of a large table have a pace of their own.
-		s.patience = append(s.patience, max(longest, patience*every[db.SampleName{Service: row.Service, Metric: row.MetricName}]))
+		s.patience = append(s.patience, max(longest, patience*every[[2]string{row.Service, row.MetricName}]))
 	}
 	for i, row := range rows {
 		if row.Newest.After(s.newest[row.Service]) {

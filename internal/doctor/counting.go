@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/db"
@@ -17,9 +19,9 @@ import (
 // counted is an aggregate, read now.
 type counted struct {
 	db.Aggregate
-	rows []db.TimedSamplesRow
-	// took is how long the server was at it; where it did not end in doctor's time,
-	// at least so long.
+	rows []db.Sample
+	// took is how long its call took; where it did not end in doctor's time, at least
+	// so long.
 	took    time.Duration
 	unended bool
 	every   time.Duration // as the budget has it
@@ -58,13 +60,13 @@ func (r *run) counts(ctx context.Context) ([]counted, error) {
 			c := counted{Aggregate: a}
 			began := time.Now()
 			limit := time.Duration(float64(time.Until(deadline)) * shareOfAggregate)
-			c.err = db.InTx(ctx, pool, db.Snapshot, limit, func(q *db.Queries) (err error) {
-				c.rows, err = a.Read(ctx, q)
-				return err
+			c.err = db.InTx(ctx, pool, db.ReadOnly, limit, func(q *db.Queries) (err error) {
+				return db.ReadAggregates(ctx, q, []db.Aggregate{a}, func(_ db.Aggregate, samples []db.Sample, took time.Duration) {
+					c.rows, c.took = samples, took
+				})
 			})
 			switch {
 			case c.err == nil:
-				c.took = db.Took(c.rows)
 			case db.IsTimeout(c.err):
 				c.took, c.unended = time.Since(began), true
 			case !db.IsServerError(c.err) && pool == r.pool:
@@ -118,7 +120,13 @@ func checkAggregates(ctx context.Context, r *run, f *findings) error {
 		}
 		switch {
 		case c.err != nil && !c.unended:
-			// What keeps it from being read has its finding, here or above.
+			text, found, err := r.failedAggregate(ctx, c)
+			if err != nil {
+				return err
+			}
+			if !found {
+				f.fail("what the server says; the worker's log has it too", "%s is not counted: %s", c.Name, text)
+			}
 		case c.every >= oldNumbers:
 			f.warn(raise, "%s takes %s, so it is counted every %s at most", c.Name, cost, age(c.every))
 		case c.every > wanted || c.unended:
@@ -135,6 +143,18 @@ func checkAggregates(ctx context.Context, r *run, f *findings) error {
 	}
 	f.note("all together keep the database busy for %.2g %% of the time; AGGREGATE_BUDGET is %g %%", 100*share, float64(r.cfg.AggregateBudget))
 	return nil
+}
+
+// failedAggregate is why an aggregate cannot be read, and whether that has a finding
+// of its own: what the planner says above, the standby here.
+func (r *run) failedAggregate(ctx context.Context, c counted) (text string, found bool, err error) {
+	var refused *pgconn.PgError
+	if !errors.As(c.err, &refused) || r.cfg.Database.AggregateURL != "" && c.Elsewhere() {
+		return "", true, nil
+	}
+	planned, err := r.refusals(ctx)
+	found = slices.ContainsFunc(planned, func(p refusal) bool { return p.statement.Use == c.Use() })
+	return humanize.OneLine(refused.Message), found, err
 }
 
 // judgeStandby looks at what AGGREGATE_DATABASE_URL leads to.

@@ -89,6 +89,11 @@ func TestFaults(t *testing.T) {
 			plant: exec("ALTER SCHEMA public RENAME TO iot"),
 			check: "role", result: Fail, found: "no schema of", also: "*",
 		},
+		"an aggregate that the server refuses": {
+			plant: exec(`CREATE FUNCTION refuse() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not on this server' USING ERRCODE = '0A000'; END$$;
+				ALTER TABLE alert_rules RENAME TO kept; CREATE VIEW alert_rules AS SELECT refuse() AS enabled; GRANT SELECT ON alert_rules TO pulse_operator`),
+			check: "aggregates", result: Fail, found: "rules is not counted: not on this server", advice: "what the server says",
+		},
 		"policies bind the worker": {
 			plant: func(t *testing.T, s *stage) {
 				s.worker(t)

@@ -31,7 +31,7 @@ type Foreign struct {
 func (p *Postgres) FindForeign(ctx context.Context, metricNames []string) (f Foreign, err error) {
 	var writes db.NewestWritesRow
 	var lease db.ReadLeaseRow
-	err = p.client.InTx(ctx, func(ctx context.Context, q *db.Queries) (err error) {
+	err = p.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
 		// In this order: a lease that is taken meanwhile makes nothing foreign.
 		if writes, err = NewestWrites(ctx, q, metricNames); err != nil {
 			return fmt.Errorf("read the newest writes: %w", err)

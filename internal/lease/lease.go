@@ -46,6 +46,8 @@ type State struct {
 	FromTheFuture bool
 	// ReadOnly is that the database can take no write: a hot standby.
 	ReadOnly bool
+	// LastCycleAt is the newest stored cycle, of any replica.
+	LastCycleAt time.Time
 }
 
 // Store keeps the lease. Its errors mean that the database did not answer,
@@ -71,10 +73,11 @@ type Lease struct {
 	holder string
 	ttl    time.Duration
 	log    zerolog.Logger
-	beat   func(interval time.Duration)
+	hooks  Hooks
 
-	clock    databaseClock
-	renewNow chan struct{}
+	clock     databaseClock
+	renewNow  chan struct{}
+	standDown chan string
 
 	mu          sync.Mutex
 	token       Token
@@ -92,13 +95,24 @@ type Status struct {
 	SeenAt time.Time
 }
 
-// New prepares a lease for holder, a name that no other process has. beat
-// is called at every turn with the longest time to the next one; nil is not called.
-func New(store Store, holder string, ttl time.Duration, log zerolog.Logger, beat func(time.Duration)) *Lease {
-	if beat == nil {
-		beat = func(time.Duration) {}
+// Hooks are told of what a lease does. One that is nil is not called.
+type Hooks struct {
+	// Turned is called at every turn, with the longest time to the next one.
+	Turned func(next time.Duration)
+	// Superseded is called as long as another replica leads, with the newest cycle that
+	// is stored: what this one still has up to there can never be.
+	Superseded func(lastCycleAt time.Time)
+}
+
+// New prepares a lease for holder, a name that no other process has.
+func New(store Store, holder string, ttl time.Duration, log zerolog.Logger, hooks Hooks) *Lease {
+	if hooks.Turned == nil {
+		hooks.Turned = func(time.Duration) {}
 	}
-	return &Lease{store: store, holder: holder, ttl: ttl, log: log, beat: beat, renewNow: make(chan struct{}, 1)}
+	if hooks.Superseded == nil {
+		hooks.Superseded = func(time.Time) {}
+	}
+	return &Lease{store: store, holder: holder, ttl: ttl, log: log, hooks: hooks, renewNow: make(chan struct{}, 1), standDown: make(chan string, 1)}
 }
 
 // Holder is the name under which this process holds the lease.
@@ -166,9 +180,18 @@ func (l *Lease) RenewNow() {
 	}
 }
 
+// StandDown hands the lease back at once, for a loop that stands still. This process
+// takes the lease again when all its loops have ended.
+func (l *Lease) StandDown(loop string) {
+	select {
+	case l.standDown <- loop:
+	default:
+	}
+}
+
 // Run takes the lease whenever it can be had and calls lead for as long as it
-// is held; lead returns soon after its context is done. Run ends with ctx, with
-// the lease handed back.
+// is held; lead returns soon after its context is done, or is left behind. Run ends
+// with ctx, with the lease handed back.
 //
 // While the database cannot be asked, a leader goes on leading: nobody else can
 // take the lease from that database either, and where only this process is cut
@@ -179,7 +202,7 @@ func (l *Lease) Run(ctx context.Context, lead func(context.Context)) {
 	role := ""
 	delay := &takeoverDelay{ttl: l.ttl}
 	for ctx.Err() == nil {
-		l.beat(l.requestTimeout() + maxPoll)
+		l.hooks.Turned(l.requestTimeout() + maxPoll)
 		holder, err := l.tryAcquire(ctx, delay)
 		if ctx.Err() != nil {
 			if holder == l.holder {
@@ -260,7 +283,10 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 	}
 	if holder := lease.Holder; holder != "" && holder != l.holder {
 		if lease.Held {
-			d.forget() // the leader is well
+			d.forget()                                         // the leader is well
+			if lease.LastCycleAt.Sub(l.Now()) <= FutureLimit { // else a clock that was wrong has stamped it
+				l.hooks.Superseded(lease.LastCycleAt)
+			}
 			return holder, nil
 		}
 		if lease.FromTheFuture {
@@ -291,32 +317,63 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 	return l.holder, nil
 }
 
-// lead runs one term, until ctx ends or another replica has the lease; it returns
-// that replica.
+// stopPatience is how long a term that was told to end may take, before it is left
+// behind: its share of the 5 s that a stop may take.
+const stopPatience = 3700 * time.Millisecond
+
+// lead runs one term, until ctx ends, another replica has the lease or a loop stands
+// still; it returns that replica.
 func (l *Lease) lead(ctx context.Context, lead func(context.Context)) (lost string) {
 	l.log.Info().Str("role", "leader").Int64("epoch", l.Token().Epoch).Msg("this replica collects")
 	l.note(func(s *Status) { s.Leading = true })
+	select {
+	case <-l.standDown: // of an earlier term
+	default:
+	}
 	term, end := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		defer faultlog.Recovered(l.log.WithContext(term), func(error) {})
 		lead(term)
 	}()
-	lost = l.keep(ctx)
-	end()
-	<-done
+	lost, stalled := l.keep(ctx)
 	l.note(func(s *Status) { s.Leading = false })
-	if lost != "" {
+	switch {
+	case stalled != "":
+		// First, since nobody knows what the loop waits for.
+		l.Release()
+		l.log.Error().Str("role", "standby").Str("stands_still", stalled).Msg("a loop stands still, this replica does not collect until it returns")
+	case lost != "":
 		l.log.Warn().Str("role", "standby").Str("leader", lost).Msg("lease lost: another replica collects")
-		return lost
 	}
-	l.Release()
-	return ""
+	end()
+	l.await(ctx, done)
+	if stalled == "" && lost == "" {
+		l.Release()
+	}
+	return lost
 }
 
-// keep renews the lease until ctx ends or another holder has it; it returns that
-// holder.
-func (l *Lease) keep(ctx context.Context) (lost string) {
+// await waits for a term to end; once ctx is done, no longer than stopPatience.
+func (l *Lease) await(ctx context.Context, done <-chan struct{}) {
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	}
+	patience := time.NewTimer(stopPatience)
+	defer patience.Stop()
+	select {
+	case <-done:
+	case <-patience.C:
+		l.log.Error().Msg("a loop does not end, it is left behind")
+	}
+}
+
+// keep renews the lease until ctx ends, another holder has it or a loop stands still;
+// it returns that holder, or that loop.
+func (l *Lease) keep(ctx context.Context) (lost, stalled string) {
 	var renewing faultlog.Log
 	retry := backoff.New(min(maxPoll, l.ttl/3))
 	timer := time.NewTimer(l.ttl / 3)
@@ -324,19 +381,21 @@ func (l *Lease) keep(ctx context.Context) (lost string) {
 	for {
 		select {
 		case <-ctx.Done():
-			return ""
+			return "", ""
+		case stalled := <-l.standDown:
+			return "", stalled
 		case <-l.renewNow:
 		case <-timer.C:
 			if left := l.untilRenewal(); left > 0 {
-				l.beat(l.requestTimeout() + l.ttl/3)
+				l.hooks.Turned(l.requestTimeout() + l.ttl/3)
 				timer.Reset(left)
 				continue
 			}
 		}
-		l.beat(l.requestTimeout() + l.ttl/3)
+		l.hooks.Turned(l.requestTimeout() + l.ttl/3)
 		holder, err := l.renew(ctx)
 		if ctx.Err() != nil {
-			return ""
+			return "", ""
 		}
 		renewing.Observe(l.log, err, "lease cannot be renewed, collecting goes on", "lease is renewed again")
 		if err != nil {
@@ -345,7 +404,7 @@ func (l *Lease) keep(ctx context.Context) (lost string) {
 			continue
 		}
 		if holder != l.holder {
-			return holder
+			return holder, ""
 		}
 		retry.Reset()
 		timer.Reset(l.ttl / 3)

@@ -39,7 +39,7 @@ func newReplicas(t *testing.T) *replicas {
 func (r *replicas) start(name string) *lease.Lease {
 	ctx, stop := context.WithCancel(r.t.Context())
 	r.stops[name] = stop
-	l := lease.New(r.store, name, 15*time.Second, zerolog.Nop(), nil)
+	l := lease.New(r.store, name, 15*time.Second, zerolog.Nop(), lease.Hooks{})
 	r.wg.Go(func() {
 		l.Run(ctx, func(ctx context.Context) {
 			begin := time.Since(r.begin)
@@ -253,7 +253,7 @@ func TestALeaseTakenInTheMomentOfAStopIsHandedBack(t *testing.T) {
 			}
 			return nil
 		}
-		lease.New(store, "me", 15*time.Second, zerolog.Nop(), nil).Run(ctx, func(context.Context) { t.Error("it leads") })
+		lease.New(store, "me", 15*time.Second, zerolog.Nop(), lease.Hooks{}).Run(ctx, func(context.Context) { t.Error("it leads") })
 		if store.Holder != "" {
 			t.Errorf("the lease is still %s's", store.Holder)
 		}
@@ -298,7 +298,7 @@ func TestARoleIsLoggedWhenItChanges(t *testing.T) {
 		if _, err := store.Acquire(t.Context(), "other", 10*time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		l := lease.New(store, "me", 15*time.Second, log.Logger(), nil)
+		l := lease.New(store, "me", 15*time.Second, log.Logger(), lease.Hooks{})
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 		defer cancel()
 		l.Run(ctx, func(ctx context.Context) { <-ctx.Done() })
@@ -316,3 +316,44 @@ func TestARoleIsLoggedWhenItChanges(t *testing.T) {
 
 // pass lets time pass in a synctest bubble, where nobody waits for it.
 func pass(d time.Duration) { time.Sleep(d) }
+
+// As long as another replica leads, its newest stored cycle is told: not in a lease's
+// own term, and not what a clock that was wrong has stamped.
+func TestWhatAnotherReplicaHasStoredIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []time.Time
+		store := &leasetest.Store{}
+		l := lease.New(store, "me", 15*time.Second, zerolog.Nop(), lease.Hooks{Superseded: func(at time.Time) { told = append(told, at) }})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			l.Run(ctx, func(ctx context.Context) { <-ctx.Done() })
+		}()
+		pass(time.Minute)
+		synctest.Wait()
+		if len(told) > 0 {
+			t.Errorf("in its own term: %v", told)
+		}
+		store.Usurp("other", 9)
+		stored := time.Now()
+		store.Lock()
+		store.LastCycleAt = stored
+		store.Unlock()
+		pass(time.Minute)
+		synctest.Wait()
+		if len(told) < 30 || !told[0].Equal(stored) {
+			t.Errorf("%d times, %v", len(told), told)
+		}
+		store.Lock()
+		store.LastCycleAt = stored.Add(400 * 24 * time.Hour)
+		store.Unlock()
+		pass(time.Minute)
+		synctest.Wait()
+		if newest := told[len(told)-1]; !newest.Equal(stored) {
+			t.Errorf("of a clock that was wrong: %s", newest)
+		}
+		stop()
+		<-ended
+	})
+}

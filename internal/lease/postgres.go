@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"ops_worker/db"
 )
 
@@ -36,23 +34,18 @@ func lost(err error) error {
 // counts for nothing.
 const FutureLimit = time.Hour
 
-// Fenced runs what queue adds to a batch in a transaction that holds the lease, in
-// one round trip. Without it nothing is written, and the error is ErrLost.
-func Fenced(ctx context.Context, client *db.Client, token Token, queue func(*pgx.Batch), read func(pgx.BatchResults) error) error {
-	return client.WriteTogether(ctx, func(batch *pgx.Batch) {
-		db.Queue(batch, func(q *db.Queries) {
-			_ = q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch})
-		})
-		queue(batch)
-	}, func(results pgx.BatchResults) error {
-		_, err := results.Exec()
+// Fenced runs fn in a transaction that holds the lease. Without the lease nothing is
+// written, and the error is ErrLost.
+func Fenced(ctx context.Context, client *db.Client, token Token, fn func(context.Context, *db.Queries) error) error {
+	return client.Write(ctx, func(ctx context.Context, q *db.Queries) error {
+		held, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch})
 		switch {
-		case db.IsDivisionByZero(err):
-			return ErrLost
 		case err != nil:
 			return fmt.Errorf("hold lease: %w", err)
+		case held == 0:
+			return ErrLost
 		}
-		return read(results)
+		return fn(ctx, q)
 	})
 }
 
@@ -75,7 +68,7 @@ func (p *Postgres) Look(ctx context.Context) (State, error) {
 	if db.IsNoRows(err) {
 		return State{}, nil
 	}
-	return State{Holder: row.Holder, Held: row.Held, FromTheFuture: row.FromTheFuture, ReadOnly: row.ReadOnly}, err
+	return State{Holder: row.Holder, Held: row.Held, FromTheFuture: row.FromTheFuture, ReadOnly: row.ReadOnly, LastCycleAt: row.LastCycleAt}, err
 }
 
 // Touch fails where the database refuses writes.
@@ -88,7 +81,7 @@ func (p *Postgres) Touch(ctx context.Context) error {
 
 // Acquire takes the lease if it can be had.
 func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration) (grant Grant, err error) {
-	err = p.client.InTx(ctx, func(ctx context.Context, q *db.Queries) error {
+	err = p.client.Write(ctx, func(ctx context.Context, q *db.Queries) error {
 		rows, err := q.LockLease(ctx, db.LeaseName)
 		if err != nil {
 			return fmt.Errorf("lock lease: %w", err)

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/db"
@@ -81,7 +80,7 @@ func TestATakeoverWaitsForTheStoreInFlight(t *testing.T) {
 	}
 	var storing sync.WaitGroup
 	storing.Go(func() {
-		err := lease.Fenced(t.Context(), client, token, queueSave, discard)
+		err := lease.Fenced(t.Context(), client, token, save)
 		if err != nil {
 			t.Error(err)
 		}
@@ -106,16 +105,10 @@ func TestATakeoverWaitsForTheStoreInFlight(t *testing.T) {
 	}
 }
 
-// queueSave queues a write, and discard takes its result.
-func queueSave(batch *pgx.Batch) {
-	db.Queue(batch, func(q *db.Queries) {
-		_, _ = q.UpsertServiceHealth(context.Background(), db.UpsertServiceHealthParams{
-			Services: []string{"a"}, Statuses: []string{"healthy"}, LatenciesMs: []int32{1}, Details: []string{"{}"}, CheckedAt: time.Now()})
-	})
-}
-
-func discard(results pgx.BatchResults) error {
-	_, err := results.Exec()
+// save is a write.
+func save(ctx context.Context, q *db.Queries) error {
+	_, err := q.UpsertServiceHealth(ctx, db.UpsertServiceHealthParams{
+		Services: []string{"a"}, Statuses: []string{"healthy"}, LatenciesMs: []int32{1}, Details: []string{"{}"}, CheckedAt: time.Now()})
 	return err
 }
 
@@ -125,11 +118,11 @@ func TestAStoreWithoutTheLeaseWritesNothing(t *testing.T) {
 	token := acquire(t, client, "a")
 	const rows = "SELECT count(*) FROM service_health"
 	for name, lost := range map[string]lease.Token{"another's": {Holder: "b", Epoch: token.Epoch}, "an earlier one": {Holder: "a", Epoch: token.Epoch - 1}} {
-		if err := lease.Fenced(t.Context(), client, lost, queueSave, discard); !errors.Is(err, lease.ErrLost) || pgtest.Count(t, pool, rows) != 0 {
+		if err := lease.Fenced(t.Context(), client, lost, save); !errors.Is(err, lease.ErrLost) || pgtest.Count(t, pool, rows) != 0 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := lease.Fenced(t.Context(), client, token, queueSave, discard); err != nil || pgtest.Count(t, pool, rows) != 1 {
+	if err := lease.Fenced(t.Context(), client, token, save); err != nil || pgtest.Count(t, pool, rows) != 1 {
 		t.Errorf("with the lease: %v", err)
 	}
 }
@@ -138,8 +131,8 @@ func TestAStoppedStoreDoesNotHoldTheLeaseForEver(t *testing.T) {
 	t.Parallel()
 	pool, client := onDatabase(t, 300*time.Millisecond)
 	token := acquire(t, client, "a")
-	err := client.InTx(t.Context(), func(ctx context.Context, q *db.Queries) error {
-		if err := q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
+	err := client.Write(t.Context(), func(ctx context.Context, q *db.Queries) error {
+		if _, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
 			return err
 		}
 		// As a process that is stopped here: the transaction idles.

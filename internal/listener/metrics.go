@@ -59,7 +59,7 @@ type Metrics struct {
 	aggregateFailed  *prometheus.CounterVec
 	// By aggregate: what it costs, and how often it is due.
 	aggregateCost, aggregateEvery *prometheus.GaugeVec
-	stored, dropped               prometheus.Counter
+	stored, dropped, superseded   prometheus.Counter
 
 	gathered chan time.Duration // how long the gathering took that waits for its store
 
@@ -97,8 +97,9 @@ func NewMetrics(build Build, monitored []string, source Source) *Metrics {
 	}
 	m.stored = samples("ops_worker_stored_samples_total", "Samples appended to system_metrics.")
 	m.dropped = samples("ops_worker_dropped_samples_total", "Samples that the buffer had no room for.")
+	m.superseded = samples("ops_worker_superseded_samples_total", "Samples that were not stored, since another replica had stored that time.")
 
-	m.registry.MustRegister(m.processing, m.cycles, m.failures, m.skipped, m.probes, m.aggregates, m.aggregateCost, m.aggregateEvery, m.aggregateFailed, m.stored, m.dropped,
+	m.registry.MustRegister(m.processing, m.cycles, m.failures, m.skipped, m.probes, m.aggregates, m.aggregateCost, m.aggregateEvery, m.aggregateFailed, m.stored, m.dropped, m.superseded,
 		scraped{m, build, source},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// A series that is not there yet cannot be told from one that is gone.
@@ -170,6 +171,9 @@ func (m *Metrics) Stored(samples int) { m.stored.Add(float64(samples)) }
 
 // Dropped counts samples that are lost.
 func (m *Metrics) Dropped(samples int) { m.dropped.Add(float64(samples)) }
+
+// Superseded counts samples in whose place another replica's stand.
+func (m *Metrics) Superseded(samples int) { m.superseded.Add(float64(samples)) }
 
 // scraped is what is read at the moment of a scrape.
 type scraped struct {

@@ -2,7 +2,9 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"ops_worker/db"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Querier is a pool, a connection or a transaction.
@@ -73,3 +77,48 @@ func Eventually(tb testing.TB, what string, condition func() bool) {
 		}
 	}
 }
+
+// Plan is how the server would run the statement that fn sends. Nothing is run.
+func Plan(tb testing.TB, pool *pgxpool.Pool, fn func(context.Context, *db.Queries) error) string {
+	tb.Helper()
+	e := &explainer{pool: pool}
+	if err := fn(tb.Context(), db.New(e)); !errors.Is(err, errPlanned) {
+		tb.Fatalf("plan: %v", err)
+	}
+	return strings.Join(e.plan, "\n")
+}
+
+var errPlanned = errors.New("planned, not run")
+
+// explainer is a db.DBTX that has a statement planned.
+type explainer struct {
+	pool *pgxpool.Pool
+	plan []string
+}
+
+func (e *explainer) explain(ctx context.Context, sql string, args []any) error {
+	rows, err := e.pool.Query(ctx, "EXPLAIN "+sql, args...)
+	if err != nil {
+		return err
+	}
+	if e.plan, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		return err
+	}
+	return errPlanned
+}
+
+func (e *explainer) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return pgconn.CommandTag{}, e.explain(ctx, sql, args)
+}
+
+func (e *explainer) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return nil, e.explain(ctx, sql, args)
+}
+
+func (e *explainer) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return explained{e.explain(ctx, sql, args)}
+}
+
+type explained struct{ err error }
+
+func (e explained) Scan(...any) error { return e.err }

@@ -44,7 +44,7 @@ func sampled() gathering {
 	outage.Rates = append(outage.Rates[:20:20], outage.Rates[30:]...)
 	outage.Averages = append(outage.Averages[:20:20], outage.Averages[30:]...)
 	return gathering{
-		server: db.StatusServerRow{Database: "iotcloud", Version: "15.18 (Debian 15.18-0+deb12u1)", LoginRole: "iot", Now: now, ReplayedAt: time.Unix(0, 0)},
+		server: db.StatusServerRow{Database: "iotcloud", Version: "15.18 (Debian 15.18-0+deb12u1)", LoginRole: "iot", Now: now},
 		lease: &db.ReadLeaseRow{Holder: "node-1/41/0f3a", Epoch: 7, AcquiredAt: before(50 * time.Hour), ExpiresAt: now.Add(14 * time.Second),
 			LastCycleAt: before(2 * time.Second), CycleSeconds: 5, Held: true},
 		services: []db.StatusServicesRow{
@@ -120,7 +120,8 @@ var stages = map[string]func(*gathering){
 		g.lease.Held, g.lease.Holder, g.lease.LastHolder, g.lease.ExpiresAt = false, "", "node-1/41/0f3a", before(5*time.Second)
 	},
 	"standby": func(g *gathering) {
-		g.server.Standby, g.server.ReplayedAt = true, before(42*time.Second)
+		replayed := before(42 * time.Second)
+		g.server.Standby, g.replayedAt = true, &replayed
 		g.lease.Held, g.lease.ExpiresAt, g.lease.LastCycleAt = false, before(29*time.Second), before(44*time.Second)
 		g.unreadable[SinceSection], g.streaks = "there is no table ops_worker_streak", nil
 		g.unreadable[AlertsSection], g.alerts = "row-level security would hide rows of fleet_alert from iot", nil

@@ -166,6 +166,7 @@ type Series struct {
 // Reader reads the status of one database.
 type Reader struct {
 	pool            *pgxpool.Pool
+	client          *db.Client
 	metrics, health time.Duration
 	// timeout is readTimeout, but in tests.
 	timeout time.Duration
@@ -183,7 +184,7 @@ func Open(ctx context.Context, cfg config.Config) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{pool: pool, metrics: cfg.MetricsInterval, health: cfg.HealthInterval, timeout: readTimeout}, nil
+	return &Reader{pool: pool, client: db.NewClient(pool, readTimeout), metrics: cfg.MetricsInterval, health: cfg.HealthInterval, timeout: readTimeout}, nil
 }
 
 // Close frees the connections.
@@ -196,8 +197,6 @@ func (r *Reader) Read(ctx context.Context) (Report, error) {
 	defer cancel()
 	g := gathering{unreadable: map[Section]string{}}
 	if err := r.gather(ctx, &g); err != nil {
-		// After a failover every idle connection leads to the server that is gone.
-		r.pool.Reset()
 		return Report{}, r.explain(err)
 	}
 	return g.report(r.metrics, r.health), nil
@@ -214,6 +213,7 @@ func (r *Reader) explain(err error) error {
 // gathering is what the sections brought back, as the database has it.
 type gathering struct {
 	server     db.StatusServerRow
+	replayedAt *time.Time // of a standby that says so; the epoch where it has replayed nothing
 	lease      *db.ReadLeaseRow
 	services   []db.StatusServicesRow
 	streaks    []db.StatusStreaksRow
@@ -273,6 +273,18 @@ func (r *Reader) gather(ctx context.Context, g *gathering) error {
 	if err != nil {
 		return err
 	}
+	if g.server.Standby {
+		_, err := r.read(ctx, len(sections)+1, func(ctx context.Context, q *db.Queries) error {
+			at, err := q.StatusReplay(ctx)
+			if err == nil {
+				g.replayedAt = &at
+			}
+			return err
+		})
+		if err != nil && !ofItsSection(err) {
+			return err
+		}
+	}
 	for i, s := range sections {
 		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error {
 			if err := q.StatusConfigure(ctx); err != nil {
@@ -295,15 +307,8 @@ func (r *Reader) gather(ctx context.Context, g *gathering) error {
 // its table, or a value that cannot be read. Any other is of the connection, and
 // half a report in the place of a whole one would help nobody.
 func ofItsSection(err error) bool {
-	var connecting *pgconn.ConnectError // it may hold the server's word too
 	var scan pgx.ScanArgError
-	switch {
-	case errors.As(err, &connecting):
-		return false
-	case errors.As(err, &scan):
-		return true
-	}
-	return db.IsServerError(err) && !db.IsConnectionError(err)
+	return errors.As(err, &scan) || db.IsServerError(err)
 }
 
 // read runs fn in a transaction that only reads, and once more where its
@@ -312,10 +317,7 @@ func ofItsSection(err error) bool {
 func (r *Reader) read(ctx context.Context, sectionsLeft int, fn func(context.Context, *db.Queries) error) (limit time.Duration, err error) {
 	deadline, _ := ctx.Deadline()
 	limit = time.Until(deadline) * 9 / 10 / time.Duration(sectionsLeft)
-	err = db.NewClient(r.pool, r.timeout).Retrying(ctx, func(ctx context.Context) error {
-		return db.InTxWithin(ctx, r.pool, db.Snapshot, db.BatchLimits(limit), func(q *db.Queries) error { return fn(ctx, q) })
-	})
-	return limit, err
+	return limit, r.client.ReadWithin(ctx, db.Limits{Statement: limit, Lock: limit / 4}, fn)
 }
 
 // reason says in a few words why a section could not be read.
@@ -349,8 +351,11 @@ func (g *gathering) report(metrics, health time.Duration) Report {
 	}
 	if g.server.Standby {
 		text := "hot standby: it has replayed nothing since its start"
-		if g.server.ReplayedAt.After(time.Unix(0, 0)) {
-			lag := max(0, r.At.Sub(g.server.ReplayedAt))
+		switch {
+		case g.replayedAt == nil:
+			text = "hot standby: it does not say how far it has replayed"
+		case g.replayedAt.After(time.Unix(0, 0)):
+			lag := max(0, r.At.Sub(*g.replayedAt))
 			seconds := lag.Seconds()
 			r.Database.ReplayLagSeconds = &seconds
 			text = fmt.Sprintf("hot standby: the newest transaction that it has replayed is %s old", ago(lag))
@@ -468,20 +473,24 @@ func (r *Report) judgeAge(kind NoticeKind, what string, newest time.Time, interv
 	}
 }
 
-// minutely are the series of the aggregates that come once a minute.
-var minutely = func() map[db.SampleName]bool {
-	names := map[db.SampleName]bool{}
-	for _, a := range db.Aggregates {
-		for _, s := range a.Samples() {
-			names[s] = a.SampleEvery(s.Metric) > 0
-		}
-	}
-	return names
-}()
+// aggregated are the series of the database and of the platform that have a line, and
+// how often each comes: 0 is with every cycle. Of those of a minute they are the ones
+// that say why a platform is slow; the others are for charts.
+var aggregated = map[string]time.Duration{
+	"connections":                 0,
+	"db_size_bytes":               0,
+	"longest_transaction_seconds": time.Minute,
+	"locks_waiting":               time.Minute,
+	"replication_lag_seconds":     time.Minute,
+	"devices_online":              0,
+	"devices_stale":               0,
+	"alerts_open":                 0,
+	"deliveries_pending":          0,
+}
 
-// telling are those of a minute that say why a platform is slow. The others are for
-// charts: they would bury what comes with every cycle.
-var telling = []string{"longest_transaction_seconds", "locks_waiting", "replication_lag_seconds"}
+func isAggregated(service string) bool {
+	return service == config.DatabaseService || service == config.PlatformSamples
+}
 
 // shown reports whether a series has a line of its own. Health and latency stand among
 // the services.
@@ -490,16 +499,20 @@ func shown(service, metric string) bool {
 	if own || metric == config.HealthSample || metric == config.LatencySample {
 		return false
 	}
-	return !minutely[db.SampleName{Service: service, Metric: metric}] || slices.Contains(telling, metric)
+	_, listed := aggregated[metric]
+	return listed || !isAggregated(service)
 }
 
 // every is how often a series has a sample, where a cycle comes every interval.
 func every(service, metric string, interval time.Duration) time.Duration {
+	if isAggregated(service) {
+		return max(interval, aggregated[metric])
+	}
 	services := config.PlatformServices()
 	i := slices.IndexFunc(services, func(s config.Service) bool { return s.Name == service && s.Kind == config.ProbeCounters })
 	other := i >= 0 && metric != config.InstancesSample && metric != config.InstancesHealthySample &&
 		!slices.ContainsFunc(services[i].Counters, func(c config.Counter) bool { return c.Name == metric })
-	if other || minutely[db.SampleName{Service: service, Metric: metric}] {
+	if other {
 		return max(interval, time.Minute)
 	}
 	return interval

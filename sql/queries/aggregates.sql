@@ -3,35 +3,30 @@
 -- read already is one line here and `make generate`.
 --
 -- Caller: the metrics collector, as often as the table of aggregates says, those
--- that are due in one batch, and less often what takes long. One query a table, so
--- that a missing table costs its own samples; one pass over it, however many
--- numbers.
+-- that are due in one transaction, and less often what takes long. One query a
+-- table, so that a missing table costs its own samples; one pass over it, however
+-- many numbers. A number that needs a function which managed servers refuse
+-- (0A000) has a query of its own.
 
 -- name: ActivitySamples :many
 -- How long the oldest transaction of this database's clients has been open, but for the
--- worker's own, and how many of its backends wait for a lock. Of another role's
--- transactions only a member of pg_read_all_stats sees the begin: where one is hidden
--- there is no row, rather than a number that is too small. Shared memory alone, a row
--- a backend and a row a lock.
+-- worker's own. Of another role's transactions only a member of pg_read_all_stats sees
+-- the begin: where one is hidden there is no row, rather than a number that is too
+-- small. Shared memory alone, a row a backend.
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
     SELECT CASE
                WHEN NOT coalesce(bool_or(a.query = '<insufficient privilege>' AND a.usesysid IS NOT NULL), false)
                THEN coalesce(max(date_part('epoch', clock_timestamp() - a.xact_start)) FILTER (WHERE a.backend_type = 'client backend'), 0)
-           END AS longest,
-           (SELECT count(DISTINCT l.pid)
-            FROM pg_catalog.pg_locks l
-            JOIN pg_catalog.pg_stat_activity w ON w.pid = l.pid AND w.datname = current_database()
-            WHERE NOT l.granted) AS waiting
+           END AS longest
     FROM pg_catalog.pg_stat_activity a
     WHERE a.datname = current_database()
       AND a.pid <> pg_backend_pid()
       AND NOT (a.usename = session_user AND a.application_name = current_setting('application_name') AND a.application_name <> '')
 ) d
 CROSS JOIN LATERAL (VALUES
-    ('longest_transaction_seconds', 'postgres', '{}', d.longest),
-    ('locks_waiting', 'postgres', '{}', d.waiting)
+    ('longest_transaction_seconds', 'postgres', '{}', d.longest)
 ) AS s (metric_name, service, tags, value)
 WHERE s.value IS NOT NULL;
 
@@ -82,15 +77,13 @@ CROSS JOIN LATERAL (VALUES
 
 -- name: DatabaseTotalSamples :many
 -- What the server has counted of this database since its statistics were last reset,
--- and its limits: one row of shared memory and one of pg_database. A standby writes no
--- WAL of its own.
+-- and its limits: one row of shared memory and one of pg_database.
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
     SELECT d.xact_commit, d.xact_rollback, d.blks_hit, d.blks_read, d.temp_bytes, d.deadlocks,
            age(o.datfrozenxid) AS xid_age,
-           current_setting('max_connections')::integer AS connections_max,
-           CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END AS wal
+           current_setting('max_connections')::integer AS connections_max
     FROM pg_catalog.pg_stat_database d
     JOIN pg_catalog.pg_database o ON o.oid = d.datid
     WHERE d.datname = current_database()
@@ -103,10 +96,8 @@ CROSS JOIN LATERAL (VALUES
     ('temp_bytes', 'postgres', '{}', d.temp_bytes),
     ('deadlocks', 'postgres', '{}', d.deadlocks),
     ('oldest_xid_age', 'postgres', '{}', d.xid_age),
-    ('connections_max', 'postgres', '{}', d.connections_max),
-    ('wal_bytes', 'postgres', '{}', d.wal)
-) AS s (metric_name, service, tags, value)
-WHERE s.value IS NOT NULL;
+    ('connections_max', 'postgres', '{}', d.connections_max)
+) AS s (metric_name, service, tags, value);
 
 -- name: DeliverySamples :many
 -- The pending jobs of delivery_jobs, or of the view that stands in for it: a scan
@@ -174,6 +165,20 @@ CROSS JOIN LATERAL (VALUES
     ('integrations_email', 'platform', '{}', i.email)
 ) AS s (metric_name, service, tags, value);
 
+-- name: LockSamples :many
+-- How many of this database's backends wait for a lock. Shared memory alone, a row a
+-- backend and a row a lock.
+SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
+FROM (
+    SELECT count(DISTINCT l.pid) AS waiting
+    FROM pg_catalog.pg_locks l
+    JOIN pg_catalog.pg_stat_activity w ON w.pid = l.pid AND w.datname = current_database()
+    WHERE NOT l.granted
+) d
+CROSS JOIN LATERAL (VALUES
+    ('locks_waiting', 'postgres', '{}', d.waiting)
+) AS s (metric_name, service, tags, value);
+
 -- name: RegistrySamples :many
 -- One pass over device_registry, as long as that over device_state: a row a device. By
 -- site first, since that is hashed, where count(DISTINCT site_id) sorts all devices.
@@ -200,21 +205,32 @@ CROSS JOIN LATERAL (VALUES
     ('sites', 'platform', '{}', r.sites)
 ) AS s (metric_name, service, tags, value);
 
--- name: ReplicationSamples :many
--- How far the slowest standby of this server is behind: the WAL that it has not applied,
--- and for how long what it applied last had been on its way. No row without standbys, or
--- where the role may not see how far they are, which takes pg_read_all_stats. Shared
--- memory alone, a row a standby.
+-- name: ReplicationByteSamples :many
+-- The WAL that the slowest standby of this server has not applied. No row without
+-- standbys, or where the role may not see how far they are, which takes
+-- pg_read_all_stats. Shared memory alone, a row a standby.
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
 
-    SELECT max(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, r.replay_lsn)) AS bytes,
-           max(coalesce(date_part('epoch', r.replay_lag), 0)) AS seconds
+    SELECT max(pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, r.replay_lsn)) AS bytes
     FROM pg_catalog.pg_stat_replication r
     WHERE r.replay_lsn IS NOT NULL
 ) r
 CROSS JOIN LATERAL (VALUES
-    ('replication_lag_bytes', 'postgres', '{}', r.bytes),
+    ('replication_lag_bytes', 'postgres', '{}', r.bytes)
+) AS s (metric_name, service, tags, value)
+WHERE s.value IS NOT NULL;
+
+-- name: ReplicationLagSamples :many
+-- For how long what the slowest standby of this server applied last had been on its
+-- way. No row where ReplicationByteSamples has none, and it costs the same.
+SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
+FROM (
+    SELECT max(coalesce(date_part('epoch', r.replay_lag), 0)) AS seconds
+    FROM pg_catalog.pg_stat_replication r
+    WHERE r.replay_lsn IS NOT NULL
+) r
+CROSS JOIN LATERAL (VALUES
     ('replication_lag_seconds', 'postgres', '{}', r.seconds)
 ) AS s (metric_name, service, tags, value)
 WHERE s.value IS NOT NULL;
@@ -322,3 +338,15 @@ CROSS JOIN LATERAL (VALUES
     ('tenants_suspended', 'platform', '{}', t.suspended),
     ('tenants_deleted', 'platform', '{}', t.deleted)
 ) AS s (metric_name, service, tags, value);
+
+-- name: WalSamples :many
+-- How much WAL this server has written since it was made; no row on a standby, which
+-- writes none of its own. Shared memory alone.
+SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
+FROM (
+    SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') END AS wal
+) d
+CROSS JOIN LATERAL (VALUES
+    ('wal_bytes', 'postgres', '{}', d.wal)
+) AS s (metric_name, service, tags, value)
+WHERE s.value IS NOT NULL;

@@ -52,19 +52,14 @@ INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl,
 VALUES (@name, '', 0, clock_timestamp(), clock_timestamp(), interval '0', 'infinity')
 ON CONFLICT (name) DO NOTHING;
 
--- name: HoldLease :exec
--- The fence: locks the lease to the end of the transaction while it is still
--- this holder's, and else divides by zero, so that what stands behind it in the
--- same round trip is not run. A take-over waits for this lock; the holder's own
--- stores and renewals, which change no key, do not, however long the transaction
--- waits for a table of the platform.
-WITH held AS (
-    SELECT epoch
-    FROM ops_worker_lease
-    WHERE name = @name AND holder = @holder AND epoch = @epoch AND expires_at > clock_timestamp()
-    FOR KEY SHARE
-)
-SELECT 1 / count(*) FROM held;
+-- name: HoldLease :execrows
+-- The fence: locks the lease to the end of the transaction while it is still this
+-- holder's; no row means that it is lost. A take-over waits for this lock; the
+-- holder's own stores and renewals, which change no key, do not, however long the
+-- transaction waits for a table of the platform.
+SELECT FROM ops_worker_lease
+WHERE name = @name AND holder = @holder AND epoch = @epoch AND expires_at > clock_timestamp()
+FOR KEY SHARE;
 
 -- name: LockLease :execrows
 -- Before a take-over, in its transaction: waits for every write of the holder.

@@ -19,9 +19,13 @@ LIMIT 100;
 
 -- name: StatusConfigure :exec
 -- From here to the end of the transaction: an error where row-level security would
--- hide rows, and no compiling of plans, which took StatusSeries 400 ms of 450.
-SELECT set_config('row_security', 'off', true),
-       set_config('jit', 'off', true);
+-- hide rows.
+SELECT set_config('row_security', 'off', true);
+
+-- name: StatusReplay :one
+-- The newest transaction that a standby has replayed; the epoch where it has replayed
+-- none. No table is read. Some managed servers refuse the function.
+SELECT coalesce(pg_last_xact_replay_timestamp(), 'epoch')::timestamptz AS replayed_at;
 
 -- name: StatusSeries :many
 -- Every series, whatever its tags, with its newest value and its last buckets of bucket_seconds, the
@@ -86,13 +90,11 @@ GROUP BY s.service, s.metric_name
 ORDER BY s.service, s.metric_name;
 
 -- name: StatusServer :one
--- The server, its clock, and on a standby the newest transaction that it has
--- replayed; the epoch where it has replayed none, or is none. No table is read.
+-- The server and its clock. No table is read.
 SELECT current_database()::text AS database,
        current_setting('server_version')::text AS version,
        current_user::text AS login_role,
        pg_is_in_recovery()::boolean AS standby,
-       coalesce(pg_last_xact_replay_timestamp(), 'epoch')::timestamptz AS replayed_at,
        clock_timestamp()::timestamptz AS now;
 
 -- name: StatusServices :many

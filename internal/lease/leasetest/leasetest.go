@@ -76,7 +76,7 @@ func (s *Store) Look(context.Context) (lease.State, error) {
 	if err := s.Begin("look"); err != nil {
 		return lease.State{}, err
 	}
-	return lease.State{Holder: s.Holder, Held: s.held(), FromTheFuture: time.Until(s.Expires) > s.ttl}, nil
+	return lease.State{Holder: s.Holder, Held: s.held(), FromTheFuture: time.Until(s.Expires) > s.ttl, LastCycleAt: s.LastCycleAt}, nil
 }
 
 // Touch is of lease.Store.
@@ -126,7 +126,7 @@ func (s *Store) Release(_ context.Context, token lease.Token) error {
 // Held is a lease on store that its holder, "test", has just taken for ttl.
 func Held(tb testing.TB, store lease.Store, ttl time.Duration) *lease.Lease {
 	tb.Helper()
-	l := lease.New(store, "test", ttl, zerolog.Nop(), nil)
+	l := lease.New(store, "test", ttl, zerolog.Nop(), lease.Hooks{})
 	if holder, err := l.TryAcquire(tb.Context()); err != nil || holder != "test" {
 		tb.Fatalf("TryAcquire = %q, %v", holder, err)
 	}

@@ -1,0 +1,125 @@
+package db
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Sample is a row of any aggregate.
+type Sample struct {
+	MetricName string
+	Service    string
+	Tags       string // a JSON object
+	Value      float64
+}
+
+// reader is a generated method that returns samples.
+type reader func(context.Context, *Queries) ([]Sample, error)
+
+// reads makes a reader of any generated method whose rows are samples: a query with
+// other columns does not compile.
+func reads[R ~struct {
+	MetricName string
+	Service    string
+	Tags       string
+	Value      float64
+}](query func(*Queries, context.Context) ([]R, error)) reader {
+	return func(ctx context.Context, q *Queries) ([]Sample, error) {
+		rows, err := query(q, ctx)
+		samples := make([]Sample, len(rows))
+		for i, r := range rows {
+			samples[i] = Sample(r)
+		}
+		return samples, err
+	}
+}
+
+// Aggregate is a query of sql/queries/aggregates.sql. The SQL alone decides which
+// samples exist.
+type Aggregate struct {
+	Name string
+	// Platform marks the tables of the platform, which are read in the role that
+	// EnterPlatformScope takes on, past row-level security or not at all.
+	Platform bool
+	// Standby marks what is asked of the standby alone, where there is one.
+	Standby bool
+	// Every is how often it is due while that is cheap; 0 is with every cycle.
+	Every time.Duration
+	// Minutely are those of its samples that are stored once a minute, however often it
+	// is due.
+	Minutely []string
+
+	read reader
+}
+
+// Aggregates is the list to extend for a table that is not read yet. Another number
+// of a table that is read needs no line here.
+//
+// Those that read the platform come last, since its role holds to the end of the
+// transaction. Of these the slowest comes last: it cannot take time from the others.
+var Aggregates = []Aggregate{
+	{Name: "database", read: reads((*Queries).DatabaseSamples)},
+	{Name: "size", read: reads((*Queries).SizeSamples)},
+	{Name: "standby", read: reads((*Queries).StandbySamples), Standby: true},
+	{Name: "activity", read: reads((*Queries).ActivitySamples), Every: time.Minute},
+	{Name: "locks", read: reads((*Queries).LockSamples), Every: time.Minute},
+	{Name: "database totals", read: reads((*Queries).DatabaseTotalSamples), Every: time.Minute},
+	{Name: "wal", read: reads((*Queries).WalSamples), Every: time.Minute},
+	{Name: "replication lag", read: reads((*Queries).ReplicationLagSamples), Every: time.Minute},
+	{Name: "replication bytes", read: reads((*Queries).ReplicationByteSamples), Every: time.Minute},
+	{Name: "tables", read: reads((*Queries).TableSamples), Every: time.Minute},
+	{Name: "tenants", read: reads((*Queries).TenantSamples), Platform: true, Every: time.Minute},
+	{Name: "rules", read: reads((*Queries).RuleSamples), Platform: true, Every: time.Minute},
+	{Name: "integrations", read: reads((*Queries).IntegrationSamples), Platform: true, Every: time.Minute},
+	{Name: "alerts", read: reads((*Queries).AlertSamples), Platform: true},
+	{Name: "deliveries", read: reads((*Queries).DeliverySamples), Platform: true},
+	{Name: "alert totals", read: reads((*Queries).AlertTotalSamples), Platform: true, Every: time.Minute},
+	{Name: "delivery totals", read: reads((*Queries).DeliveryTotalSamples), Platform: true, Every: time.Minute},
+	{Name: "registry", read: reads((*Queries).RegistrySamples), Platform: true, Every: time.Minute},
+	{Name: "devices", read: reads((*Queries).DeviceSamples), Platform: true, Minutely: []string{"devices_offline"}},
+}
+
+// Use is what its statement is for.
+func (a Aggregate) Use() string { return "the aggregate " + a.Name }
+
+// Elsewhere reports whether it is read on the standby, where there is one.
+func (a Aggregate) Elsewhere() bool { return a.Platform || a.Standby }
+
+// SampleEvery is how often a sample of it is stored while that is cheap; 0 is with
+// every cycle.
+func (a Aggregate) SampleEvery(metric string) time.Duration {
+	if slices.Contains(a.Minutely, metric) {
+		return max(a.Every, time.Minute)
+	}
+	return a.Every
+}
+
+// DueAggregates are those of a worker with a standby, or without one.
+func DueAggregates(standby bool) []Aggregate {
+	return slices.DeleteFunc(slices.Clone(Aggregates), func(a Aggregate) bool { return a.Standby && !standby })
+}
+
+// ReadAggregates reads aggregates in their order, in a transaction that has no role
+// yet, and hands each to done with how long its call took: what came before, such as
+// the wait for a pooler's connection, is not its cost. It ends with the first that
+// fails: the transaction is over.
+func ReadAggregates(ctx context.Context, q *Queries, list []Aggregate, done func(a Aggregate, samples []Sample, took time.Duration)) error {
+	entered := false
+	for _, a := range list {
+		if a.Platform && !entered {
+			if _, err := q.EnterPlatformScope(ctx); err != nil {
+				return fmt.Errorf("take on a role: %w", err)
+			}
+			entered = true
+		}
+		began := time.Now()
+		samples, err := a.read(ctx, q)
+		if err != nil {
+			return err
+		}
+		done(a, samples, time.Since(began))
+	}
+	return nil
+}
