@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	stdlog "log"
+	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"sync"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -72,9 +75,9 @@ func newRunCommand(load loader) *cobra.Command {
 	var anyDatabase bool
 	cmd := &cobra.Command{
 		Use:   "run",
-		Short: "Run both loops until SIGTERM or SIGINT",
+		Short: "Run both loops until SIGTERM, SIGINT or SIGHUP",
 		Long: "Brings the schema up to date, waiting for the database as long as it takes, and\n" +
-			"runs the health monitor and the metrics collector until SIGTERM or SIGINT.\n" +
+			"runs the health monitor and the metrics collector until SIGTERM, SIGINT or SIGHUP.\n" +
 			"Of several replicas one collects and the others stand by.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -103,7 +106,10 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	if err := cfg.InPlatformWorkersPlace(); err != nil {
 		return &exitError{exitUsage, fmt.Errorf("%w. %s", err, config.PlatformWorkerAdvice)}
 	}
-	log := newLogger(cfg, stderr)
+	signal.Ignore(syscall.SIGPIPE) // a log whose reader is gone ends no worker
+	defer endInTime(ctx)()
+	log, endLog := newQueuedLogger(cfg, stderr)
+	defer endLog()
 	// net/http logs there what a service sends unasked.
 	stdlog.SetOutput(faultlog.NewWriter(log))
 	stdlog.SetFlags(0)
@@ -115,6 +121,28 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	return withPools(context.WithoutCancel(ctx), cfg, func(p pools) error {
 		return runOn(ctx, cfg, p, heart, anyDatabase, log)
 	})
+}
+
+// stopLimit is how long a stop may take.
+const stopLimit = 4900 * time.Millisecond
+
+// endInTime ends the process where it has not ended within stopLimit of ctx: something
+// stands still that nothing else can end. It returns what calls that off.
+func endInTime(ctx context.Context) (callOff func()) {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		limit := time.NewTimer(stopLimit)
+		defer limit.Stop()
+		select {
+		case <-ended:
+		case <-limit.C:
+			os.Exit(exitFailed)
+		}
+	})
+	return func() {
+		stop()
+		close(ended)
+	}
 }
 
 // runOn is runWorker with what it needs.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -233,14 +234,24 @@ func (b *lockedBuffer) String() string {
 // start runs a worker; settings come last and win.
 func (r *rig) start(settings ...string) *worker {
 	r.t.Helper()
-	w := &worker{t: r.t, log: &lockedBuffer{}, exited: make(chan struct{})}
-	w.command = exec.Command(binary, "run")
+	log := &lockedBuffer{}
+	w := r.run(exec.Command(binary, "run"), log, settings...)
+	w.log = log
+	// Before that it has no handler for a signal, and dies of one.
+	r.eventually("the worker starts", func() bool { return strings.Contains(w.log.String(), "ops-worker starts") })
+	return w
+}
+
+// run runs a worker that logs to output.
+func (r *rig) run(command *exec.Cmd, output io.Writer, settings ...string) *worker {
+	r.t.Helper()
+	w := &worker{t: r.t, log: &lockedBuffer{}, exited: make(chan struct{}), command: command}
 	w.command.Env = append([]string{
 		"DATABASE_URL=" + r.database.String(), "STATE_DIR=" + r.t.TempDir(), "PG_POOL_MAX=4", "PG_POOL_MIN=0",
 		"METRICS_COLLECTION_INTERVAL=" + interval.String(), "AGGREGATE_BUDGET=100%", "HEALTH_CHECK_INTERVAL=" + healthInterval.String(), "LEASE_TTL=" + leaseTTL.String(),
 		"DB_CONNECT_TIMEOUT=1", "LOG_FORMAT=json", "GORACE=halt_on_error=1 atexit_sleep_ms=0",
 	}, append(r.services, settings...)...)
-	w.command.Stdout, w.command.Stderr = w.log, w.log
+	w.command.Stdout, w.command.Stderr = output, output
 	// A test that is killed takes its workers with it.
 	w.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := w.command.Start(); err != nil {
@@ -261,8 +272,6 @@ func (r *rig) start(settings ...string) *worker {
 			r.t.Logf("worker %d:\n%s", w.pid(), text)
 		}
 	})
-	// Before that it has no handler for a signal, and dies of one.
-	r.eventually("the worker starts", func() bool { return strings.Contains(w.log.String(), "ops-worker starts") })
 	return w
 }
 
