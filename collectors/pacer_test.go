@@ -58,10 +58,12 @@ func (s *countingStore) read(ctx context.Context, list []db.Aggregate, limit tim
 		s.Lock()
 		takes := s.takes[l.Name]
 		s.Unlock()
+		timer := time.NewTimer(min(takes, limit))
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return failedAll(list, ctx.Err())
-		case <-time.After(min(takes, limit)):
+		case <-timer.C:
 		}
 		s.Lock()
 		s.busy += min(takes, limit)

@@ -114,8 +114,12 @@ func PoolConfig(o Options) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, explainURL(o.URL)
 	}
-	cfg.BeforeConnect = func(_ context.Context, connecting *pgx.ConnConfig) error {
-		if err := renew(connecting, o); err != nil {
+	cfg.BeforeConnect = func(ctx context.Context, connecting *pgx.ConnConfig) error {
+		err := renew(connecting, o)
+		if err == nil {
+			err = spreadTimeout(ctx, connecting, o.ConnectTimeout)
+		}
+		if err != nil {
 			return &renewError{err}
 		}
 		return nil
@@ -128,8 +132,8 @@ func PoolConfig(o Options) (*pgxpool.Config, error) {
 	return cfg, nil
 }
 
-// renewError is a file that a new connection needs and that cannot be had: no fault
-// of those that stand.
+// renewError is a file or a look-up that a new connection needs and that cannot be
+// had: no fault of those that stand.
 type renewError struct{ err error }
 
 func (e *renewError) Error() string { return e.err.Error() }
@@ -154,6 +158,51 @@ func renew(connecting *pgx.ConnConfig, o Options) error {
 	// What the connections' owner has set beyond the URL.
 	fresh.DialFunc, fresh.DefaultQueryExecMode = connecting.DialFunc, connecting.DefaultQueryExecMode
 	*connecting = *fresh
+	return nil
+}
+
+// leastTimeout is what each of several addresses gets to answer.
+const leastTimeout = 2 * time.Second
+
+// spreadTimeout shares the time of one attempt among the addresses that pgx tries, one
+// after the other: those of each host, and of each the records of its name. One alone
+// gets all of it. So a machine that is gone costs its share, and the next one is tried
+// with TLS and without before it.
+func spreadTimeout(ctx context.Context, c *pgx.ConnConfig, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	ways := append([]*pgconn.FallbackConfig{{Host: c.Host, Port: c.Port, TLSConfig: c.TLSConfig}}, c.Fallbacks...)
+	var spread []*pgconn.FallbackConfig
+	var failed error
+	addresses := 0
+	for len(ways) > 0 {
+		host, port := ways[0].Host, ways[0].Port
+		n := slices.IndexFunc(ways, func(w *pgconn.FallbackConfig) bool { return w.Host != host || w.Port != port })
+		if n < 0 {
+			n = len(ways)
+		}
+		found := []string{host}
+		if !strings.HasPrefix(host, "/") { // the directory of a Unix socket
+			var err error
+			if found, err = c.LookupFunc(ctx, host); err != nil {
+				failed = errors.Join(failed, err)
+			}
+		}
+		addresses += len(found)
+		for _, address := range found {
+			for _, way := range ways[:n] {
+				spread = append(spread, &pgconn.FallbackConfig{Host: address, Port: port, TLSConfig: way.TLSConfig})
+			}
+		}
+		ways = ways[n:]
+	}
+	if addresses == 0 {
+		return failed
+	}
+	c.Host, c.Port, c.TLSConfig, c.Fallbacks = spread[0].Host, spread[0].Port, spread[0].TLSConfig, spread[1:]
+	if addresses > 1 {
+		c.ConnectTimeout = max(leastTimeout, timeout/time.Duration(addresses))
+	}
 	return nil
 }
 
