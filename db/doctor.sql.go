@@ -318,41 +318,29 @@ func (q *Queries) DoctorSequences(ctx context.Context, arg DoctorSequencesParams
 }
 
 const doctorSeries = `-- name: DoctorSeries :many
-SELECT s.metric_name, coalesce(s.service, '')::text AS service,
-       count(*)::bigint AS points,
-       count(*) FILTER (WHERE s.gap < make_interval(secs => $1::float8))::bigint AS close,
-       coalesce(max(s.time) FILTER (WHERE s.gap < make_interval(secs => $1::float8)), 'epoch')::timestamptz AS latest_close,
-       max(s.time)::timestamptz AS newest
-FROM (
-    SELECT m.metric_name, m.service, m.time,
-           m.time - lag(m.time) OVER (PARTITION BY m.metric_name, m.service ORDER BY m.time) AS gap
-    FROM system_metrics m
-    WHERE m.metric_name = ANY ($2::text[])
-      AND m.time > now() - make_interval(secs => $3::float8)
-) s
-GROUP BY s.metric_name, s.service
-ORDER BY s.metric_name, s.service
+SELECT m.metric_name, coalesce(m.service, '')::text AS service, count(*)::bigint AS points
+FROM system_metrics m
+WHERE m.metric_name = ANY ($1::text[])
+  AND m.time > now() - make_interval(secs => $2::float8)
+GROUP BY m.metric_name, m.service
+ORDER BY m.metric_name, m.service
 `
 
 type DoctorSeriesParams struct {
-	GapSeconds    float64
 	MetricNames   []string
 	WindowSeconds float64
 }
 
 type DoctorSeriesRow struct {
-	MetricName  string
-	Service     string
-	Points      int64
-	Close       int64
-	LatestClose time.Time
-	Newest      time.Time
+	MetricName string
+	Service    string
+	Points     int64
 }
 
-// The points of the last window_seconds, series by series, and how many follow
-// the one before sooner than gap_seconds: ranges of (metric_name, time).
+// How many points the given series have had in the last window_seconds: ranges of
+// (metric_name, time).
 func (q *Queries) DoctorSeries(ctx context.Context, arg DoctorSeriesParams) ([]DoctorSeriesRow, error) {
-	rows, err := q.db.Query(ctx, doctorSeries, arg.GapSeconds, arg.MetricNames, arg.WindowSeconds)
+	rows, err := q.db.Query(ctx, doctorSeries, arg.MetricNames, arg.WindowSeconds)
 	if err != nil {
 		return nil, err
 	}
@@ -360,14 +348,7 @@ func (q *Queries) DoctorSeries(ctx context.Context, arg DoctorSeriesParams) ([]D
 	items := []DoctorSeriesRow{}
 	for rows.Next() {
 		var i DoctorSeriesRow
-		if err := rows.Scan(
-			&i.MetricName,
-			&i.Service,
-			&i.Points,
-			&i.Close,
-			&i.LatestClose,
-			&i.Newest,
-		); err != nil {
+		if err := rows.Scan(&i.MetricName, &i.Service, &i.Points); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

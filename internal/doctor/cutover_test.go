@@ -150,3 +150,28 @@ func TestCutOverNamesChecks(t *testing.T) {
 		t.Errorf("%d lines of the doctor's output, want at least 6", excerpts)
 	}
 }
+
+// After a rolling restart the new leader's beat is another: its points come sooner than
+// an interval after the old one's, and there is one writer all the same.
+func TestARollingRestartIsNoSecondWriter(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	for i := range 6 {
+		grant, err := lease.NewPostgres(s.client).Acquire(t.Context(), s.token.Holder, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.token.Epoch = grant.Epoch
+		cycle := spool.Cycle{At: s.last.Add(time.Duration(i+1) * 400 * time.Millisecond)}
+		for _, service := range []string{"ingest", "evaluator", "postgres"} {
+			cycle.Samples = append(cycle.Samples, spool.Sample{Service: service, Metric: "healthy", Tags: "{}", Value: 1})
+		}
+		if _, _, err := s.store.AppendCycles(t.Context(), s.token, []spool.Cycle{cycle}, false); err != nil {
+			t.Fatal(err)
+		}
+		s.health(t, s.now, "ingest", "evaluator", "postgres")
+	}
+	if c := of(t, s.run(t), "other writer"); c.Result != OK {
+		t.Errorf("%+v", c)
+	}
+}

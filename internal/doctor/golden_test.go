@@ -35,8 +35,8 @@ func TestGoldenBroken(t *testing.T) {
 		ALTER TABLE operator_audit_log DROP COLUMN ip_address;
 		DELETE FROM system_metrics WHERE service = 'evaluator' AND time > now() - interval '5 minutes';
 		UPDATE service_health SET checked_at = checked_at - interval '10 minutes';
-		INSERT INTO service_health (service, status, checked_at) VALUES ('delivery', 'healthy', now() - interval '3 days')`)
-	s.interleave(t, 0)
+		INSERT INTO service_health (service, status, checked_at) VALUES ('delivery', 'healthy', now() - interval '3 days');
+		INSERT INTO system_metrics (time, metric_name, service, value) VALUES (clock_timestamp(), 'connections', 'postgres', 1)`)
 	s.env["EVALUATOR_HEALTH_URL"] = "http://" + refusing(t)
 	s.env["KEYCLOAK_INTERNAL_URL"] = service(t, 503)
 	s.env["HEALTH_CHECK_INTERVAL"] = "2"

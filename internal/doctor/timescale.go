@@ -3,6 +3,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,6 +117,30 @@ type extent struct {
 	window      time.Duration
 	points      int64 // of the window
 	now         time.Time
+}
+
+// The growth is measured in so many intervals, within these bounds.
+const (
+	windowIntervals = 120
+	minWindow       = time.Minute
+	maxWindow       = time.Hour
+)
+
+// seriesParams asks for every point in that window of the series of every cycle. Of
+// the others a name may have several points of one time.
+func (r *run) seriesParams(ctx context.Context) (db.DoctorSeriesParams, error) {
+	expected, err := r.expectedSeries(ctx)
+	if err != nil {
+		return db.DoctorSeriesParams{}, err
+	}
+	interval, err := r.metricsInterval(ctx)
+	if err != nil {
+		return db.DoctorSeriesParams{}, err
+	}
+	_, metrics := columns(slices.DeleteFunc(slices.Clone(expected), func(s series) bool { return s.every > interval }))
+	slices.Sort(metrics)
+	window := min(max(windowIntervals*interval, minWindow), maxWindow)
+	return db.DoctorSeriesParams{MetricNames: slices.Compact(metrics), WindowSeconds: window.Seconds()}, nil
 }
 
 func (r *run) extent(ctx context.Context, t *timescale, f *findings) (e extent, err error) {

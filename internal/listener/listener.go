@@ -8,11 +8,12 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
-	"golang.org/x/net/netutil"
 
 	"ops_worker/internal/backoff"
 	"ops_worker/internal/faultlog"
@@ -23,7 +24,7 @@ const (
 	headerTimeout  = 5 * time.Second
 	requestTimeout = 10 * time.Second
 	idleTimeout    = 30 * time.Second
-	maxConnections = 64
+	maxConnections = 64 // without a request in hand
 	maxHeader      = 8 << 10
 	maxScrapes     = 2
 	stopTimeout    = 500 * time.Millisecond
@@ -82,8 +83,13 @@ func Serve(ctx context.Context, address string, handler http.Handler, log zerolo
 }
 
 func serve(ctx context.Context, socket net.Listener, handler http.Handler, log zerolog.Logger) error {
+	var quiet quiet
 	server := &http.Server{
-		Handler:           handler,
+		Handler:   quiet.handler(handler),
+		ConnState: quiet.state,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
+		},
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      requestTimeout + headerTimeout,
@@ -97,10 +103,10 @@ func serve(ctx context.Context, socket net.Listener, handler http.Handler, log z
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if err := server.Shutdown(limited); err != nil {
-			_ = server.Close() // it hangs on a client, whom nobody waits for
+			_ = server.Close() // slow clients, dropped at the time limit
 		}
 	})
-	err := server.Serve(netutil.LimitListener(socket, maxConnections))
+	err := server.Serve(socket)
 	if !stop() {
 		<-stopped
 	}
@@ -108,4 +114,48 @@ func serve(ctx context.Context, socket net.Listener, handler http.Handler, log z
 		return nil
 	}
 	return err
+}
+
+// quiet are the connections on which no request is in hand. Of too many the oldest is
+// closed: clients that connect and say nothing must not keep out those that ask.
+type quiet struct {
+	mu    sync.Mutex
+	conns []net.Conn // the oldest first
+}
+
+type connKey struct{}
+
+func (q *quiet) add(conn net.Conn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.conns = append(q.conns, conn)
+	if len(q.conns) > maxConnections {
+		q.conns[0].Close()
+		q.conns = q.conns[1:]
+	}
+}
+
+func (q *quiet) remove(conn net.Conn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.conns = slices.DeleteFunc(q.conns, func(c net.Conn) bool { return c == conn })
+}
+
+func (q *quiet) state(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		q.add(conn)
+	case http.StateClosed, http.StateHijacked:
+		q.remove(conn)
+	}
+}
+
+func (q *quiet) handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+			q.remove(conn)
+			defer q.add(conn)
+		}
+		next.ServeHTTP(w, r)
+	})
 }

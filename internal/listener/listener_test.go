@@ -298,8 +298,18 @@ func TestHostileClients(t *testing.T) {
 	if line, _ := bufio.NewReader(conn).ReadString('\n'); !strings.Contains(line, " 431 ") {
 		t.Errorf("a large header: %q", line)
 	}
-	for range maxConnections { // of one client, and none is left for another
+	for range 2 * maxConnections {
+		dial("")                               // nothing at all
 		dial("GET /health HTTP/1.1\r\nHost: ") // and no more
+	}
+	for range 2 * maxConnections { // connections that are kept, too
+		conn := dial("GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+		if err := conn.SetReadDeadline(time.Now().Add(headerTimeout)); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(conn).ReadString('\n'); !strings.Contains(line, " 200 ") {
+			t.Fatalf("beside them: %q, %v", line, err)
+		}
 	}
 	began := time.Now()
 	stop()

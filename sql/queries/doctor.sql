@@ -102,22 +102,14 @@ WHERE NOT has_sequence_privilege(@role::text, n.name, 'USAGE')
 ORDER BY n.name;
 
 -- name: DoctorSeries :many
--- The points of the last window_seconds, series by series, and how many follow
--- the one before sooner than gap_seconds: ranges of (metric_name, time).
-SELECT s.metric_name, coalesce(s.service, '')::text AS service,
-       count(*)::bigint AS points,
-       count(*) FILTER (WHERE s.gap < make_interval(secs => @gap_seconds::float8))::bigint AS close,
-       coalesce(max(s.time) FILTER (WHERE s.gap < make_interval(secs => @gap_seconds::float8)), 'epoch')::timestamptz AS latest_close,
-       max(s.time)::timestamptz AS newest
-FROM (
-    SELECT m.metric_name, m.service, m.time,
-           m.time - lag(m.time) OVER (PARTITION BY m.metric_name, m.service ORDER BY m.time) AS gap
-    FROM system_metrics m
-    WHERE m.metric_name = ANY (@metric_names::text[])
-      AND m.time > now() - make_interval(secs => @window_seconds::float8)
-) s
-GROUP BY s.metric_name, s.service
-ORDER BY s.metric_name, s.service;
+-- How many points the given series have had in the last window_seconds: ranges of
+-- (metric_name, time).
+SELECT m.metric_name, coalesce(m.service, '')::text AS service, count(*)::bigint AS points
+FROM system_metrics m
+WHERE m.metric_name = ANY (@metric_names::text[])
+  AND m.time > now() - make_interval(secs => @window_seconds::float8)
+GROUP BY m.metric_name, m.service
+ORDER BY m.metric_name, m.service;
 
 -- name: DoctorServer :one
 -- The server, and the connection as the server sees it.
