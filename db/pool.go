@@ -289,6 +289,31 @@ func RootCause(err error) error {
 	}
 }
 
+// UnreachableError is a database to which there is no connection, in one line: the
+// cause, then host, database and user. It holds no secret.
+type UnreachableError struct {
+	Cause, Target string
+	err           error
+}
+
+func (e *UnreachableError) Error() string { return e.Cause + ": " + e.Target }
+func (e *UnreachableError) Unwrap() error { return e.err }
+
+// Unreachable explains an error of pool where no connection can be made; any other is
+// returned as it is.
+func Unreachable(pool *pgxpool.Pool, err error) error {
+	var explained *UnreachableError
+	if !isConnectError(err) || errors.As(err, &explained) {
+		return err
+	}
+	config := pool.Config().ConnConfig.Config
+	cause := strings.Join(strings.Fields(RootCause(err).Error()), " ")
+	if errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
+		cause = "no answer within " + config.ConnectTimeout.String()
+	}
+	return &UnreachableError{cause, Target(config), err}
+}
+
 // Target says where a configuration leads, without the password.
 func Target(c pgconn.Config) string {
 	hosts := []string{net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))}

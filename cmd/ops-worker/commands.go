@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	stdlog "log"
@@ -20,6 +21,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ops_worker/collectors"
 	"ops_worker/db"
@@ -49,7 +51,7 @@ func newRootCommand(environ []string) *cobra.Command {
 	}
 	root.SetVersionTemplate(versionLine())
 	root.Flags().AddFlagSet(run.Flags())
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &exitError{exitUsage, err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return &exitError{exitUsage, withNearFlag(cmd, err)} })
 	root.AddCommand(run, newMigrateCommand(load), newOnceCommand(load), newHealthcheckCommand(environ), newDoctorCommand(load),
 		newStatusCommand(load, environ), newGrantsCommand(load), newVersionCommand())
 	return root
@@ -62,11 +64,41 @@ func knownCommand(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	cmd.SuggestionsMinimumDistance = 2
-	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
-	if meant := cmd.SuggestionsFor(args[0]); len(meant) > 0 {
-		err = fmt.Errorf("%w: did you mean %s?", err, strings.Join(meant, " or "))
+	return didYouMean(fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()), cmd.SuggestionsFor(args[0]))
+}
+
+// subcommandWanted is what a command does that has others below it and is nothing by
+// itself.
+func subcommandWanted(cmd *cobra.Command, _ []string) error {
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
 	}
-	return err
+	return &exitError{exitUsage, fmt.Errorf("%s wants a command: %s", cmd.CommandPath(), strings.Join(names, ", "))}
+}
+
+// withNearFlag adds which flag was meant.
+func withNearFlag(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	var meant []string
+	for _, name := range humanize.Near(unknown.GetSpecifiedName(), names) {
+		meant = append(meant, "--"+name)
+	}
+	return didYouMean(err, meant)
+}
+
+func didYouMean(err error, meant []string) error {
+	if len(meant) == 0 {
+		return err
+	}
+	return fmt.Errorf("%w: did you mean %s?", err, strings.Join(meant, " or "))
 }
 
 type loader func() (config.Config, error)
@@ -233,7 +265,7 @@ func withPool(ctx context.Context, options db.Options, fn func(*pgxpool.Pool) er
 		return err
 	}
 	defer db.Close(pool)
-	return fn(pool)
+	return db.Unreachable(pool, fn(pool))
 }
 
 // pools are the worker's: its own, that of the schema, which is its own unless another
@@ -264,7 +296,7 @@ func withPools(ctx context.Context, cfg config.Config, fn func(pools) error) err
 		*each.pool = pool
 	}
 	p.schema = cmp.Or(p.schema, p.own)
-	return fn(p)
+	return db.Unreachable(p.own, fn(p))
 }
 
 // printTable prints n rows under a head, in columns.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -27,7 +28,12 @@ func newGrantsCommand(load loader) *cobra.Command {
 			"  ops-worker migrate up\n" +
 			"  ops-worker grants ops_worker | psql --set ON_ERROR_STOP=1 \"$DATABASE_URL\"\n\n" +
 			"Do so again after an upgrade, unless MIGRATE_DATABASE_URL is set: then a start does.",
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("grants wants one argument, the login role: ops-worker grants ROLE")
+			}
+			return nil
+		},
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := load()

@@ -130,7 +130,7 @@ func TestGrantsForWhatIsNotUsed(t *testing.T) {
 		database.Exec(t, "BEGIN; "+strings.Join(granted(t, owner, name), ";")+"; ROLLBACK")
 	}
 	command(t, environment(t, pgtest.NewEmpty(t)), "grants", "x").want(t, exitFailed, "", "run `ops-worker migrate up` first")
-	command(t, owner, "grants").want(t, exitUsage, "", "accepts 1 arg(s)")
+	command(t, owner, "grants").want(t, exitUsage, "", "wants one argument")
 }
 
 // Where another role makes the schema, a start lets the worker's own use what a

@@ -63,6 +63,11 @@ func TestWrongArgumentsAndSettingsExitWithTwo(t *testing.T) {
 	command(t, nil, "docter").want(t, exitUsage, "", "did you mean doctor?")
 	command(t, nil, "migrate", "statsu").want(t, exitUsage, "", "did you mean status?")
 	command(t, nil, "once", "health", "extra").want(t, exitUsage, "", "unknown command")
+	command(t, nil, "once").want(t, exitUsage, "", "ops-worker once wants a command: health, metrics")
+	command(t, nil, "migrate").want(t, exitUsage, "", "ops-worker migrate wants a command: down,")
+	command(t, nil, "status", "--jsno").want(t, exitUsage, "", "unknown flag: --jsno: did you mean --json?")
+	command(t, nil, "once", "health", "--dryrun").want(t, exitUsage, "", "did you mean --dry-run?")
+	command(t, nil, "grants").want(t, exitUsage, "", "wants one argument, the login role: ops-worker grants ROLE")
 	for _, args := range [][]string{{"run"}, {}, {"migrate", "up"}, {"once", "health"}} {
 		r := command(t, []string{"PG_PORT=hunter2", "LOG_LEVEL=hunter2"}, args...)
 		r.want(t, exitUsage, "", "LOG_LEVEL: must be")

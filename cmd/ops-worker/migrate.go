@@ -23,7 +23,7 @@ func newMigrateCommand(load loader) *cobra.Command {
 		Use:   "migrate",
 		Short: "Bring the schema up to date, take it back, or show it",
 		Args:  knownCommand,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:  subcommandWanted,
 	}
 	migrate.AddCommand(newMigrateUpCommand(load), newMigrateDownCommand(load), newMigrateStatusCommand(load), newMigrateHypertableCommand(load))
 	return migrate

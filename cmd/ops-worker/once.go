@@ -30,7 +30,7 @@ func newOnceCommand(load loader) *cobra.Command {
 			"the cycle failed. While another replica collects, nothing is stored: the cycle\n" +
 			"would stand in the table twice.",
 		Args: knownCommand,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: subcommandWanted,
 	}
 	var asJSON, dryRun, anyDatabase bool
 	once.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")

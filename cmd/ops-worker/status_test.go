@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -12,10 +14,12 @@ func TestStatus(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
 	environ := append(environment(t, database), "TERM=xterm", "METRICS_COLLECTION_INTERVAL=5s")
-	command(t, environ, "status").want(t, exitOK, "not read: there is no table system_metrics", "")
+	r := command(t, environ, "status")
+	r.want(t, exitFailed, "", "none of the worker's tables is there: 127.0.0.1:")
+	r.want(t, exitFailed, "", "`ops-worker migrate up` makes them")
 	command(t, environ, "once", "health").want(t, exitOK, "HTTP 503", "")
 	command(t, environ, "once", "metrics").want(t, exitOK, "messages_received            12", "")
-	r := command(t, environ, "status")
+	r = command(t, environ, "status")
 	r.want(t, exitOK, "evaluator  degraded", "")
 	r.want(t, exitOK, "! no worker leads: the lease of", "")
 	r.want(t, exitOK, "Service unhealthy: evaluator (HTTP 503)", "")
@@ -34,12 +38,26 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-func TestStatusWithoutItsDatabase(t *testing.T) {
+// A database that cannot be reached is one line of every command: the cause, then host,
+// database and user, and no secret.
+func TestCommandsWithoutTheirDatabase(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"status"}, {"status", "--json"}} {
-		r := command(t, []string{"DATABASE_URL=postgres://iot:hunter2@127.0.0.1:1/iotcloud"}, args...)
-		if want := "ops-worker: the database cannot be read: 127.0.0.1:1/iotcloud as iot: connection refused\n"; r.status != exitFailed || r.stdout != "" || r.stderr != want {
-			t.Errorf("status %d\n%s\n%s", r.status, r.stdout, r.stderr)
+	database := pgtest.NewEmpty(t)
+	wrong, err := url.Parse(database.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong.User = url.UserPassword(wrong.User.Username(), "hunter2")
+	at := fmt.Sprintf("127.0.0.1:%s%s as %s", wrong.Port(), wrong.Path, wrong.User.Username())
+	for name, test := range map[string]struct{ address, want string }{
+		"unreachable":    {"postgres://iot:hunter2@127.0.0.1:1/iotcloud", "ops-worker: connection refused: 127.0.0.1:1/iotcloud as iot\n"},
+		"wrong password": {wrong.String(), "ops-worker: FATAL: password authentication failed for user \"" + wrong.User.Username() + "\" (SQLSTATE 28P01): " + at + "\n"},
+	} {
+		for _, args := range [][]string{{"status"}, {"status", "--json"}, {"migrate", "up"}, {"migrate", "status"}, {"migrate", "down"}, {"grants", "x"}, {"once", "health"}} {
+			r := command(t, []string{"DATABASE_URL=" + test.address}, args...)
+			if r.status != exitFailed || r.stdout != "" || r.stderr != test.want {
+				t.Errorf("%s, %v: status %d\n%s\n%s", name, args, r.status, r.stdout, r.stderr)
+			}
 		}
 	}
 }

@@ -6,12 +6,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +22,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"ops_worker/db"
+	"ops_worker/internal/humanize"
 )
 
 // Config is a complete, validated configuration. FromEnvironment is the way to
@@ -192,7 +195,43 @@ func FromEnvironment(environ []string) (Config, error) {
 	c.Database.complete(set, &p)
 	c.complete(&p)
 	c.Services = c.monitored(set, &p)
+	c.Warnings = append(c.Warnings, misspelt(set)...)
 	return c, p.err()
+}
+
+// libpqVariable is one of the driver's own, such as PGHOST: no misspelling of ours.
+var libpqVariable = regexp.MustCompile(`^PG[A-Z]`)
+
+// misspelt warns of variables that are none of ours, begin like one and are nearly it.
+func misspelt(set map[string]string) (warnings []string) {
+	known := variables()
+	for _, name := range slices.Sorted(maps.Keys(set)) {
+		if slices.Contains(known, name) || libpqVariable.MatchString(name) {
+			continue
+		}
+		near := slices.DeleteFunc(humanize.Near(name, known), func(near string) bool { return near[:3] != name[:min(3, len(name))] })
+		if len(near) > 0 {
+			warnings = append(warnings, fmt.Sprintf("%s is no setting: is %s meant?", name, strings.Join(near, " or ")))
+		}
+	}
+	return warnings
+}
+
+// variables are the names of all settings.
+func variables() (names []string) {
+	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Heartbeat](), reflect.TypeFor[Database]()} {
+		for i := range settings.NumField() {
+			if name := settings.Field(i).Tag.Get("env"); name != "" {
+				names = append(names, name)
+			}
+		}
+	}
+	for _, r := range platformServices {
+		if r.Variable != "" {
+			names = append(names, r.Variable)
+		}
+	}
+	return names
 }
 
 // settings are the variables that have a value.

@@ -448,3 +448,29 @@ func TestThePlaceOfThePlatformsWorker(t *testing.T) {
 		t.Errorf("%v, %v", err, c.InPlatformWorkersPlace())
 	}
 }
+
+// A variable that is nearly one of ours is a warning; one of the driver's or of another
+// service of the platform is none.
+func TestMisspeltVariables(t *testing.T) {
+	for name, want := range map[string]string{
+		"METRICS_COLECTION_INTERVAL": "METRICS_COLECTION_INTERVAL is no setting: is METRICS_COLLECTION_INTERVAL meant?",
+		"PG_POOL_MXA":                "PG_POOL_MXA is no setting: is PG_POOL_MIN or PG_POOL_MAX meant?",
+		"INGEST_HEALT_URL":           "INGEST_HEALT_URL is no setting: is INGEST_HEALTH_URL meant?",
+		"HEALTH_SERVICE":             "HEALTH_SERVICE is no setting: is HEALTH_SERVICES meant?",
+		"LOGLEVEL":                   "LOGLEVEL is no setting: is LOG_LEVEL meant?",
+		"PGHOST":                     "",
+		"MQTT_BROKER_URL":            "",
+		"EMQX_API_URL":               "",
+		"KEYCLOAK_URL":               "",
+		"PATH":                       "",
+		"LOG_LEVEL":                  "",
+	} {
+		cfg, err := FromEnvironment([]string{"DATABASE_URL=postgres://iot@db/iotcloud", name + "=1", "LOG_LEVEL=INFO"})
+		if err != nil && want != "" {
+			t.Fatal(err)
+		}
+		if got := strings.Join(cfg.Warnings, "; "); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}

@@ -2,29 +2,10 @@ package config
 
 import (
 	"os"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 )
-
-// variables are every setting that there is.
-func variables() []string {
-	var names []string
-	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Heartbeat](), reflect.TypeFor[Database]()} {
-		for i := range settings.NumField() {
-			if name := settings.Field(i).Tag.Get("env"); name != "" {
-				names = append(names, name)
-			}
-		}
-	}
-	for _, s := range PlatformServices() {
-		if s.Variable != "" {
-			names = append(names, s.Variable)
-		}
-	}
-	return names
-}
 
 func TestEverySettingIsWhereItsUsersLook(t *testing.T) {
 	t.Parallel()

@@ -102,7 +102,7 @@ func TestStatusDuringAFailover(t *testing.T) {
 	if _, code := r.status(r.database.String()); code != 1 {
 		t.Errorf("without a primary: exit status %d", code)
 	}
-	shows("this is the reading of", "the database cannot be read: ", before.Holder)
+	shows("this is the reading of", "/iotcloud as ", before.Holder)
 
 	// The address leads to the standby, which is not promoted yet: it can be read, and
 	// the lease runs out.

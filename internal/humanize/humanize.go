@@ -42,3 +42,37 @@ func Few(names []string, most int) []string {
 	}
 	return append(slices.Clone(names[:most]), fmt.Sprintf("and %d more", len(names)-most))
 }
+
+// Near are the names that a word is a misspelling of, the nearest first: two letters at
+// most are wrong, missing or too many, or two have changed places.
+func Near(word string, names []string) (near []string) {
+	for _, name := range names {
+		if d := distance(word, name); d > 0 && d <= 2 && 2*d <= len(name) {
+			near = append(near, name)
+		}
+	}
+	slices.SortStableFunc(near, func(a, b string) int { return distance(word, a) - distance(word, b) })
+	return near
+}
+
+// distance is how many letters are to be changed, added or taken away to make one text
+// of another (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := before
+			if a[i] != b[j] {
+				change++
+			}
+			before = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -33,3 +33,14 @@ func TestFew(t *testing.T) {
 		}
 	}
 }
+
+func TestNear(t *testing.T) {
+	names := []string{"json", "watch", "dry-run", "any-database"}
+	for word, want := range map[string]string{
+		"jsno": "json", "jsn": "json", "wacth": "watch", "dryrun": "dry-run", "any-databse": "any-database", "json": "", "x": "", "": "", "verbose": "",
+	} {
+		if got := strings.Join(Near(word, names), " "); got != want {
+			t.Errorf("near %q: %q, want %q", word, got, want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package status
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -251,11 +252,9 @@ func TestATableThatIsMissingOrLockedCostsItsSectionAlone(t *testing.T) {
 
 func TestReadOfAnEmptyDatabase(t *testing.T) {
 	t.Parallel()
-	report := newReader(t, pgtest.NewEmpty(t).URL).report(t)
-	for section, table := range tables {
-		if report.Unreadable[section] != "there is no table "+table {
-			t.Errorf("%s: %s", section, report.Unreadable[section])
-		}
+	var none *NoTablesError
+	if _, err := newReader(t, pgtest.NewEmpty(t).URL).Read(t.Context()); !errors.As(err, &none) || !strings.Contains(err.Error(), "127.0.0.1:") {
+		t.Errorf("error %v", err)
 	}
 	fresh := newReader(t, pgtest.New(t).URL).report(t)
 	if len(fresh.Unreadable) > 0 || len(fresh.Notices) != 1 || fresh.Notices[0].Kind != NoLeaderNotice {
@@ -312,7 +311,7 @@ func TestADatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
 	r := newReader(t, "postgres://iot:hunter2@127.0.0.1:1/iotcloud")
 	_, err := r.Read(t.Context())
-	if err == nil || err.Error() != "the database cannot be read: 127.0.0.1:1/iotcloud as iot: connection refused" {
+	if err == nil || err.Error() != "connection refused: 127.0.0.1:1/iotcloud as iot" {
 		t.Errorf("error %v", err)
 	}
 
@@ -324,7 +323,7 @@ func TestADatabaseThatIsAway(t *testing.T) {
 	defer listener.Close()
 	silent := newReader(t, "postgres://iot:hunter2@"+listener.Addr().String()+"/iotcloud?sslmode=disable")
 	silent.timeout = 100 * time.Millisecond
-	if _, err = silent.Read(t.Context()); err == nil || !strings.HasSuffix(err.Error(), "as iot: no answer within 100ms") {
+	if _, err = silent.Read(t.Context()); err == nil || err.Error() != "no answer within 100ms: "+listener.Addr().String()+"/iotcloud as iot" {
 		t.Errorf("error %v", err)
 	}
 }

@@ -191,7 +191,8 @@ func Open(ctx context.Context, cfg config.Config) (*Reader, error) {
 func (r *Reader) Close() { db.Close(r.pool) }
 
 // Read reads everything anew. Its error is one line without a secret, and means
-// that the database could not be asked at all, or went away meanwhile.
+// that the database could not be asked at all, went away meanwhile, or has none of the
+// worker's tables.
 func (r *Reader) Read(ctx context.Context) (Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
@@ -202,13 +203,26 @@ func (r *Reader) Read(ctx context.Context) (Report, error) {
 	return g.report(r.metrics, r.health), nil
 }
 
-func (r *Reader) explain(err error) error {
-	reason := db.RootCause(err).Error()
-	if errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
-		reason = "no answer within " + r.timeout.String()
-	}
-	return fmt.Errorf("the database cannot be read: %s: %s", db.Target(r.pool.Config().ConnConfig.Config), clean(reason))
+// NoTablesError is a database without any of the worker's tables.
+type NoTablesError struct{ Target string }
+
+func (e *NoTablesError) Error() string {
+	return "none of the worker's tables is there: " + e.Target + "; is it the right database? `ops-worker migrate up` makes them"
 }
+
+func (r *Reader) explain(err error) error {
+	var none *NoTablesError
+	if errors.As(err, &none) {
+		return err
+	}
+	cause := db.RootCause(err).Error()
+	if errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
+		cause = "no answer within " + r.timeout.String()
+	}
+	return &db.UnreachableError{Cause: clean(cause), Target: r.target()}
+}
+
+func (r *Reader) target() string { return db.Target(r.pool.Config().ConnConfig.Config) }
 
 // gathering is what the sections brought back, as the database has it.
 type gathering struct {
@@ -285,6 +299,7 @@ func (r *Reader) gather(ctx context.Context, g *gathering) error {
 			return err
 		}
 	}
+	missing := 0
 	for i, s := range sections {
 		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error {
 			if err := q.StatusConfigure(ctx); err != nil {
@@ -296,12 +311,21 @@ func (r *Reader) gather(ctx context.Context, g *gathering) error {
 		case err == nil:
 		case ofItsSection(err):
 			g.unreadable[s.name] = g.reason(err, s.table, limit)
+			if db.IsMissingTable(err) {
+				missing++
+			}
 		default:
 			return err
 		}
 	}
+	if missing >= ownSections {
+		return &NoTablesError{r.target()}
+	}
 	return nil
 }
+
+// ownSections is how many sections are of the worker's own tables: all but the alerts.
+const ownSections = 4
 
 // ofItsSection reports whether an error is one section's own: the server's about
 // its table, or a value that cannot be read. Any other is of the connection, and
