@@ -86,8 +86,11 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 		"a newer release of the platform": func(t *testing.T, database *pgtest.Database) { database.Exec(t, newRelease) },
 		"a table of the platform dropped": func(t *testing.T, database *pgtest.Database) { database.Exec(t, "DROP TABLE device_state") },
 		"the samples dropped":             func(t *testing.T, database *pgtest.Database) { database.Exec(t, "DROP TABLE system_metrics CASCADE") },
-		"a migration taken back":          func(t *testing.T, database *pgtest.Database) { migrateDown(t, database, false) },
-		"all migrations taken back":       func(t *testing.T, database *pgtest.Database) { migrateDown(t, database, true) },
+		"two migrations taken back": func(t *testing.T, database *pgtest.Database) {
+			migrateDown(t, database, false) // which drops nothing
+			migrateDown(t, database, false)
+		},
+		"all migrations taken back": func(t *testing.T, database *pgtest.Database) { migrateDown(t, database, true) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
