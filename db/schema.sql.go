@@ -502,12 +502,15 @@ func (q *Queries) SequencesBehind(ctx context.Context, names []string) ([]string
 }
 
 const TimescaleAvailable = `-- name: TimescaleAvailable :one
-SELECT EXISTS (
-    SELECT FROM pg_catalog.pg_available_extensions e
-    WHERE e.name = 'timescaledb' AND e.installed_version IS NULL)::boolean AS available
+SELECT (current_setting('timescaledb.disable_load', true) IS NOT NULL
+        AND EXISTS (
+            SELECT FROM pg_catalog.pg_available_extensions e
+            WHERE e.name = 'timescaledb' AND e.installed_version IS NULL))::boolean AS available
 `
 
 // Whether the server has TimescaleDB for this database, which does not have it yet.
+// Its loader defines the setting where it is preloaded; where it is not, the extension
+// cannot be made.
 func (q *Queries) TimescaleAvailable(ctx context.Context) (bool, error) {
 	row := q.db.QueryRow(ctx, TimescaleAvailable)
 	var available bool

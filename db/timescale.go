@@ -62,8 +62,7 @@ func (m *Migrator) ensureTimescale(ctx context.Context) ([]Change, error) {
 	if !errors.As(err, &refused) {
 		return nil, fmt.Errorf("make the extension timescaledb: %w", err)
 	}
-	notPreloaded := refused.SeverityUnlocalized == "FATAL" && refused.Code == "XX000"
-	if notPreloaded || !early || m.anyDatabase {
+	if !early || m.anyDatabase {
 		return nil, nil
 	}
 	// Another worker or the migrator may have made it meanwhile.
@@ -92,8 +91,8 @@ func (m *Migrator) wantsTimescale(ctx context.Context) (wanted, early bool, err 
 	return wanted, early, nil
 }
 
-// createTimescale makes the extension, on a connection of its own: a server that has
-// not preloaded it ends the connection.
+// createTimescale makes the extension, on a connection of its own: TimescaleDB wants
+// one that has run nothing else of it, and may end it.
 func (m *Migrator) createTimescale(ctx context.Context) error {
 	config := m.pool.Config()
 	if config.BeforeConnect != nil {

@@ -273,6 +273,13 @@ func TestFaults(t *testing.T) {
 			plant: exec("ALTER TABLE delivery_jobs ADD COLUMN priority integer; CREATE TABLE notification_jobs (job_id bigint)"),
 			check: "stand-ins", result: OK, found: "delivery_jobs: the platform's own table, used as it is",
 		},
+		"TimescaleDB that is not installed yet": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.OfferTimescale(t)
+				s.pool.Reset()
+			},
+			check: "timescaledb", result: OK, found: "the server has it",
+		},
 		"an empty schema before the others": {
 			plant: func(t *testing.T, s *stage) {
 				s.database.Exec(t, fmt.Sprintf(`CREATE SCHEMA iot; ALTER DATABASE "%s" SET search_path = iot, public`, s.database.Name))

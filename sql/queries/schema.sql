@@ -175,9 +175,12 @@ ORDER BY s.name;
 
 -- name: TimescaleAvailable :one
 -- Whether the server has TimescaleDB for this database, which does not have it yet.
-SELECT EXISTS (
-    SELECT FROM pg_catalog.pg_available_extensions e
-    WHERE e.name = 'timescaledb' AND e.installed_version IS NULL)::boolean AS available;
+-- Its loader defines the setting where it is preloaded; where it is not, the extension
+-- cannot be made.
+SELECT (current_setting('timescaledb.disable_load', true) IS NOT NULL
+        AND EXISTS (
+            SELECT FROM pg_catalog.pg_available_extensions e
+            WHERE e.name = 'timescaledb' AND e.installed_version IS NULL))::boolean AS available;
 
 -- name: TimescaleExtension :one
 -- TimescaleDB's version and the schema of its functions; no row on plain
