@@ -75,8 +75,7 @@ type MigrationState struct {
 // Applied reports whether it was applied.
 func (s MigrationState) Applied() bool { return !s.AppliedAt.IsZero() }
 
-// Migrator brings the schema up to date. It uses connections of its own, since
-// goose holds one while its lock needs another, and the pool may have just one.
+// Migrator brings the schema up to date.
 type Migrator struct {
 	pool        *pgxpool.Pool
 	connections *sql.DB
@@ -94,16 +93,26 @@ const migrationConnections = 2
 
 // NewMigrator prepares the embedded migrations for pool's database.
 func NewMigrator(pool *pgxpool.Pool, options ...MigratorOption) *Migrator {
-	var connecting []stdlib.OptionOpenDB
-	if renew := pool.Config().BeforeConnect; renew != nil { // of a pool that Open made
-		connecting = append(connecting, stdlib.OptionBeforeConnect(renew))
-	}
-	m := &Migrator{pool: pool, connections: stdlib.OpenDB(*pool.Config().ConnConfig, connecting...)}
+	m := &Migrator{pool: pool, connections: migrationDB(pool)}
 	m.connections.SetMaxOpenConns(migrationConnections)
 	for _, option := range options {
 		option(m)
 	}
 	return m
+}
+
+// migrationDB takes its connections from the pool, or makes its own where that has too
+// few.
+func migrationDB(pool *pgxpool.Pool) *sql.DB {
+	config := pool.Config()
+	if config.MaxConns >= migrationConnections {
+		return stdlib.OpenDBFromPool(pool)
+	}
+	var connecting []stdlib.OptionOpenDB
+	if config.BeforeConnect != nil { // of a pool that Open made
+		connecting = append(connecting, stdlib.OptionBeforeConnect(config.BeforeConnect))
+	}
+	return stdlib.OpenDB(*config.ConnConfig, connecting...)
 }
 
 // Close frees the migrator's connections.
