@@ -127,6 +127,10 @@ func TestMigrationsOnAnEmptyDatabase(t *testing.T) {
 	if !strings.Contains(index, "UNIQUE") || !strings.HasSuffix(index, "(tenant_id, fingerprint) WHERE (status = 'OPEN'::text)") {
 		t.Errorf("index: %s", index)
 	}
+	// The platform's own, on what the worker makes in its place.
+	pgtest.WantRows(t, pool, `SELECT count(*) FROM pg_indexes WHERE schemaname = 'public' AND indexname IN ('idx_fleet_alert_tenant', 'idx_fleet_alert_created',
+		'idx_device_state_status', 'idx_device_registry_status', 'delivery_jobs_pending_idx', 'delivery_jobs_tenant_status_idx', 'idx_quarantine_ingested',
+		'operator_audit_log_created_idx')`, "8")
 	var bound int
 	if err := pool.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_policies) + (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)").Scan(&bound); err != nil || bound != 0 {
 		t.Errorf("%d policies and triggers, %v; what stands in for the platform's tables has none", bound, err)
