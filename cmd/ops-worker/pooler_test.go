@@ -30,6 +30,12 @@ func TestBehindABusyPooler(t *testing.T) {
 				if r := command(t, environ, "doctor", "--json"); strings.Contains(r.stdout, "scan") || strings.Contains(r.stdout, "prepared statement") || strings.Contains(r.stdout, "SQLSTATE") {
 					t.Errorf("doctor: %s", r.stdout)
 				}
+				// Nothing is left on the connections that others get next, but what PgBouncer sets for each client.
+				next := database.PoolAs(t, pooler.URL)
+				for range 20 {
+					pgtest.WantRows(t, next, `SELECT name, setting FROM pg_settings WHERE source = 'session'
+						AND name NOT IN ('application_name', 'client_encoding', 'DateStyle', 'TimeZone', 'standard_conforming_strings')`)
+				}
 				command(t, environ, "migrate", "down", "--all", "--force").want(t, exitOK, "reverted", "")
 			})
 		}
