@@ -24,4 +24,12 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
--- Nothing: what 00002 makes has these columns.
+-- The columns stay, since what 00002 makes has them. These functions are those of the
+-- earliest commits; Up leaves them to whoever goes back to one.
+SET LOCAL lock_timeout = '5s';
+
+DROP FUNCTION IF EXISTS public.ops_worker_drop_chunks(timestamptz);
+DROP FUNCTION IF EXISTS public.ops_worker_retention_mode();
+DROP FUNCTION IF EXISTS public.ops_worker_ensure_operator_role();
+DROP FUNCTION IF EXISTS public.ops_worker_ensure_platform(integer);
+DROP FUNCTION IF EXISTS public.ops_worker_is_hypertable(text);
