@@ -86,8 +86,11 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 		"a newer release of the platform": func(t *testing.T, database *pgtest.Database) { database.Exec(t, newRelease) },
 		"a table of the platform dropped": func(t *testing.T, database *pgtest.Database) { database.Exec(t, "DROP TABLE device_state") },
 		"the samples dropped":             func(t *testing.T, database *pgtest.Database) { database.Exec(t, "DROP TABLE system_metrics CASCADE") },
-		"a migration taken back":          func(t *testing.T, database *pgtest.Database) { migrateDown(t, database, false) },
-		"all migrations taken back":       func(t *testing.T, database *pgtest.Database) { migrateDown(t, database, true) },
+		"two migrations taken back": func(t *testing.T, database *pgtest.Database) {
+			migrateDown(t, database, false) // which drops nothing
+			migrateDown(t, database, false)
+		},
+		"all migrations taken back": func(t *testing.T, database *pgtest.Database) { migrateDown(t, database, true) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -152,5 +155,35 @@ func migrateDown(t *testing.T, database *pgtest.Database, all bool) {
 	_, err := m.Down(t.Context(), db.DownOptions{All: all, Force: true})
 	if err := errors.Join(err, m.Close()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Before the platform's migrator has made the extension, a worker that may not make it
+// waits: alive, not ready, and without a table that would be in the migrator's way.
+func TestAWorkerWaitsForTheMigratorsExtension(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.OfferTimescale(t)
+	var log logtest.Log
+	worker := NewWorker(workerConfig(t, database.URL), database.Pool(t), spool.NewMemory(10), NoHeart, log.Logger())
+	defer worker.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- worker.Run(ctx) }()
+	pgtest.Eventually(t, "it waits", func() bool { return len(log.Lines(t, "waiting for the platform's migrator")) == 1 })
+	if err := worker.Ready(); err == nil {
+		t.Error("it is ready")
+	}
+	check := database.Pool(t)
+	pgtest.WantRows(t, check, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
+	database.WithdrawTimescale(t)
+	database.Exec(t, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+	pgtest.Eventually(t, "it is ready", func() bool { return worker.Ready() == nil })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if lines := log.Lines(t, "waiting for the platform's migrator"); len(lines) != 1 {
+		t.Errorf("%d lines within a minute", len(lines))
 	}
 }

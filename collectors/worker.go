@@ -189,7 +189,13 @@ func (w *Worker) awaitDatabase(ctx context.Context) error {
 			return nil
 		}
 		delay := retry.NextBackOff()
-		if now := time.Now(); now.Sub(logged) >= 30*time.Second {
+		var early *db.NoTimescaleError
+		if now := time.Now(); errors.As(err, &early) {
+			if now.Sub(logged) >= time.Minute {
+				logged = now
+				w.log.Warn().Err(err).Msg("waiting for the platform's migrator")
+			}
+		} else if now.Sub(logged) >= 30*time.Second {
 			logged = now
 			w.log.Error().Err(db.Unreachable(w.pool, err)).Dur("retry_in_ms", delay).Msg("database is not ready, waiting for it")
 		}
@@ -221,7 +227,10 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	var session db.DescribeSessionRow
 	var role string
 	var timescale *db.Timescale
-	describeErr := w.client.Write(ctx, func(ctx context.Context, q *db.Queries) (err error) {
+	describeErr := w.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
+		if err := db.CheckRowSecurity(ctx, q); err != nil {
+			return err
+		}
 		if session, err = q.DescribeSession(ctx); err != nil {
 			return err
 		}

@@ -253,9 +253,10 @@ SELECT current_user::text AS login_role,
        coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
        coalesce(pg_has_role(current_user, p.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)::boolean AS operator_granted,
        coalesce(has_schema_privilege(current_user, n.oid, 'CREATE'), false)::boolean AS creates_tables,
+       coalesce(has_schema_privilege(current_user, n.oid, 'USAGE'), false)::boolean AS uses_schema,
        coalesce(has_schema_privilege(p.oid, n.oid, 'USAGE'), false)::boolean AS operator_uses_schema
 FROM (SELECT) me
-LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = $1::text
+LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'public'
 LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator'
 `
 
@@ -265,13 +266,14 @@ type DoctorRoleRow struct {
 	OperatorBypasses   bool
 	OperatorGranted    bool
 	CreatesTables      bool
+	UsesSchema         bool
 	OperatorUsesSchema bool
 }
 
 // The login role, the role that the platform's routes take on, and what both may
-// do in the schema where the tables are.
-func (q *Queries) DoctorRole(ctx context.Context, schema string) (DoctorRoleRow, error) {
-	row := q.db.QueryRow(ctx, doctorRole, schema)
+// do in the schema public.
+func (q *Queries) DoctorRole(ctx context.Context) (DoctorRoleRow, error) {
+	row := q.db.QueryRow(ctx, doctorRole)
 	var i DoctorRoleRow
 	err := row.Scan(
 		&i.LoginRole,
@@ -279,6 +281,7 @@ func (q *Queries) DoctorRole(ctx context.Context, schema string) (DoctorRoleRow,
 		&i.OperatorBypasses,
 		&i.OperatorGranted,
 		&i.CreatesTables,
+		&i.UsesSchema,
 		&i.OperatorUsesSchema,
 	)
 	return i, err

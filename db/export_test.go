@@ -32,3 +32,6 @@ func PrivilegesOf(text string) []Privilege {
 
 // Text is what a statement sends.
 func (s Statement) Text() string { return s.text() }
+
+// Call sends what the statement sends, through q.
+func (s Statement) Call(ctx context.Context, q *Queries) { s.call(ctx, q) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -77,6 +78,8 @@ func GrantOperator(serverVersion int32, login string) string {
 // quoted is a name as SQL takes it whatever it is: a role may be called user.
 func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }
 
+var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
+
 // Ident is a name for people to read, quoted where it must be but for the words that
 // SQL keeps for itself.
 func Ident(name string) string {
@@ -143,33 +146,21 @@ func Grants(ctx context.Context, q *Queries, role string, uses Uses) ([]Grant, e
 	if err != nil {
 		return nil, err
 	}
-	schema, err := FindHome(ctx, q)
-	if err != nil {
-		return nil, err
-	}
 	expirer, _, err := FindExpirer(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	uses.Retention = uses.Retention && expirer == ExpiresByDelete
 
-	session, err := q.DescribeDatabase(ctx)
-	if err != nil {
-		return nil, err
-	}
-
 	var list []Grant
 	grant := func(what, sql string, args ...any) {
 		list = append(list, Grant{fmt.Sprintf(sql, args...), []string{what}})
-	}
-	if schema != publicSchema { // psql's own path may lead elsewhere
-		grant("to find the tables", "SET search_path TO %s, %s", quoted(schema), session.SearchPath)
 	}
 	if !described.RoleExists {
 		grant("to log in; give it a password", "CREATE ROLE %s LOGIN", quoted(role))
 	}
 	grant("to connect", "GRANT CONNECT ON DATABASE %s TO %s", quoted(described.Database), quoted(role))
-	grant("to find the tables", "GRANT USAGE ON SCHEMA %s TO %s", quoted(schema), quoted(role))
+	grant("to find the tables", "GRANT USAGE ON SCHEMA public TO %s", quoted(role))
 	platformRole := role
 	if described.PoliciesBind {
 		// As EnterPlatformScope does: past the policies, or not at all.
@@ -182,11 +173,11 @@ func Grants(ctx context.Context, q *Queries, role string, uses Uses) ([]Grant, e
 			grant(use, "ALTER ROLE %s BYPASSRLS", OperatorRole)
 		}
 		grant(use, "%s", GrantOperator(server.VersionNum, quoted(role)))
-		grant("to find the tables", "GRANT USAGE ON SCHEMA %s TO %s", quoted(schema), OperatorRole)
+		grant("to find the tables", "GRANT USAGE ON SCHEMA public TO %s", OperatorRole)
 	}
 	tables := needed(stands, uses, role, platformRole)
 	for _, key := range tables.order {
-		list = append(list, Grant{fmt.Sprintf("GRANT %s ON %s TO %s", strings.Join(slices.Sorted(maps.Keys(tables.rights[key])), ", "), quoted(key.relation), quoted(key.role)), tables.uses[key]})
+		list = append(list, Grant{fmt.Sprintf("GRANT %s ON public.%s TO %s", strings.Join(slices.Sorted(maps.Keys(tables.rights[key])), ", "), quoted(key.relation), quoted(key.role)), tables.uses[key]})
 	}
 	if uses.SystemAlerts {
 		sequences, err := AlertSequences(ctx, q, stands)

@@ -1,16 +1,12 @@
 package db
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +16,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
 
 	"ops_worker/migrations"
@@ -80,8 +75,7 @@ type MigrationState struct {
 // Applied reports whether it was applied.
 func (s MigrationState) Applied() bool { return !s.AppliedAt.IsZero() }
 
-// Migrator brings the schema up to date. It uses connections of its own, since
-// goose holds one while its lock needs another, and the pool may have just one.
+// Migrator brings the schema up to date.
 type Migrator struct {
 	pool        *pgxpool.Pool
 	connections *sql.DB
@@ -94,27 +88,41 @@ type MigratorOption func(*Migrator)
 // AnyDatabase accepts a database with tables, none of which is the platform's.
 func AnyDatabase(m *Migrator) { m.anyDatabase = true }
 
+// migrationConnections are what goose needs: one to migrate on, and one for its lock.
+const migrationConnections = 2
+
 // NewMigrator prepares the embedded migrations for pool's database.
 func NewMigrator(pool *pgxpool.Pool, options ...MigratorOption) *Migrator {
-	connecting := []stdlib.OptionOpenDB{stdlib.OptionAfterConnect(writeByDefault)}
-	if renew := pool.Config().BeforeConnect; renew != nil { // of a pool that Open made
-		connecting = append(connecting, stdlib.OptionBeforeConnect(renew))
-	}
-	m := &Migrator{pool: pool, connections: stdlib.OpenDB(migrationConfig(pool), connecting...)}
+	m := &Migrator{pool: pool, connections: migrationDB(pool)}
+	m.connections.SetMaxOpenConns(migrationConnections)
 	for _, option := range options {
 		option(m)
 	}
 	return m
 }
 
+// migrationDB takes its connections from the pool, or makes its own where that has too
+// few.
+func migrationDB(pool *pgxpool.Pool) *sql.DB {
+	config := pool.Config()
+	if config.MaxConns >= migrationConnections {
+		return stdlib.OpenDBFromPool(pool)
+	}
+	var connecting []stdlib.OptionOpenDB
+	if config.BeforeConnect != nil { // of a pool that Open made
+		connecting = append(connecting, stdlib.OptionBeforeConnect(config.BeforeConnect))
+	}
+	return stdlib.OpenDB(*config.ConnConfig, connecting...)
+}
+
 // Close frees the migrator's connections.
 func (m *Migrator) Close() error { return m.connections.Close() }
 
-// provider is goose, for tables in the schema h. Without versions it runs every
-// migration, whatever the version table says.
-func (m *Migrator) provider(h home, versions bool) (*goose.Provider, error) {
+// provider is goose. With WithDisableVersioning it runs every migration, whatever the
+// version table says.
+func (m *Migrator) provider(options ...goose.ProviderOption) (*goose.Provider, error) {
 	locker, err := lock.NewPostgresTableLocker(
-		lock.WithTableName(h.lockTable()),
+		lock.WithTableName("public."+lockTable),
 		lock.WithTableLeaseDuration(lockTTL),
 		lock.WithTableHeartbeatInterval(lockHeartbeat),
 		lock.WithTableLockTimeout(lockRetry, lockRetries),
@@ -125,93 +133,46 @@ func (m *Migrator) provider(h home, versions bool) (*goose.Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare migration lock: %w", err)
 	}
-	store, err := database.NewStore(database.DialectPostgres, pgx.Identifier{h.schema, VersionTable}.Sanitize())
-	if err != nil {
-		return nil, fmt.Errorf("prepare migrations: %w", err)
-	}
-	var source fs.FS = migrations.FS
-	if !h.first {
-		source = schemaFS{migrations.FS, h.schema}
-	}
-	options := []goose.ProviderOption{goose.WithLocker(locker), goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger())}
-	if !versions {
-		options = append(options, goose.WithDisableVersioning(true))
-	}
-	p, err := goose.NewProvider(goose.DialectCustom, m.connections, source, append(options, goose.WithStore(versionStore{store}))...)
+	p, err := goose.NewProvider(goose.DialectPostgres, m.connections, migrations.FS, append(options,
+		goose.WithTableName("public."+VersionTable),
+		goose.WithLocker(locker),
+		goose.WithDisableGlobalRegistry(true),
+		goose.WithLogger(goose.NopLogger()),
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("prepare migrations: %w", err)
 	}
 	return p, nil
 }
 
-var plainName = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
-
-// lockTable is where replicas that migrate take turns. goose looks for it by the
-// name as it is written here, so a schema's name that needs quotes cannot be told.
-func (h home) lockTable() string {
-	if h.first || !plainName.MatchString(h.schema) {
-		return lockTable
+// holders are the sessions in the way of a migration that gave up on a lock.
+func (m *Migrator) holders(ctx context.Context) string {
+	names := append(OwnTables(), VersionTable, lockTable)
+	for _, s := range StandIns {
+		names = append(names, s.Name)
 	}
-	return h.schema + "." + lockTable
-}
-
-// versionStore is goose's own, for a table in any schema.
-type versionStore struct{ database.Store }
-
-// TableExists reports whether goose has made its table.
-func (s versionStore) TableExists(ctx context.Context, conn database.DBTxConn) (exists bool, err error) {
-	err = conn.QueryRowContext(ctx, "SELECT to_regclass($1) IS NOT NULL", s.Tablename()).Scan(&exists)
-	return exists, err
-}
-
-// schemaFS is migrations for tables in one schema, whichever comes first in the
-// search path.
-type schemaFS struct {
-	fs.FS
-	schema string
-}
-
-var direction = regexp.MustCompile(`(?m)^-- \+goose (Up|Down)$`)
-
-// Open opens a migration that begins by choosing its schema.
-func (f schemaFS) Open(name string) (fs.File, error) {
-	file, err := f.FS.Open(name)
-	if err != nil || path.Ext(name) != ".sql" {
-		return file, err
-	}
-	content, err := io.ReadAll(file)
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	choose := "$0\nSET LOCAL search_path = " + strings.ReplaceAll(pgx.Identifier{f.schema}.Sanitize(), "$", "$$") + ";"
-	return schemaFile{file, bytes.NewReader(direction.ReplaceAll(content, []byte(choose)))}, nil
-}
-
-type schemaFile struct {
-	fs.File
-	content io.Reader
-}
-
-// Read reads the migration.
-func (f schemaFile) Read(p []byte) (int, error) { return f.content.Read(p) }
-
-// migrationConfig is the pool's, for goose: values in binary, so that it does not
-// matter which formats the database, the role or the pooler sets.
-func migrationConfig(pool *pgxpool.Pool) pgx.ConnConfig {
-	config := pool.Config().ConnConfig.Copy()
-	config.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
-	return *config
-}
-
-// writeByDefault lets goose, which begins its transactions by the defaults,
-// write where a database or a role has others.
-func writeByDefault(ctx context.Context, conn *pgx.Conn) error {
-	ordinary, err := New(conn).TransactionDefaultsAreOrdinary(ctx)
-	if err != nil || ordinary {
+	var holders []HoldersOfRow
+	err := InTx(ctx, m.pool, ReadOnly, whileRunning.limits.Statement, func(q *Queries) (err error) {
+		holders, err = q.HoldersOf(ctx, names)
 		return err
+	})
+	if err != nil || len(holders) == 0 {
+		return "nobody any more: try again"
 	}
-	_, err = conn.Exec(ctx, "SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'")
-	return err
+	list := make([]string, len(holders))
+	for i, h := range holders {
+		began := time.Duration(h.Seconds * float64(time.Second)).Round(time.Second)
+		list[i] = fmt.Sprintf("pid %d (%s, role %s, %s %s, in a transaction for %s)", h.Pid, h.Application, h.Role, h.State, h.Command, began)
+	}
+	return strings.Join(list, "; ")
+}
+
+// explain says of an error whether a lock was in the way, and whose.
+func (m *Migrator) explain(ctx context.Context, doing string, err error) error {
+	if IsLocked(err) {
+		return fmt.Errorf("%s: %w; in the way: %s", doing, err, m.holders(ctx))
+	}
+	return fmt.Errorf("%s: %w", doing, err)
 }
 
 // Up applies what is pending, then makes sure of every table of ours and of the
@@ -219,38 +180,37 @@ func writeByDefault(ctx context.Context, conn *pgx.Conn) error {
 // changed since. It takes no lock on the migrations where nothing is pending. With
 // an error, the changes are those that were made before it.
 func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
-	var h home
-	var changes []Change
+	changes, err := m.ensureTimescale(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var pending bool
 	var missing []string
-	err := inTx(ctx, m.pool, ReadWrite, atStart.limits, func(tx pgx.Tx) (err error) {
+	err = inTx(ctx, m.pool, ReadWrite, atStart.limits, func(tx pgx.Tx) error {
 		q := New(tx)
 		if err := q.LockSchema(ctx); err != nil {
 			return err
 		}
-		if h, changes, err = settle(ctx, tx, m.anyDatabase); err != nil {
-			return err
-		}
-		states, err := Migrations(ctx, q)
-		pending = slices.ContainsFunc(states, func(s MigrationState) bool { return !s.Applied() })
+		marked, err := settle(ctx, tx, m.anyDatabase)
 		if err != nil {
 			return err
 		}
-		missing, err = missingOwn(ctx, q)
+		changes = append(changes, marked...)
+		pending, missing, err = ownState(ctx, q)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("look at the schema: %w", err)
 	}
 	if pending {
-		missing = nil // they are, but for what is applied and was dropped since
-		made, err := m.apply(ctx, h)
+		made, err := m.apply(ctx)
 		changes = append(changes, made...)
 		if err != nil {
 			return changes, err
 		}
-		err = inTx(ctx, m.pool, ReadOnly, atStart.limits, func(tx pgx.Tx) (err error) {
-			missing, err = missingOwn(ctx, New(tx))
+		// They are made, but for what is applied and was dropped since.
+		err = InTx(ctx, m.pool, ReadOnly, atStart.limits.Statement, func(q *Queries) (err error) {
+			missing, err = missingOwn(ctx, q)
 			return err
 		})
 		if err != nil {
@@ -258,7 +218,7 @@ func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
 		}
 	}
 	if len(missing) > 0 {
-		made, err := m.makeAgain(ctx, h, missing)
+		made, err := m.makeAgain(ctx, missing)
 		changes = append(changes, made...)
 		if err != nil {
 			return changes, err
@@ -268,16 +228,42 @@ func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
 	return append(changes, made...), err
 }
 
+// ownState is whether migrations are pending, and which of the worker's own relations
+// do not stand. It fails where goose could not mend that.
+func ownState(ctx context.Context, q *Queries) (pending bool, missing []string, err error) {
+	if err := CheckRowSecurity(ctx, q); err != nil {
+		return false, nil, err
+	}
+	states, err := Migrations(ctx, q)
+	if err != nil {
+		return false, nil, err
+	}
+	pending = slices.ContainsFunc(states, func(s MigrationState) bool { return !s.Applied() })
+	if missing, err = missingOwn(ctx, q); err != nil || !pending && len(missing) == 0 {
+		return false, nil, err
+	}
+	return pending, missing, checkWritable(ctx, q)
+}
+
+// checkWritable fails with a ReadOnlyError where goose could write nothing.
+func checkWritable(ctx context.Context, q *Queries) error {
+	database, err := q.DescribeDatabase(ctx)
+	if err == nil && database.ReadOnly {
+		err = &ReadOnlyError{database.LoginRole}
+	}
+	return err
+}
+
 // apply runs the migrations that are pending.
-func (m *Migrator) apply(ctx context.Context, h home) ([]Change, error) {
-	p, err := m.provider(h, true)
+func (m *Migrator) apply(ctx context.Context) ([]Change, error) {
+	p, err := m.provider()
 	if err != nil {
 		return nil, err
 	}
 	results, err := p.Up(ctx)
 	changes := changesOf(results, err, "migrated")
 	if err != nil {
-		return changes, fmt.Errorf("apply migrations: %w", err)
+		return changes, m.explain(ctx, "apply migrations", err)
 	}
 	return changes, nil
 }
@@ -296,13 +282,13 @@ func changesOf(results []*goose.MigrationResult, err error, action string) []Cha
 }
 
 // makeAgain makes anew what was dropped of the worker's own since its migration.
-func (m *Migrator) makeAgain(ctx context.Context, h home, missing []string) ([]Change, error) {
-	p, err := m.provider(h, false)
+func (m *Migrator) makeAgain(ctx context.Context, missing []string) ([]Change, error) {
+	p, err := m.provider(goose.WithDisableVersioning(true))
 	if err != nil {
 		return nil, err
 	}
 	if _, err := p.Up(ctx); err != nil {
-		return nil, fmt.Errorf("make %s again: %w", strings.Join(missing, ", "), err)
+		return nil, m.explain(ctx, fmt.Sprintf("make %s again", strings.Join(missing, ", ")), err)
 	}
 	changes := make([]Change, len(missing))
 	for i, name := range missing {
@@ -342,12 +328,19 @@ type DownOptions struct {
 
 // Down takes back migrations. It refuses with a LeaseHeldError while a worker
 // collects. With an error, the changes are those that were made before it.
-func (m *Migrator) Down(ctx context.Context, options DownOptions) (changes []Change, err error) {
-	var h home
+func (m *Migrator) Down(ctx context.Context, options DownOptions) ([]Change, error) {
+	changes, err := m.down(ctx, options)
+	if err != nil {
+		return changes, m.explain(ctx, "take back migrations", err)
+	}
+	return changes, nil
+}
+
+func (m *Migrator) down(ctx context.Context, options DownOptions) (changes []Change, err error) {
 	var states []MigrationState
 	err = inTx(ctx, m.pool, ReadWrite, whileRunning.limits, func(tx pgx.Tx) error {
 		q := New(tx)
-		if h, err = enterHome(ctx, q); err != nil {
+		if err := RefuseElsewhere(ctx, q); err != nil {
 			return err
 		}
 		if states, err = Migrations(ctx, q); err != nil {
@@ -364,41 +357,34 @@ func (m *Migrator) Down(ctx context.Context, options DownOptions) (changes []Cha
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("take back migrations: %w", err)
+		return nil, err
 	}
 	if !slices.ContainsFunc(states, MigrationState.Applied) {
 		return changes, nil // goose would make its table first
 	}
-	p, err := m.provider(h, true)
-	if err != nil {
-		return changes, err
+	results, err := m.takeBack(ctx, options.All)
+	if errors.Is(err, goose.ErrNoNextVersion) {
+		err = nil
 	}
-	var results []*goose.MigrationResult
-	if options.All {
-		results, err = p.DownTo(ctx, 0)
-	} else {
-		var result *goose.MigrationResult
-		if result, err = p.Down(ctx); result != nil {
-			results = append(results, result)
-		}
-	}
-	changes = append(changes, changesOf(results, err, reverted)...)
-	if err != nil && !errors.Is(err, goose.ErrNoNextVersion) {
-		return changes, fmt.Errorf("take back migrations: %w", err)
-	}
-	return changes, nil
+	return append(changes, changesOf(results, err, reverted)...), err
 }
 
-func enterHome(ctx context.Context, q *Queries) (home, error) {
-	database, err := q.DescribeDatabase(ctx)
-	if err != nil {
-		return home{}, err
+func (m *Migrator) takeBack(ctx context.Context, all bool) ([]*goose.MigrationResult, error) {
+	if err := InTx(ctx, m.pool, ReadOnly, whileRunning.limits.Statement, func(q *Queries) error { return checkWritable(ctx, q) }); err != nil {
+		return nil, err
 	}
-	h, err := findHome(ctx, q, database)
+	p, err := m.provider()
 	if err != nil {
-		return h, err
+		return nil, err
 	}
-	return h, h.enter(ctx, q)
+	if all {
+		return p.DownTo(ctx, 0)
+	}
+	result, err := p.Down(ctx)
+	if result == nil {
+		return nil, err
+	}
+	return []*goose.MigrationResult{result}, err
 }
 
 func refuseWhileHeld(ctx context.Context, q *Queries) error {
@@ -426,6 +412,9 @@ func Migrations(ctx context.Context, q *Queries) ([]MigrationState, error) {
 	stands, err := q.DescribeRelations(ctx, []string{VersionTable})
 	if err != nil || len(stands) == 0 {
 		return states, err
+	}
+	if stands[0].RowSecurityActive { // it would seem empty
+		return nil, &RowSecurityError{[]string{VersionTable}}
 	}
 	applied, err := q.AppliedMigrations(ctx)
 	for _, a := range applied {

@@ -127,6 +127,10 @@ func TestMigrationsOnAnEmptyDatabase(t *testing.T) {
 	if !strings.Contains(index, "UNIQUE") || !strings.HasSuffix(index, "(tenant_id, fingerprint) WHERE (status = 'OPEN'::text)") {
 		t.Errorf("index: %s", index)
 	}
+	// The platform's own, on what the worker makes in its place.
+	pgtest.WantRows(t, pool, `SELECT count(*) FROM pg_indexes WHERE schemaname = 'public' AND indexname IN ('idx_fleet_alert_tenant', 'idx_fleet_alert_created',
+		'idx_device_state_status', 'idx_device_registry_status', 'delivery_jobs_pending_idx', 'delivery_jobs_tenant_status_idx', 'idx_quarantine_ingested',
+		'operator_audit_log_created_idx')`, "8")
 	var bound int
 	if err := pool.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM pg_policies) + (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)").Scan(&bound); err != nil || bound != 0 {
 		t.Errorf("%d policies and triggers, %v; what stands in for the platform's tables has none", bound, err)
@@ -316,7 +320,7 @@ func TestDownThatFailsHalfWayGoesOn(t *testing.T) {
 	m := db.NewMigrator(pool)
 	defer m.Close()
 	changes, err := m.Down(t.Context(), db.DownOptions{All: true})
-	if err == nil || len(changes) != 2 || !strings.Contains(changes[1].Object, "lease") {
+	if err == nil || len(changes) != 3 || changes[2].Object != "00002_lease.sql" {
 		t.Errorf("down: %v, %v", changes, err)
 	}
 	database.Exec(t, "DROP VIEW the_platforms")
@@ -348,7 +352,7 @@ func TestWhatIsForbiddenFailsAtOnce(t *testing.T) {
 		t.Errorf("up: %v", err)
 	}
 	applied := pgtest.New(t)
-	applied.Exec(t, "DELETE FROM ops_worker_schema_version WHERE version_id = (SELECT max(version_id) FROM ops_worker_schema_version)")
+	applied.Exec(t, "DELETE FROM ops_worker_schema_version WHERE version_id >= 3")
 	_, address = applied.Role(t, "NOSUPERUSER")
 	applied.Exec(t, "GRANT ALL ON schema_migrations TO PUBLIC; GRANT SELECT ON ops_worker_schema_version TO PUBLIC")
 	if _, err := db.MigrateUp(t.Context(), applied.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "42501") {
@@ -356,5 +360,115 @@ func TestWhatIsForbiddenFailsAtOnce(t *testing.T) {
 	}
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("that took %s", took)
+	}
+}
+
+// A database is brought forward whichever commit has prepared it.
+func TestEveryEarlierStateIsBroughtForward(t *testing.T) {
+	t.Parallel()
+	const first = `name text PRIMARY KEY, holder text NOT NULL, epoch bigint NOT NULL, acquired_at timestamptz NOT NULL,
+		expires_at timestamptz NOT NULL, last_cycle_at timestamptz NOT NULL DEFAULT 'epoch'`
+	// Their 00003 was another.
+	const functions = "CREATE FUNCTION ops_worker_retention_mode() RETURNS text LANGUAGE sql AS 'SELECT NULL::text'; DROP TABLE ops_worker_streak;"
+	for name, test := range map[string]struct {
+		lease    string // its columns
+		migrated int    // the newest migration
+		prepare  string
+	}{
+		"da504ff, 3dff827": {first, 3, functions},
+		"ea23ad1":          {first + ", ttl interval NOT NULL", 2, "DROP TABLE ops_worker_streak"},
+		"b6e0178":          {first + ", ttl interval NOT NULL, last_holder text NOT NULL DEFAULT '', cycle_interval interval NOT NULL DEFAULT '0'", 2, "DROP TABLE ops_worker_streak"},
+		"6e87d87":          {first + ", ttl interval NOT NULL, last_holder text NOT NULL DEFAULT '', cycle_interval interval NOT NULL DEFAULT '0'", 3, "SELECT"},
+		"a lease dropped":  {"", 3, functions},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.New(t)
+			pool := database.Pool(t)
+			want := schema(t, pool)
+			database.Exec(t, fmt.Sprintf("DROP TABLE ops_worker_lease; DELETE FROM ops_worker_schema_version WHERE version_id > %d; %s", test.migrated, test.prepare))
+			database.Exec(t, "DROP INDEX idx_fleet_alert_tenant, delivery_jobs_pending_idx")
+			ttl := ""
+			if test.lease != "" {
+				database.Exec(t, "CREATE TABLE ops_worker_lease ("+test.lease+")")
+				if strings.Contains(test.lease, "ttl") {
+					ttl = "ttl, "
+				}
+				database.Exec(t, fmt.Sprintf("INSERT INTO ops_worker_lease (%sname, holder, epoch, acquired_at, expires_at) SELECT %s 'ops_worker', 'the old one', 7, now(), now() + interval '10 seconds'",
+					ttl, strings.ReplaceAll(ttl, "ttl", "interval '15 seconds'")))
+			}
+			migrate(t, pool)
+			got := slices.DeleteFunc(schema(t, pool), func(line string) bool { return line == "function ops_worker_retention_mode" })
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+			if changes := migrate(t, pool); len(changes) != 0 {
+				t.Errorf("the second time did %v", changes)
+			}
+			if test.lease != "" {
+				lease, err := db.New(pool).ReadLease(t.Context(), db.LeaseName)
+				if err != nil || !lease.Held || lease.Holder != "the old one" {
+					t.Errorf("the lease of the worker that still runs: %+v, %v", lease, err)
+				}
+			}
+			m := db.NewMigrator(pool)
+			defer m.Close()
+			if _, err := m.Down(t.Context(), db.DownOptions{All: true, Force: true}); err != nil {
+				t.Fatal(err)
+			}
+			pgtest.WantRows(t, pool, "SELECT proname FROM pg_proc WHERE proname LIKE 'ops\\_worker%'")
+		})
+	}
+}
+
+// What holds a lock on a table is not waited for, and is named: everybody else would
+// wait behind the migration.
+func TestWhoIsInTheWayOfAMigrationIsNamed(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	dump, err := pgx.Connect(t.Context(), database.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dump.Close(context.WithoutCancel(t.Context()))
+	does := func(sql string) {
+		t.Helper()
+		if _, err := dump.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := db.NewMigrator(database.Pool(t))
+	defer m.Close()
+	wantNamed := func(doing string, began time.Time, err error) {
+		t.Helper()
+		inTheWay := fmt.Sprintf("in the way: pid %d (pg_dump, role %s, idle in transaction BEGIN, in a transaction for ", dump.PgConn().PID(), dump.Config().User)
+		if err == nil || !strings.Contains(err.Error(), inTheWay) {
+			t.Errorf("%s: %v; want %s", doing, err, inTheWay)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("%s waited for %s", doing, took)
+		}
+	}
+
+	does("SET application_name = pg_dump; DROP INDEX idx_system_metrics_name_time; DELETE FROM ops_worker_schema_version WHERE version_id > 0")
+	does("BEGIN; LOCK TABLE system_metrics IN ROW EXCLUSIVE MODE")
+	began := time.Now()
+	_, err = m.Up(t.Context())
+	wantNamed("up", began, err)
+	does("COMMIT")
+	if _, err := m.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	does("BEGIN; LOCK TABLE system_metrics, ops_worker_streak IN ACCESS SHARE MODE") // as pg_dump does
+	began = time.Now()
+	changes, err := m.Down(t.Context(), db.DownOptions{All: true})
+	wantNamed("down", began, err)
+	if len(changes) != 1 { // that of no table
+		t.Errorf("down did %v", changes)
+	}
+	does("COMMIT")
+	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); err != nil {
+		t.Error(err)
 	}
 }

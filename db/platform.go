@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -52,6 +53,18 @@ func firstColumns(table string) []string {
 		names = append(names, match[1])
 	}
 	return names
+}
+
+var indexStatement = regexp.MustCompile(`(?m)^CREATE INDEX (\w+) ON [^;]+;`)
+
+// firstIndexes are the statements of a platform's table in its first form that make
+// its indexes, by their names; but unique ones, which later releases replace.
+func firstIndexes(table string) map[string]string {
+	statements := map[string]string{}
+	for _, match := range indexStatement.FindAllStringSubmatch(sqlFile("platform/tables", table), -1) {
+		statements[match[1]] = match[0]
+	}
+	return statements
 }
 
 // IsView reports whether the relation is a view.
@@ -148,8 +161,9 @@ func readRoutes() []Route {
 // occasion is when the platform's tables are made sure of.
 type occasion struct {
 	limits Limits
-	// convert lets system_metrics become a hypertable.
-	convert bool
+	// thorough lets system_metrics become a hypertable, and tables that an earlier
+	// worker has made get their indexes.
+	thorough bool
 }
 
 var (
@@ -191,7 +205,7 @@ func (e *ensurer) run(ctx context.Context) (err error) {
 	if err := e.q.LockSchema(ctx); err != nil {
 		return err
 	}
-	if _, e.changes, err = settle(ctx, e.tx, e.anyDatabase); err != nil {
+	if e.changes, err = settle(ctx, e.tx, e.anyDatabase); err != nil {
 		return err
 	}
 	if e.server, err = e.q.DescribeServer(ctx); err != nil {
@@ -205,7 +219,7 @@ func (e *ensurer) run(ctx context.Context) (err error) {
 	}
 	// The role comes first, since on older servers the views belong to it, and
 	// its rights last.
-	for _, part := range []func(context.Context) error{e.ensureRole, e.ensureStandIns, e.ensureTables, e.ensureHypertable, e.ensureGrants} {
+	for _, part := range []func(context.Context) error{e.ensureRole, e.ensureStandIns, e.ensureTables, e.ensureIndexes, e.ensureHypertable, e.ensureGrants} {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -368,6 +382,34 @@ func (e *ensurer) ensureTables(ctx context.Context) error {
 	return nil
 }
 
+// ensureIndexes makes the platform's own indexes on tables that an earlier worker has
+// made without them.
+func (e *ensurer) ensureIndexes(ctx context.Context) error {
+	if !e.when.thorough {
+		return nil
+	}
+	for _, table := range PlatformTables {
+		if stands, exists := e.stands[table]; !exists || stands.IsView() || !stands.MadeByWorker() {
+			continue
+		}
+		statements := firstIndexes(table)
+		names := slices.Sorted(maps.Keys(statements))
+		stand, err := e.q.DescribeRelations(ctx, names)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if slices.ContainsFunc(stand, func(r DescribeRelationsRow) bool { return r.Name == name }) {
+				continue
+			}
+			if err := e.step(ctx, Change{name, created, "index of " + table}, statements[name]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // succeeded reports whether the platform keeps another table instead: an empty
 // one under the old name would read as zero, silently.
 func succeeded(stands map[string]DescribeRelationsRow, name string) bool {
@@ -389,7 +431,7 @@ const conversionLock = 5 * time.Second
 // ensureHypertable converts system_metrics on a database that got TimescaleDB
 // after it, where that is quickly done.
 func (e *ensurer) ensureHypertable(ctx context.Context) error {
-	if e.timescale == nil || !e.when.convert {
+	if e.timescale == nil || !e.when.thorough {
 		return nil
 	}
 	converted, err := e.timescale.IsHypertable(ctx, e.q, samplesTable)

@@ -206,10 +206,25 @@ func spreadTimeout(ctx context.Context, c *pgx.ConnConfig, timeout time.Duration
 	return nil
 }
 
+// formats are those of values, whatever the database or the role sets. As start-up
+// parameters they hold for statements outside of transactions too, and PgBouncer
+// keeps these for each client; other formats stand in ConfigureTransaction.
+var formats = map[string]string{"client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC"}
+
+// setStartUp sets a start-up parameter, in place of one that the URL has under the
+// same name, which may be written otherwise.
+func setStartUp(parameters map[string]string, name, value string) {
+	maps.DeleteFunc(parameters, func(given, _ string) bool { return strings.EqualFold(given, name) })
+	parameters[name] = value
+}
+
 // configure sets what holds for every connection.
 func configure(c *pgx.ConnConfig, o Options) {
 	c.ConnectTimeout = o.ConnectTimeout
-	c.RuntimeParams["application_name"] = o.ApplicationName
+	setStartUp(c.RuntimeParams, "application_name", o.ApplicationName)
+	for name, value := range formats {
+		setStartUp(c.RuntimeParams, name, value)
+	}
 	// Neither named prepared statements, which PgBouncer before 1.21 loses
 	// between transactions, nor cached descriptions, which go stale when the
 	// platform changes a table. One round trip a query all the same.

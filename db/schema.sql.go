@@ -51,8 +51,8 @@ func (q *Queries) AppliedMigrations(ctx context.Context) ([]AppliedMigrationsRow
 const describeDatabase = `-- name: DescribeDatabase :one
 SELECT current_database()::text AS name,
        current_user::text AS login_role,
-       current_setting('search_path')::text AS search_path,
-       coalesce(current_schema(), '')::text AS schema,
+       coalesce(has_schema_privilege(to_regnamespace('public')::oid, 'USAGE'), false)::boolean AS public_usable,
+       current_setting('default_transaction_read_only')::boolean AS read_only,
        EXISTS (
            SELECT FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -64,23 +64,23 @@ SELECT current_database()::text AS name,
 `
 
 type DescribeDatabaseRow struct {
-	Name       string
-	LoginRole  string
-	SearchPath string
-	Schema     string
-	HasTables  bool
+	Name         string
+	LoginRole    string
+	PublicUsable bool
+	ReadOnly     bool
+	HasTables    bool
 }
 
-// What decides whether this is a database for the worker, and which schema of it.
-// A table of an extension is nobody's.
+// What decides whether this is a database for the worker. A table of an extension is
+// nobody's.
 func (q *Queries) DescribeDatabase(ctx context.Context) (DescribeDatabaseRow, error) {
 	row := q.db.QueryRow(ctx, describeDatabase)
 	var i DescribeDatabaseRow
 	err := row.Scan(
 		&i.Name,
 		&i.LoginRole,
-		&i.SearchPath,
-		&i.Schema,
+		&i.PublicUsable,
+		&i.ReadOnly,
 		&i.HasTables,
 	)
 	return i, err
@@ -90,6 +90,7 @@ const describeRelations = `-- name: DescribeRelations :many
 SELECT n.name::text AS name,
        c.relkind::text AS kind,
        c.relrowsecurity::boolean AS row_security,
+       row_security_active(c.oid)::boolean AS row_security_active,
        (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
        coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
        coalesce(has_table_privilege(r.oid, c.oid, 'SELECT'), false)::boolean AS operator_reads,
@@ -109,16 +110,17 @@ ORDER BY n.name
 `
 
 type DescribeRelationsRow struct {
-	Name            string
-	Kind            string
-	RowSecurity     bool
-	SecurityInvoker bool
-	Comment         string
-	OperatorReads   bool
-	Readable        bool
-	Columns         []string
-	Linked          bool
-	Filled          bool
+	Name              string
+	Kind              string
+	RowSecurity       bool
+	RowSecurityActive bool
+	SecurityInvoker   bool
+	Comment           string
+	OperatorReads     bool
+	Readable          bool
+	Columns           []string
+	Linked            bool
+	Filled            bool
 }
 
 // Those of the given tables, views and indexes that stand, whether the login role
@@ -138,6 +140,7 @@ func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]Desc
 			&i.Name,
 			&i.Kind,
 			&i.RowSecurity,
+			&i.RowSecurityActive,
 			&i.SecurityInvoker,
 			&i.Comment,
 			&i.OperatorReads,
@@ -229,33 +232,104 @@ func (q *Queries) DescribeServer(ctx context.Context) (DescribeServerRow, error)
 	return i, err
 }
 
-const findInSearchPath = `-- name: FindInSearchPath :many
-SELECT c.relname::text AS name, n.nspname::text AS schema
+const findElsewhere = `-- name: FindElsewhere :many
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name,
+       c.relkind::text AS kind,
+       (p.oid IS NOT NULL)::boolean AS in_public
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relname::text = ANY ($1::text[])
-  AND c.relkind IN ('r', 'p')
-  AND n.nspname = ANY (current_schemas(false))
-ORDER BY array_position(current_schemas(false), n.nspname), array_position($1::text[], c.relname::text)
+LEFT JOIN pg_catalog.pg_class p ON p.relnamespace = to_regnamespace('public') AND p.relname = c.relname
+WHERE (c.relname::text = ANY ($1::text[]) OR obj_description(c.oid, 'pg_class') LIKE 'created by ops\_worker%')
+  AND c.relkind IN ('r', 'p', 'v') AND c.relpersistence = 'p'
+  AND n.nspname <> 'public'
+  AND EXISTS (
+      SELECT FROM pg_catalog.pg_class own
+      WHERE own.relnamespace = c.relnamespace AND own.relkind = 'r' AND own.relname LIKE 'ops\_worker\_%' AND own.relname::text = ANY ($1::text[]))
+ORDER BY n.nspname, array_position($1::text[], c.relname::text), c.relname
 `
 
-type FindInSearchPathRow struct {
-	Name   string
-	Schema string
+type FindElsewhereRow struct {
+	Schema   string
+	Name     string
+	Kind     string
+	InPublic bool
 }
 
-// Where the given tables stand among the schemas of the search path, in its
-// order.
-func (q *Queries) FindInSearchPath(ctx context.Context, names []string) ([]FindInSearchPathRow, error) {
-	rows, err := q.db.Query(ctx, findInSearchPath, names)
+// Those of the given tables and views, and of those that the worker has made in the
+// platform's place, that stand in another schema than public, beside a table that is
+// the worker's own and nobody else's; and whether public has one of that name too.
+func (q *Queries) FindElsewhere(ctx context.Context, names []string) ([]FindElsewhereRow, error) {
+	rows, err := q.db.Query(ctx, findElsewhere, names)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []FindInSearchPathRow{}
+	items := []FindElsewhereRow{}
 	for rows.Next() {
-		var i FindInSearchPathRow
-		if err := rows.Scan(&i.Name, &i.Schema); err != nil {
+		var i FindElsewhereRow
+		if err := rows.Scan(
+			&i.Schema,
+			&i.Name,
+			&i.Kind,
+			&i.InPublic,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const holdersOf = `-- name: HoldersOf :many
+SELECT a.pid::integer AS pid,
+       coalesce(a.usename, '')::text AS role,
+       coalesce(a.application_name, '')::text AS application,
+       coalesce(a.state, '')::text AS state,
+       upper(coalesce(substring(a.query FROM '^\s*(\w+)'), ''))::text AS command,
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS seconds
+FROM pg_catalog.pg_stat_activity a
+WHERE a.pid <> pg_backend_pid()
+  AND EXISTS (
+      SELECT FROM pg_catalog.pg_locks l
+      JOIN (SELECT unnest($1::text[]) AS name) n ON l.relation = to_regclass(n.name)
+      WHERE l.pid = a.pid AND l.granted AND l.locktype = 'relation' AND a.datname = current_database())
+ORDER BY a.xact_start
+LIMIT 5
+`
+
+type HoldersOfRow struct {
+	Pid         int32
+	Role        string
+	Application string
+	State       string
+	Command     string
+	Seconds     float64
+}
+
+// The sessions that hold a lock on one of the given tables, the oldest transaction
+// first. Of what a session runs only the first word: a statement may hold a password.
+// Caller: a migration that has given up on a lock.
+func (q *Queries) HoldersOf(ctx context.Context, names []string) ([]HoldersOfRow, error) {
+	rows, err := q.db.Query(ctx, holdersOf, names)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []HoldersOfRow{}
+	for rows.Next() {
+		var i HoldersOfRow
+		if err := rows.Scan(
+			&i.Pid,
+			&i.Role,
+			&i.Application,
+			&i.State,
+			&i.Command,
+			&i.Seconds,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -427,6 +501,23 @@ func (q *Queries) SequencesBehind(ctx context.Context, names []string) ([]string
 	return items, nil
 }
 
+const timescaleAvailable = `-- name: TimescaleAvailable :one
+SELECT (current_setting('timescaledb.disable_load', true) IS NOT NULL
+        AND EXISTS (
+            SELECT FROM pg_catalog.pg_available_extensions e
+            WHERE e.name = 'timescaledb' AND e.installed_version IS NULL))::boolean AS available
+`
+
+// Whether the server has TimescaleDB for this database, which does not have it yet.
+// Its loader defines the setting where it is preloaded; where it is not, the extension
+// cannot be made.
+func (q *Queries) TimescaleAvailable(ctx context.Context) (bool, error) {
+	row := q.db.QueryRow(ctx, timescaleAvailable)
+	var available bool
+	err := row.Scan(&available)
+	return available, err
+}
+
 const timescaleExtension = `-- name: TimescaleExtension :one
 SELECT e.extversion::text AS version, n.nspname::text AS schema
 FROM pg_catalog.pg_extension e
@@ -446,14 +537,4 @@ func (q *Queries) TimescaleExtension(ctx context.Context) (TimescaleExtensionRow
 	var i TimescaleExtensionRow
 	err := row.Scan(&i.Version, &i.Schema)
 	return i, err
-}
-
-const useSchema = `-- name: UseSchema :exec
-SELECT set_config('search_path', quote_ident($1::text) || ', ' || current_setting('search_path'), true)
-`
-
-// Puts a schema before the others, to the end of the transaction.
-func (q *Queries) UseSchema(ctx context.Context, schema string) error {
-	_, err := q.db.Exec(ctx, useSchema, schema)
-	return err
 }

@@ -64,17 +64,6 @@ func (q *Queries) StatusAlerts(ctx context.Context) ([]StatusAlertsRow, error) {
 	return items, nil
 }
 
-const statusConfigure = `-- name: StatusConfigure :exec
-SELECT set_config('row_security', 'off', true)
-`
-
-// From here to the end of the transaction: an error where row-level security would
-// hide rows.
-func (q *Queries) StatusConfigure(ctx context.Context) error {
-	_, err := q.db.Exec(ctx, statusConfigure)
-	return err
-}
-
 const statusReplay = `-- name: StatusReplay :one
 SELECT coalesce(pg_last_xact_replay_timestamp(), 'epoch')::timestamptz AS replayed_at
 `

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/sql"
@@ -33,6 +34,81 @@ func FindTimescale(ctx context.Context, q *Queries) (*Timescale, error) {
 		return nil, err
 	}
 	return &Timescale{Version: row.Version, schema: pgx.Identifier{row.Schema}.Sanitize()}, nil
+}
+
+// NoTimescaleError is a server that has TimescaleDB, and a database that needs it before
+// the worker makes a table: the platform's migrator makes a hypertable of
+// system_metrics only while it is empty.
+type NoTimescaleError struct{ Reason string }
+
+func (e *NoTimescaleError) Error() string {
+	return fmt.Sprintf("the server has TimescaleDB, this database does not have the extension yet, and the platform's migrator has not run: %s. "+
+		"Run the migrator first, or as a superuser: CREATE EXTENSION timescaledb; --any-database goes on without it", e.Reason)
+}
+
+// ensureTimescale makes the extension where the server has it and the platform's
+// migrator, which makes it too, has not run. It fails with a NoTimescaleError where it
+// is not ours to make, unless tables of the worker stand already.
+func (m *Migrator) ensureTimescale(ctx context.Context) ([]Change, error) {
+	wanted, early, err := m.wantsTimescale(ctx)
+	if err != nil || !wanted {
+		return nil, err
+	}
+	err = m.createTimescale(ctx)
+	var refused *pgconn.PgError
+	if err == nil {
+		return []Change{{"timescaledb", created, "extension"}}, nil
+	}
+	if !errors.As(err, &refused) {
+		return nil, fmt.Errorf("make the extension timescaledb: %w", err)
+	}
+	if !early || m.anyDatabase {
+		return nil, nil
+	}
+	// Another worker or the migrator may have made it meanwhile.
+	if wanted, _, err = m.wantsTimescale(ctx); err != nil || !wanted {
+		return nil, err
+	}
+	return nil, &NoTimescaleError{refused.Message}
+}
+
+// wantsTimescale reports whether the database could have TimescaleDB and has not,
+// while nothing of the platform's stands; early is that nothing of the worker's does
+// either.
+func (m *Migrator) wantsTimescale(ctx context.Context) (wanted, early bool, err error) {
+	err = InTx(ctx, m.pool, ReadOnly, whileRunning.limits.Statement, func(q *Queries) error {
+		found, err := examine(ctx, q, m.anyDatabase)
+		early = !found.Ours
+		if err != nil || found.Platform || found.Files > 0 {
+			return err
+		}
+		wanted, err = q.TimescaleAvailable(ctx)
+		return err
+	})
+	if err != nil {
+		return false, false, fmt.Errorf("look at the database: %w", err)
+	}
+	return wanted, early, nil
+}
+
+// createTimescale makes the extension, on a connection of its own: TimescaleDB wants
+// one that has run nothing else of it, and may end it.
+func (m *Migrator) createTimescale(ctx context.Context) error {
+	config := m.pool.Config()
+	if config.BeforeConnect != nil {
+		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
+			return err
+		}
+	}
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return inTx(ctx, conn, ReadWrite, atStart.limits, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, "CREATE EXTENSION IF NOT EXISTS timescaledb WITH SCHEMA public")
+		return err
+	})
 }
 
 // text is a statement of sql/timescale, for the schema that TimescaleDB is in.

@@ -2,6 +2,7 @@ package db_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -225,5 +226,75 @@ func TestRetentionIsLeftToWhoeverDoesIt(t *testing.T) {
 		if got := mode(t, prepare...); got != want {
 			t.Errorf("samples expire in the way %d, want %d", got, want)
 		}
+	}
+}
+
+// Where TimescaleDB could be had and is not ours to make, nothing is made: the
+// platform's migrator could make no hypertable of a system_metrics with rows.
+func TestWithoutTheExtensionNothingIsMadeBeforeTheMigrator(t *testing.T) {
+	t.Parallel()
+	var early *db.NoTimescaleError
+	plain := pgtest.NewEmpty(t)
+	plain.OfferTimescale(t)
+	plain.WithdrawTimescale(t) // it is not preloaded
+	migrate(t, plain.Pool(t))
+	database := pgtest.NewEmpty(t)
+	database.OfferTimescale(t)
+	role, address := database.Role(t, "NOSUPERUSER")
+	database.Exec(t, "GRANT ALL ON SCHEMA public TO "+role)
+	pool := database.PoolAs(t, address)
+	if changes, err := db.MigrateUp(t.Context(), pool); !errors.As(err, &early) || db.IsRefused(err) || len(changes) != 0 {
+		t.Fatalf("up: %v, %v", changes, err)
+	}
+	if got := tables(t, pool); len(got) != 0 {
+		t.Errorf("tables: %v", got)
+	}
+	if _, err := db.MigrateUp(t.Context(), pool, db.AnyDatabase); err != nil {
+		t.Errorf("any database: %v", err)
+	}
+	if _, err := db.MigrateUp(t.Context(), pool); err != nil {
+		t.Errorf("once tables stand: %v", err)
+	}
+	for name, prepare := range map[string]string{
+		"a table of the platform's": "CREATE TABLE notification_channels (channel_type text, is_enabled boolean)",
+		"a file of the migrator's":  "CREATE TABLE schema_migrations (version text PRIMARY KEY, filename text NOT NULL); INSERT INTO schema_migrations VALUES ('000', '000.sql')",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.NewEmpty(t)
+			database.OfferTimescale(t)
+			database.Exec(t, prepare)
+			migrate(t, database.Pool(t))
+		})
+	}
+}
+
+// As above, on a server that has TimescaleDB: run it with PGTEST_DATABASE_URL on one that has
+// preloaded it and on one that has not.
+func TestOnAServerWithTimescaleTheExtensionComesFirst(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	pool := database.Pool(t)
+	if pgtest.Count(t, pool, "SELECT count(*)::int FROM pg_available_extensions WHERE name = 'timescaledb'") == 0 {
+		t.Skip("this server has no TimescaleDB")
+	}
+	preloaded := pgtest.Count(t, pool, "SELECT (current_setting('shared_preload_libraries') LIKE '%timescaledb%')::int") == 1
+	role, address := database.Role(t, "NOSUPERUSER")
+	database.Exec(t, "GRANT ALL ON SCHEMA public TO "+role)
+	var early *db.NoTimescaleError
+	if _, err := db.MigrateUp(t.Context(), database.PoolAs(t, address)); errors.As(err, &early) != preloaded {
+		t.Fatalf("as a role that may not: %v", err)
+	}
+	migrate(t, database.PoolAs(t, pgtest.NewPgBouncer(t, database.URL, "transaction", "").URL))
+	got := pgtest.Count(t, pool, "SELECT count(*)::int FROM pg_extension WHERE extname = 'timescaledb'")
+	if (got == 1) != preloaded {
+		t.Errorf("the extension is made: %d", got)
+	}
+	if preloaded {
+		pgtest.WantRows(t, pool, "SELECT hypertable_name FROM timescaledb_information.hypertables ORDER BY 1", "system_metrics", "telemetry")
+	}
+	pgtest.WantRows(t, pool, "SELECT to_regclass('public.system_metrics') IS NOT NULL", "true")
+	if changes := migrate(t, pool); len(changes) != 0 {
+		t.Errorf("the second time did %v", changes)
 	}
 }

@@ -3,7 +3,9 @@
 -- the replicas' clocks differ.
 
 -- +goose Up
-CREATE TABLE IF NOT EXISTS ops_worker_lease (
+SET LOCAL lock_timeout = '5s';
+
+CREATE TABLE IF NOT EXISTS public.ops_worker_lease (
     name           text PRIMARY KEY,
     -- Which process, and how many times the lease has changed hands: together
     -- they are the fencing token that every write carries.
@@ -25,4 +27,6 @@ CREATE TABLE IF NOT EXISTS ops_worker_lease (
 );
 
 -- +goose Down
-DROP TABLE IF EXISTS ops_worker_lease;
+SET LOCAL lock_timeout = '5s';
+
+DROP TABLE IF EXISTS public.ops_worker_lease;

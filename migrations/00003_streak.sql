@@ -4,7 +4,9 @@
 -- the platform's.
 
 -- +goose Up
-CREATE TABLE IF NOT EXISTS ops_worker_streak (
+SET LOCAL lock_timeout = '5s';
+
+CREATE TABLE IF NOT EXISTS public.ops_worker_streak (
     service    text PRIMARY KEY,
     healthy    boolean NOT NULL,
     since      timestamptz NOT NULL,
@@ -15,4 +17,6 @@ CREATE TABLE IF NOT EXISTS ops_worker_streak (
 );
 
 -- +goose Down
-DROP TABLE IF EXISTS ops_worker_streak;
+SET LOCAL lock_timeout = '5s';
+
+DROP TABLE IF EXISTS public.ops_worker_streak;

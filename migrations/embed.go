@@ -15,7 +15,7 @@ import (
 //go:embed *.sql
 var FS embed.FS
 
-var creates = regexp.MustCompile(`(?m)^\s*CREATE (TABLE|VIEW|INDEX)(?: IF NOT EXISTS)? (\w+)`)
+var creates = regexp.MustCompile(`(?m)^\s*CREATE (TABLE|VIEW|INDEX)(?: IF NOT EXISTS)? (?:public\.)?(\w+)`)
 
 // The kinds of what the migrations make.
 const (

@@ -172,6 +172,18 @@ func TestAForeignDatabaseIsRefused(t *testing.T) {
 	command(t, environ, "once", "metrics", "--any-database").want(t, exitOK, "messages_received", "")
 }
 
+// A command does not wait for the platform's migrator: it fails and says why.
+func TestWithoutTheMigratorsExtensionCommandsFail(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.OfferTimescale(t)
+	environ := environment(t, database)
+	for _, args := range [][]string{{"migrate", "up"}, {"once", "health"}, {"once", "metrics"}} {
+		command(t, environ, args...).want(t, exitFailed, "", "the platform's migrator has not run")
+	}
+	command(t, environ, "migrate", "up", "--any-database").want(t, exitOK, "00001_worker_tables.sql", "")
+}
+
 // In the place of the platform's own worker nothing starts, and every command that
 // examines it still works.
 func TestThePlatformsWorkerIsNotReplacedUnasked(t *testing.T) {

@@ -1,9 +1,7 @@
 package doctor
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,25 +29,10 @@ func (r *run) sessionRole(ctx context.Context) (session, error) {
 	})
 }
 
-// roles are the login role and the operator's, and what both may do in the schema
-// where the worker's tables belong.
-type roles struct {
-	db.DoctorRoleRow
-	Schema  string // empty where there is none
-	twoSets *db.TwoSetsError
-}
-
-func (r *run) roles(ctx context.Context) (roles, error) {
-	return r.role.get(func() (found roles, err error) {
-		err = r.read(ctx, func(q *db.Queries) (err error) {
-			found.Schema, err = db.FindHome(ctx, q)
-			if errors.As(err, &found.twoSets) {
-				found.Schema, err = found.twoSets.First, nil
-			}
-			if err != nil {
-				return err
-			}
-			found.DoctorRoleRow, err = q.DoctorRole(ctx, found.Schema)
+func (r *run) roles(ctx context.Context) (db.DoctorRoleRow, error) {
+	return r.role.get(func() (found db.DoctorRoleRow, err error) {
+		err = r.read(ctx, func(q *db.Queries) error {
+			found, err = q.DoctorRole(ctx)
 			return err
 		})
 		return found, err
@@ -59,7 +42,7 @@ func (r *run) roles(ctx context.Context) (roles, error) {
 // access is what decides who may do what.
 type access struct {
 	session
-	roles    roles
+	roles    db.DoctorRoleRow
 	stands   map[string]db.DescribeRelationsRow
 	refusals []refusal
 }
@@ -111,16 +94,16 @@ func checkRole(ctx context.Context, r *run, f *findings) error {
 	case !roles.OperatorBypasses:
 		f.warn(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", db.OperatorRole),
 			"%s has no BYPASSRLS: where row-level security is on, %s count 0 rows without an error", db.OperatorRole, routes)
-	case !roles.OperatorUsesSchema && roles.Schema != "":
-		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA %s TO %s;", db.Ident(roles.Schema), db.OperatorRole),
-			"%s may not use the schema %s, so %s fail", db.OperatorRole, roles.Schema, routes)
+	case !roles.OperatorUsesSchema && roles.UsesSchema:
+		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA public TO %s;", db.OperatorRole),
+			"%s may not use the schema public, so %s fail", db.OperatorRole, routes)
 	case !roles.OperatorGranted:
 		f.warn(r.grantOperator(roles.LoginRole)+" unless the API logs in as another role, which has it",
 			"%s may not take on %s: where the API logs in as it, %s fail", roles.LoginRole, db.OperatorRole, routes)
 	}
-	if roles.Schema == "" {
-		f.fail(fmt.Sprintf("set the search_path of %s to the schema of the platform's tables, and GRANT USAGE ON it", db.Ident(roles.LoginRole)),
-			"no schema of %s's search_path exists and may be used by it", roles.LoginRole)
+	if !roles.UsesSchema {
+		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA public TO %s;", db.Ident(roles.LoginRole)),
+			"%s may not use the schema public, or there is none", roles.LoginRole)
 	}
 	return nil
 }
@@ -170,9 +153,8 @@ func checkPrivileges(ctx context.Context, r *run, f *findings) error {
 		}
 	}
 	if !a.roles.CreatesTables && r.pending(ctx) {
-		schema := cmp.Or(a.roles.Schema, "public")
-		f.fail(fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA %s TO %s; or run `ops-worker migrate up` once as a role that may", db.Ident(schema), db.Ident(a.LoginRole)),
-			"%s may not create tables in the schema %s, and migrations are pending", a.LoginRole, schema)
+		f.fail(fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA public TO %s; or run `ops-worker migrate up` once as a role that may", db.Ident(a.LoginRole)),
+			"%s may not create tables in the schema public, and migrations are pending", a.LoginRole)
 	}
 	if f.result == OK {
 		f.note("%s may write what the worker writes and read what it reads", a.LoginRole)
@@ -320,7 +302,7 @@ func (r *run) grantOperator(login string) string {
 }
 
 // operatorAdvice is how to let the worker read past the policies.
-func (r *run) operatorAdvice(roles roles, login string) string {
+func (r *run) operatorAdvice(roles db.DoctorRoleRow, login string) string {
 	grant := r.grantOperator(login)
 	switch {
 	case !roles.OperatorExists:

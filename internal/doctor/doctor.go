@@ -134,7 +134,7 @@ type run struct {
 	link   link
 
 	session    cached[session]
-	role       cached[roles]
+	role       cached[db.DoctorRoleRow]
 	relations  cached[map[string]db.DescribeRelationsRow]
 	plans      cached[[]refusal]
 	migrations cached[migrationState]

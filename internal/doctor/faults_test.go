@@ -86,8 +86,24 @@ func TestFaults(t *testing.T) {
 			check: "privileges", result: Fail, found: "pulse_operator lacks SELECT on notification_jobs (used by /aggregates deliveries, /errors deliveries",
 		},
 		"no schema to work in": {
-			plant: exec("ALTER SCHEMA public RENAME TO iot"),
-			check: "role", result: Fail, found: "no schema of", also: "*",
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, "REVOKE ALL ON SCHEMA public FROM PUBLIC, "+s.worker(t))
+			},
+			check: "role", result: Fail, found: "may not use the schema public, or there is none", advice: "GRANT USAGE ON SCHEMA public TO role_", also: "*",
+		},
+		"policies on the worker's own tables": {
+			plant: func(t *testing.T, s *stage) {
+				s.worker(t)
+				s.database.Exec(t, "ALTER TABLE ops_worker_schema_version ENABLE ROW LEVEL SECURITY")
+			},
+			check: "schema", result: Fail, found: "which migrations are applied", also: "*",
+			advice: "ALTER TABLE public.ops_worker_schema_version DISABLE ROW LEVEL SECURITY;",
+		},
+		"every table is published": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.Exec(t, "CREATE PUBLICATION everything FOR ALL TABLES")
+			},
+			check: "tables", result: Fail, found: "publishes deletes (used by retention)", advice: "ALTER TABLE system_metrics REPLICA IDENTITY FULL;",
 		},
 		"an aggregate that the server refuses": {
 			plant: exec(`CREATE FUNCTION refuse() RETURNS boolean LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not on this server' USING ERRCODE = '0A000'; END$$;
@@ -262,6 +278,13 @@ func TestFaults(t *testing.T) {
 			plant: exec("ALTER TABLE delivery_jobs ADD COLUMN priority integer; CREATE TABLE notification_jobs (job_id bigint)"),
 			check: "stand-ins", result: OK, found: "delivery_jobs: the platform's own table, used as it is",
 		},
+		"TimescaleDB that is not installed yet": {
+			plant: func(t *testing.T, s *stage) {
+				s.database.OfferTimescale(t)
+				s.pool.Reset()
+			},
+			check: "timescaledb", result: OK, found: "the server has it",
+		},
 		"an empty schema before the others": {
 			plant: func(t *testing.T, s *stage) {
 				s.database.Exec(t, fmt.Sprintf(`CREATE SCHEMA iot; ALTER DATABASE "%s" SET search_path = iot, public`, s.database.Name))
@@ -272,10 +295,10 @@ func TestFaults(t *testing.T) {
 		"two sets of tables": {
 			plant: func(t *testing.T, s *stage) {
 				s.database.Exec(t, fmt.Sprintf(`CREATE SCHEMA iot; CREATE TABLE iot.service_health (LIKE public.service_health INCLUDING ALL);
-					GRANT USAGE ON SCHEMA iot TO PUBLIC; ALTER DATABASE "%s" SET search_path = public, iot`, s.database.Name))
+					CREATE TABLE iot.ops_worker_lease (LIKE public.ops_worker_lease); ALTER DATABASE "%s" SET search_path = public, iot`, s.database.Name))
 				s.pool.Reset()
 			},
-			check: "schema", result: Fail, found: "service_health stands in two schemas of the search path, public and iot",
+			check: "schema", result: Fail, found: `ALTER TABLE "iot"."service_health" SET SCHEMA public;`,
 		},
 		"the platform's migrator has run none of its files": {
 			plant: exec("DELETE FROM schema_migrations; INSERT INTO schema_migrations (version, filename) VALUES ('000', '000.sql')"),

@@ -209,6 +209,9 @@ func (refused refusal) advice() string {
 		return fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s);", db.Ident(table), columns)
 	case e.Code == "23502" && e.TableName != "":
 		return fmt.Sprintf("give the column a default, or: ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;", db.Ident(e.TableName), db.Ident(e.ColumnName))
+	case e.Code == "55000" && refused.statement.Use == db.ForRetention:
+		// A publication of deletes needs to tell rows apart, and samples have no key.
+		return "ALTER TABLE system_metrics REPLICA IDENTITY FULL;"
 	case e.Code == "23514" && e.ConstraintName != "":
 		return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s;", db.Ident(e.TableName), db.Ident(e.ConstraintName))
 	case e.Code == "23514":

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -49,14 +50,19 @@ func (r *run) pending(ctx context.Context) bool {
 }
 
 func checkSchema(ctx context.Context, r *run, f *findings) error {
-	roles, err := r.roles(ctx)
-	if err != nil {
+	err := r.read(ctx, func(q *db.Queries) error { return db.RefuseElsewhere(ctx, q) })
+	var elsewhere *db.ElsewhereError
+	if errors.As(err, &elsewhere) {
+		f.fail("", "%s", elsewhere)
+	} else if err != nil {
 		return err
 	}
-	if roles.twoSets != nil {
-		f.fail("", "%s", roles.twoSets)
-	}
 	state, err := r.migrated(ctx)
+	var hidden *db.RowSecurityError
+	if errors.As(err, &hidden) {
+		f.fail(hidden.Advice(), "row-level security hides from %s which migrations are applied", r.server.LoginRole)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,13 @@ func checkTimescale(ctx context.Context, r *run, f *findings) error {
 	}
 	if t == nil {
 		f.note("not installed: system_metrics is a plain table, and the worker expires its samples")
-		return nil
+		return r.read(ctx, func(q *db.Queries) error {
+			available, err := q.TimescaleAvailable(ctx)
+			if available {
+				f.note("the server has it: a start before the platform's migrator makes the extension, or waits for whoever may")
+			}
+			return err
+		})
 	}
 	f.note("TimescaleDB %s", t.version)
 	if t.Hypertable == nil {

@@ -122,9 +122,9 @@ func TestVerdicts(t *testing.T) {
 	encrypted := public
 	encrypted.tls = true
 	login := cached[session]{known: true, value: session{db.DescribeSessionRow{LoginRole: "iot"}, "iot"}}
-	role := func(r roles) *run {
+	role := func(r db.DoctorRoleRow) *run {
 		r.LoginRole = "iot"
-		return &run{session: login, migrations: cached[migrationState]{known: true}, role: cached[roles]{known: true, value: r}}
+		return &run{session: login, migrations: cached[migrationState]{known: true}, role: cached[db.DoctorRoleRow]{known: true, value: r}}
 	}
 	chunks := func(change func(*timescale)) *run {
 		ts := &timescale{"2.28", &db.Hypertable{ChunkSeconds: 3600}}
@@ -152,11 +152,11 @@ func TestVerdicts(t *testing.T) {
 		"at home":       {&run{link: private}, "encryption", OK, "private address", ""},
 		"encrypted":     {&run{link: encrypted, server: db.DoctorServerRow{Ssl: true, SslVersion: "TLSv1.3"}}, "encryption", OK, "TLSv1.3", ""},
 		"to the pooler": {&run{link: encrypted}, "encryption", OK, "the pooler between ends it", ""},
-		"no operator":   {role(roles{Schema: "public"}), "role", Fail, "pulse_operator does not exist", "GRANT pulse_operator TO iot"},
-		"a bound operator": {role(roles{Schema: "public", DoctorRoleRow: db.DoctorRoleRow{OperatorExists: true}}), "role", Warn, "has no BYPASSRLS",
+		"no operator":   {role(db.DoctorRoleRow{UsesSchema: true}), "role", Fail, "pulse_operator does not exist", "GRANT pulse_operator TO iot"},
+		"a bound operator": {role(db.DoctorRoleRow{UsesSchema: true, OperatorExists: true}), "role", Warn, "has no BYPASSRLS",
 			"ALTER ROLE pulse_operator BYPASSRLS"},
-		"an operator without the schema": {role(roles{Schema: "iot", DoctorRoleRow: db.DoctorRoleRow{OperatorExists: true, OperatorBypasses: true}}), "role", Fail,
-			"may not use the schema iot", "GRANT USAGE ON SCHEMA iot TO pulse_operator"},
+		"an operator without the schema": {role(db.DoctorRoleRow{UsesSchema: true, OperatorExists: true, OperatorBypasses: true}), "role", Fail,
+			"may not use the schema public", "GRANT USAGE ON SCHEMA public TO pulse_operator"},
 		"hypertable": {chunks(nil), "timescaledb", OK, "retention policy: dropped after 7d, as METRICS_RETENTION", ""},
 		"not converted": {chunks(func(ts *timescale) { ts.Hypertable = nil }), "timescaledb", Warn, "no hypertable",
 			"as the table's owner"},

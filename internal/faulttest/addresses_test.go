@@ -109,4 +109,3 @@ func TestTheFirstOfTwoAddressesDoesNotAnswer(t *testing.T) {
 		})
 	}
 }
-

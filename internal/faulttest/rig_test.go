@@ -480,14 +480,14 @@ func (r *rig) slowTable(each time.Duration) {
 	}
 }
 
-// shimClock puts a clock that can be set before the server's own, for all
-// sessions from now on.
+// shimClock puts a clock that can be set in the place of the server's own.
 func (r *rig) shimClock() {
 	r.t.Helper()
 	r.exec("CREATE SCHEMA shim; CREATE TABLE shim.ahead (seconds float8); INSERT INTO shim.ahead VALUES (0)")
+	// Or pg_catalog's would come before public's.
+	r.exec("ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO server_clock")
 	r.exec(`CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
-		'SELECT pg_catalog.clock_timestamp() + make_interval(secs => seconds) FROM shim.ahead'`)
-	r.exec("ALTER DATABASE iotcloud SET search_path = public, pg_catalog")
+		'SELECT pg_catalog.server_clock() + make_interval(secs => seconds) FROM shim.ahead'`)
 	r.direct.Reset()
 }
 

@@ -301,12 +301,7 @@ func (r *Reader) gather(ctx context.Context, g *gathering) error {
 	}
 	missing := 0
 	for i, s := range sections {
-		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error {
-			if err := q.StatusConfigure(ctx); err != nil {
-				return err
-			}
-			return s.read(ctx, q, g)
-		})
+		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error { return s.read(ctx, q, g) })
 		switch {
 		case err == nil:
 		case ofItsSection(err):

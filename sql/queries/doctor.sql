@@ -83,15 +83,16 @@ ORDER BY w.role, w.relation, w.privilege;
 
 -- name: DoctorRole :one
 -- The login role, the role that the platform's routes take on, and what both may
--- do in the schema where the tables are.
+-- do in the schema public.
 SELECT current_user::text AS login_role,
        (p.oid IS NOT NULL)::boolean AS operator_exists,
        coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
        coalesce(pg_has_role(current_user, p.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)::boolean AS operator_granted,
        coalesce(has_schema_privilege(current_user, n.oid, 'CREATE'), false)::boolean AS creates_tables,
+       coalesce(has_schema_privilege(current_user, n.oid, 'USAGE'), false)::boolean AS uses_schema,
        coalesce(has_schema_privilege(p.oid, n.oid, 'USAGE'), false)::boolean AS operator_uses_schema
 FROM (SELECT) me
-LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = @schema::text
+LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'public'
 LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator';
 
 -- name: DoctorSequences :many

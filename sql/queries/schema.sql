@@ -11,12 +11,12 @@ GROUP BY v.version_id
 ORDER BY v.version_id;
 
 -- name: DescribeDatabase :one
--- What decides whether this is a database for the worker, and which schema of it.
--- A table of an extension is nobody's.
+-- What decides whether this is a database for the worker. A table of an extension is
+-- nobody's.
 SELECT current_database()::text AS name,
        current_user::text AS login_role,
-       current_setting('search_path')::text AS search_path,
-       coalesce(current_schema(), '')::text AS schema,
+       coalesce(has_schema_privilege(to_regnamespace('public')::oid, 'USAGE'), false)::boolean AS public_usable,
+       current_setting('default_transaction_read_only')::boolean AS read_only,
        EXISTS (
            SELECT FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -34,6 +34,7 @@ SELECT current_database()::text AS name,
 SELECT n.name::text AS name,
        c.relkind::text AS kind,
        c.relrowsecurity::boolean AS row_security,
+       row_security_active(c.oid)::boolean AS row_security_active,
        (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
        coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
        coalesce(has_table_privilege(r.oid, c.oid, 'SELECT'), false)::boolean AS operator_reads,
@@ -80,16 +81,43 @@ SELECT current_setting('server_version_num')::integer AS version_num,
            WHERE r.rolname = 'pulse_operator'), false)::boolean AS takes_on_operator,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_app')::boolean AS app_exists;
 
--- name: FindInSearchPath :many
--- Where the given tables stand among the schemas of the search path, in its
--- order.
-SELECT c.relname::text AS name, n.nspname::text AS schema
+-- name: FindElsewhere :many
+-- Those of the given tables and views, and of those that the worker has made in the
+-- platform's place, that stand in another schema than public, beside a table that is
+-- the worker's own and nobody else's; and whether public has one of that name too.
+SELECT n.nspname::text AS schema,
+       c.relname::text AS name,
+       c.relkind::text AS kind,
+       (p.oid IS NOT NULL)::boolean AS in_public
 FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relname::text = ANY (@names::text[])
-  AND c.relkind IN ('r', 'p')
-  AND n.nspname = ANY (current_schemas(false))
-ORDER BY array_position(current_schemas(false), n.nspname), array_position(@names::text[], c.relname::text);
+LEFT JOIN pg_catalog.pg_class p ON p.relnamespace = to_regnamespace('public') AND p.relname = c.relname
+WHERE (c.relname::text = ANY (@names::text[]) OR obj_description(c.oid, 'pg_class') LIKE 'created by ops\_worker%')
+  AND c.relkind IN ('r', 'p', 'v') AND c.relpersistence = 'p'
+  AND n.nspname <> 'public'
+  AND EXISTS (
+      SELECT FROM pg_catalog.pg_class own
+      WHERE own.relnamespace = c.relnamespace AND own.relkind = 'r' AND own.relname LIKE 'ops\_worker\_%' AND own.relname::text = ANY (@names::text[]))
+ORDER BY n.nspname, array_position(@names::text[], c.relname::text), c.relname;
+
+-- name: HoldersOf :many
+-- The sessions that hold a lock on one of the given tables, the oldest transaction
+-- first. Of what a session runs only the first word: a statement may hold a password.
+-- Caller: a migration that has given up on a lock.
+SELECT a.pid::integer AS pid,
+       coalesce(a.usename, '')::text AS role,
+       coalesce(a.application_name, '')::text AS application,
+       coalesce(a.state, '')::text AS state,
+       upper(coalesce(substring(a.query FROM '^\s*(\w+)'), ''))::text AS command,
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS seconds
+FROM pg_catalog.pg_stat_activity a
+WHERE a.pid <> pg_backend_pid()
+  AND EXISTS (
+      SELECT FROM pg_catalog.pg_locks l
+      JOIN (SELECT unnest(@names::text[]) AS name) n ON l.relation = to_regclass(n.name)
+      WHERE l.pid = a.pid AND l.granted AND l.locktype = 'relation' AND a.datname = current_database())
+ORDER BY a.xact_start
+LIMIT 5;
 
 -- name: LockSchema :exec
 -- Replicas that start together take turns. Held by the transaction, so a pooler
@@ -145,6 +173,15 @@ CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(n.name, a.attname::text) AS na
 WHERE s.name IS NOT NULL
 ORDER BY s.name;
 
+-- name: TimescaleAvailable :one
+-- Whether the server has TimescaleDB for this database, which does not have it yet.
+-- Its loader defines the setting where it is preloaded; where it is not, the extension
+-- cannot be made.
+SELECT (current_setting('timescaledb.disable_load', true) IS NOT NULL
+        AND EXISTS (
+            SELECT FROM pg_catalog.pg_available_extensions e
+            WHERE e.name = 'timescaledb' AND e.installed_version IS NULL))::boolean AS available;
+
 -- name: TimescaleExtension :one
 -- TimescaleDB's version and the schema of its functions; no row on plain
 -- PostgreSQL.
@@ -152,7 +189,3 @@ SELECT e.extversion::text AS version, n.nspname::text AS schema
 FROM pg_catalog.pg_extension e
 JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
 WHERE e.extname = 'timescaledb';
-
--- name: UseSchema :exec
--- Puts a schema before the others, to the end of the transaction.
-SELECT set_config('search_path', quote_ident(@schema::text) || ', ' || current_setting('search_path'), true);

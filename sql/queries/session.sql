@@ -5,17 +5,19 @@
 -- What holds for the rest of the transaction. The server's own limits, in
 -- milliseconds: for each statement, for a lock that a migration of the platform
 -- may hold for long, and for a worker that is stopped and can end nothing itself.
--- No parallel workers: what the worker counts takes one core at most. No compiling of
--- plans, which took 155 ms of a count of 184. And the formats of values, whatever the database, the role or the pooler sets.
+-- Names are found where the platform's migrator puts its tables. No parallel
+-- workers: what the worker counts takes one core at most; no compiling of plans,
+-- which takes longer than most of them run. Row-level security that would hide rows
+-- is an error. And the formats of values, whatever the database, the role or the
+-- pooler sets; those that a pooler keeps for each client are start-up parameters.
 SELECT set_config('statement_timeout', (@statement_ms::bigint)::text, true),
        set_config('lock_timeout', (@lock_ms::bigint)::text, true),
        set_config('idle_in_transaction_session_timeout', (@statement_ms::bigint)::text, true),
+       set_config('search_path', 'public', true),
+       set_config('row_security', 'off', true),
        set_config('max_parallel_workers_per_gather', '0', true),
        set_config('jit', 'off', true),
-       set_config('client_encoding', 'UTF8', true),
-       set_config('DateStyle', 'ISO, MDY', true),
        set_config('IntervalStyle', 'postgres', true),
-       set_config('TimeZone', 'UTC', true),
        set_config('extra_float_digits', '1', true);
 
 -- name: DescribeSession :one
@@ -60,9 +62,3 @@ FROM (
 -- The database's clock, which is the clock of every sample; and the query
 -- whose success makes the database healthy.
 SELECT clock_timestamp()::timestamptz AS now;
-
--- name: TransactionDefaultsAreOrdinary :one
--- Whether a transaction that says nothing of it may write, and reads what is
--- committed. Caller: each connection of a migration.
-SELECT (NOT current_setting('default_transaction_read_only')::boolean
-        AND current_setting('default_transaction_isolation') = 'read committed')::boolean AS ordinary;

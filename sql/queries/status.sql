@@ -17,11 +17,6 @@ WHERE tenant_id = '__system__'
 ORDER BY created_at, id
 LIMIT 100;
 
--- name: StatusConfigure :exec
--- From here to the end of the transaction: an error where row-level security would
--- hide rows.
-SELECT set_config('row_security', 'off', true);
-
 -- name: StatusReplay :one
 -- The newest transaction that a standby has replayed; the epoch where it has replayed
 -- none. No table is read. Some managed servers refuse the function.

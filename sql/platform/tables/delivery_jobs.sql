@@ -13,3 +13,6 @@ CREATE TABLE delivery_jobs (
     created_at       timestamptz NOT NULL DEFAULT now(),
     updated_at       timestamptz NOT NULL DEFAULT now()
 );
+
+CREATE INDEX delivery_jobs_pending_idx ON delivery_jobs (next_run_at, job_id) WHERE status = 'PENDING';
+CREATE INDEX delivery_jobs_tenant_status_idx ON delivery_jobs (tenant_id, status, created_at DESC);

@@ -10,3 +10,5 @@ CREATE TABLE device_registry (
     metadata             jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (tenant_id, device_id)
 );
+
+CREATE INDEX idx_device_registry_status ON device_registry (tenant_id, status);

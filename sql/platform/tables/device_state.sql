@@ -10,3 +10,5 @@ CREATE TABLE device_state (
     state                jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (tenant_id, device_id)
 );
+
+CREATE INDEX idx_device_state_status ON device_state (tenant_id, status);

@@ -16,3 +16,5 @@ CREATE TABLE fleet_alert (
 
 -- Later releases of the platform make it span ACKNOWLEDGED too.
 CREATE UNIQUE INDEX idx_fleet_alert_open_uq ON fleet_alert (tenant_id, fingerprint) WHERE status = 'OPEN';
+CREATE INDEX idx_fleet_alert_tenant ON fleet_alert (tenant_id, status);
+CREATE INDEX idx_fleet_alert_created ON fleet_alert (created_at DESC);

@@ -9,3 +9,5 @@ CREATE TABLE operator_audit_log (
     user_agent    text,
     created_at    timestamptz NOT NULL DEFAULT now()
 );
+
+CREATE INDEX operator_audit_log_created_idx ON operator_audit_log (created_at DESC);

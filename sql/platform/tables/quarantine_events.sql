@@ -10,3 +10,5 @@ CREATE TABLE quarantine_events (
     reason      text NOT NULL,
     payload     jsonb
 );
+
+CREATE INDEX idx_quarantine_ingested ON quarantine_events (ingested_at DESC);

@@ -155,19 +155,14 @@ func TestReadingTheStatusLeavesAnEmptyDatabaseEmpty(t *testing.T) {
 	}
 }
 
-// schemaFirst puts a schema of its own before public for everybody who connects
-// to the database.
-func schemaFirst(t *testing.T, database *pgtest.Database, schema string) {
-	t.Helper()
-	database.Exec(t, fmt.Sprintf(`CREATE SCHEMA "%s"; ALTER DATABASE "%s" SET search_path = "%[1]s", public`, schema, database.Name))
-}
-
+// Another schema before public, for everybody who connects to the database, gets
+// nothing.
 func TestASchemaEarlierInTheSearchPathGetsNoTables(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]string{
 		"nothing missing":           "SELECT",
 		"a table of ours missing":   "DROP TABLE service_health",
-		"migrations pending":        "DROP TABLE ops_worker_streak; DELETE FROM ops_worker_schema_version WHERE version_id = (SELECT max(version_id) FROM ops_worker_schema_version)",
+		"migrations pending":        "DROP TABLE ops_worker_streak; DELETE FROM ops_worker_schema_version WHERE version_id >= 3",
 		"all but the platform's":    "DROP TABLE service_health, ops_worker_lease, ops_worker_streak, ops_worker_schema_version, ops_worker_schema_lock; DROP TABLE system_metrics CASCADE",
 		"a table of the platform's": "DROP TABLE telemetry, operator_audit_log",
 	} {
@@ -176,20 +171,54 @@ func TestASchemaEarlierInTheSearchPathGetsNoTables(t *testing.T) {
 			database := pgtest.New(t)
 			want := tables(t, database.Pool(t))
 			database.Exec(t, change)
-			schemaFirst(t, database, "iot")
+			database.Exec(t, fmt.Sprintf("CREATE SCHEMA iot; CREATE TABLE iot.system_metrics (value text); ALTER DATABASE %q SET search_path = iot", database.Name))
+			want = append([]string{"iot.system_metrics"}, want...) // somebody else's
 			pool := database.Pool(t)
 			migrate(t, pool)
 			if diff := cmp.Diff(want, tables(t, pool)); diff != "" {
 				t.Error(diff)
 			}
-			wantRoutes(t, pool)
 			if changes := migrate(t, pool); len(changes) != 0 {
 				t.Errorf("the second time did %v", changes)
 			}
 			down(t, pool)
-			if got := tables(t, pool); slices.Contains(got, "public.system_metrics") {
+			if got := tables(t, pool); slices.Contains(got, "public.system_metrics") || !slices.Contains(got, "iot.system_metrics") {
 				t.Errorf("after down: %v", got)
 			}
+		})
+	}
+}
+
+// Tables of the worker in another schema, in the search path or not, are refused; what
+// the error says moves them.
+func TestTablesInAnotherSchemaAreRefusedAndMoved(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"public", "iot, public"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.New(t)
+			want := tables(t, database.Pool(t))
+			database.Exec(t, "INSERT INTO system_metrics (time, metric_name, value) VALUES (now(), 'x', 1)")
+			database.Exec(t, fmt.Sprintf("ALTER SCHEMA public RENAME TO iot; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; ALTER DATABASE %q SET search_path = %s", database.Name, path))
+			pool := database.Pool(t)
+			_, err := db.MigrateUp(t.Context(), pool)
+			var elsewhere *db.ElsewhereError
+			if !errors.As(err, &elsewhere) || !db.IsRefused(err) {
+				t.Fatalf("up: %v", err)
+			}
+			for _, part := range []string{`ALTER TABLE "iot"."ops_worker_lease" SET SCHEMA public;`, `ALTER VIEW "iot"."system_metrics_latest" SET SCHEMA public;`} {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%s is not in: %s", part, err)
+				}
+			}
+			_, moves, _ := strings.Cut(elsewhere.Error(), "move them there: ")
+			database.Exec(t, moves)
+			migrate(t, pool)
+			if diff := cmp.Diff(append([]string{"iot.schema_migrations"}, want...), tables(t, pool)); diff != "" {
+				t.Error(diff)
+			}
+			wantRoutes(t, pool)
+			pgtest.WantRows(t, pool, "SELECT count(*) FROM public.system_metrics", "1")
 		})
 	}
 }
@@ -197,13 +226,61 @@ func TestASchemaEarlierInTheSearchPathGetsNoTables(t *testing.T) {
 func TestTwoSetsOfTablesAreRefused(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
-	schemaFirst(t, database, "iot")
-	database.Exec(t, "CREATE TABLE iot.service_health (service text)")
-	_, err := db.MigrateUp(t.Context(), database.Pool(t))
-	var twice *db.TwoSetsError
-	if !errors.As(err, &twice) || *twice != (db.TwoSetsError{Table: "service_health", First: "iot", Second: "public"}) || !db.IsRefused(err) {
+	database.Exec(t, "CREATE SCHEMA old; CREATE TABLE old.ops_worker_lease (LIKE ops_worker_lease); CREATE TABLE old.service_health (LIKE service_health)")
+	if _, err := db.MigrateUp(t.Context(), database.Pool(t)); !db.IsRefused(err) || !strings.Contains(err.Error(), "public has service_health, ops_worker_lease too") {
 		t.Errorf("up: %v", err)
 	}
+}
+
+// goose begins its transactions by the defaults, and changes no setting of a session:
+// the pooler's next client would have it.
+func TestAReadOnlyDefaultIsToldWithItsMend(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	role, address := database.Role(t, "SUPERUSER")
+	database.Exec(t, fmt.Sprintf("ALTER DATABASE %q SET default_transaction_read_only = on", database.Name))
+	pool := database.PoolAs(t, address)
+	migrate(t, pool) // there is nothing to do
+	write := func(sql string) { database.Exec(t, "BEGIN READ WRITE; "+sql+"; COMMIT") }
+	defer write(fmt.Sprintf("ALTER DATABASE %q RESET default_transaction_read_only", database.Name))
+	write("DROP TABLE service_health")
+	_, err := db.MigrateUp(t.Context(), pool)
+	var readOnly *db.ReadOnlyError
+	if !errors.As(err, &readOnly) || !strings.Contains(err.Error(), fmt.Sprintf("ALTER ROLE %q SET default_transaction_read_only = off", role)) {
+		t.Fatalf("up: %v", err)
+	}
+	m := db.NewMigrator(pool)
+	defer m.Close()
+	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); !errors.As(err, &readOnly) {
+		t.Errorf("down: %v", err)
+	}
+	write(fmt.Sprintf("ALTER ROLE %q SET default_transaction_read_only = off", role))
+	mended := database.PoolAs(t, address)
+	migrate(t, mended)
+	down(t, mended)
+}
+
+// Policies on the worker's own tables that would hide rows are told with their mend,
+// rather than taken for a database that was never migrated.
+func TestRowSecurityOnTheWorkersOwnTablesIsTold(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	role, address := database.Role(t, "NOSUPERUSER NOBYPASSRLS")
+	database.Exec(t, "GRANT ALL ON ALL TABLES IN SCHEMA public TO "+role)
+	pool := database.PoolAs(t, address)
+	for _, table := range []string{"ops_worker_schema_version", "ops_worker_lease", "system_metrics"} {
+		database.Exec(t, "ALTER TABLE "+table+" ENABLE ROW LEVEL SECURITY")
+		_, err := db.MigrateUp(t.Context(), pool)
+		var hidden *db.RowSecurityError
+		if !errors.As(err, &hidden) || hidden.Advice() != "ALTER TABLE public."+table+" DISABLE ROW LEVEL SECURITY;" {
+			t.Fatalf("%s: %v", table, err)
+		}
+		if _, err := db.Status(t.Context(), pool); errors.As(err, &hidden) != (table == "ops_worker_schema_version") {
+			t.Errorf("status: %v", err)
+		}
+		database.Exec(t, hidden.Advice())
+	}
+	migrate(t, pool)
 }
 
 func TestAForeignDatabaseIsRefused(t *testing.T) {

@@ -1,0 +1,227 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"ops_worker/migrations"
+)
+
+// MigratorTable is where the platform's migrator notes which of its files it has
+// applied. It takes a database with tables in public and without a row in there
+// for one that was migrated before it: it notes all its files and runs none.
+const MigratorTable = "schema_migrations"
+
+// MigratorMark is the version of the worker's own row in there, which keeps the
+// migrator from that.
+const MigratorMark = "ops_worker"
+
+const markFile = "no file: the worker came first"
+
+// ForeignDatabaseError is a database that holds tables, and none of the
+// platform's.
+type ForeignDatabaseError struct{ Database string }
+
+func (e *ForeignDatabaseError) Error() string {
+	return fmt.Sprintf("the database %s holds tables, and in the schema public none of the platform's: is it the right one? "+
+		"Nothing was made; --any-database is for whoever means it", e.Database)
+}
+
+// ElsewhereError is a database with tables of the worker outside of public, which is
+// where the platform's migrator puts its own and where the worker writes.
+type ElsewhereError struct{ Found []FindElsewhereRow }
+
+func (e *ElsewhereError) Error() string {
+	var moves, twice []string
+	for _, f := range e.Found {
+		name, kind := pgx.Identifier{f.Schema, f.Name}.Sanitize(), "TABLE"
+		if f.Kind == "v" {
+			kind = "VIEW"
+		}
+		moves = append(moves, fmt.Sprintf("ALTER %s %s SET SCHEMA public;", kind, name))
+		if f.InPublic {
+			twice = append(twice, f.Name)
+		}
+	}
+	text := "tables of the worker stand outside of the schema public; with every worker stopped, move them there: " + strings.Join(moves, " ")
+	if len(twice) > 0 {
+		text += fmt.Sprintf(" (public has %s too: first drop or rename what nobody reads)", strings.Join(twice, ", "))
+	}
+	return text
+}
+
+// IsRefused reports whether a database is not one for the worker. To ask it again
+// does not help.
+func IsRefused(err error) bool {
+	var foreign *ForeignDatabaseError
+	var elsewhere *ElsewhereError
+	return errors.As(err, &foreign) || errors.As(err, &elsewhere)
+}
+
+// RefuseElsewhere fails with an ElsewhereError where tables of the worker stand
+// outside of public.
+func RefuseElsewhere(ctx context.Context, q *Queries) error {
+	found, err := q.FindElsewhere(ctx, append(OwnTables(), VersionTable, lockTable))
+	if err == nil && len(found) > 0 {
+		err = &ElsewhereError{found}
+	}
+	return err
+}
+
+// ReadOnlyError is a role whose transactions begin read-only. goose begins its own by
+// the defaults.
+type ReadOnlyError struct{ Role string }
+
+func (e *ReadOnlyError) Error() string {
+	return fmt.Sprintf("transactions begin read-only here, and migrations are to be applied: "+
+		"ALTER ROLE %s SET default_transaction_read_only = off; it holds for new connections, so reconnect a pooler", quoted(e.Role))
+}
+
+// RowSecurityError is row-level security that would hide rows of the worker's own
+// tables from it.
+type RowSecurityError struct{ Tables []string }
+
+func (e *RowSecurityError) Error() string {
+	return fmt.Sprintf("row-level security would hide rows of the worker's own tables from it: %s", e.Advice())
+}
+
+// Advice is the SQL that ends it.
+func (e *RowSecurityError) Advice() string {
+	statements := make([]string, len(e.Tables))
+	for i, table := range e.Tables {
+		statements[i] = fmt.Sprintf("ALTER TABLE public.%s DISABLE ROW LEVEL SECURITY;", table)
+	}
+	return strings.Join(statements, " ")
+}
+
+// CheckRowSecurity fails with a RowSecurityError where policies bind q's role in the
+// worker's own tables.
+func CheckRowSecurity(ctx context.Context, q *Queries) error {
+	rows, err := q.DescribeRelations(ctx, keptTables())
+	var bound []string
+	for _, r := range rows {
+		if r.RowSecurityActive {
+			bound = append(bound, r.Name)
+		}
+	}
+	if err == nil && len(bound) > 0 {
+		err = &RowSecurityError{bound}
+	}
+	return err
+}
+
+// keptTables are the tables that the worker keeps, that of its migrations
+// included.
+func keptTables() []string {
+	return append(must(migrations.Relations(migrations.Table)), VersionTable)
+}
+
+// standsElse reports whether a relation of the platform stands that the worker
+// did not make.
+func standsElse(stands map[string]DescribeRelationsRow) bool {
+	own := OwnRelations()
+	for name, r := range stands {
+		if !slices.Contains(own, name) && !r.MadeByWorker() {
+			return true
+		}
+	}
+	return false
+}
+
+// Settlement is how a database looks to the platform's migrator.
+type Settlement struct {
+	// Platform is that a table of the platform stands that the worker did not
+	// make. Then nothing else matters, and Files and Marked are not read: nobody
+	// needs the right to.
+	Platform bool
+	// Known is that schema_migrations stands, Files are its rows, and Marked is
+	// that one more is the worker's.
+	Known  bool
+	Files  int64
+	Marked bool
+	// Ours is that the worker made something.
+	Ours bool
+	// Unreadable is that schema_migrations may not be read.
+	Unreadable bool
+}
+
+// Ruined reports whether the platform's migrator has noted its files and run
+// none.
+func (s Settlement) Ruined() bool { return s.Files > 0 && !s.Platform }
+
+// WouldRuin reports whether the platform's migrator would do so now.
+func (s Settlement) WouldRuin() bool { return s.Files == 0 && !s.Marked && !s.Platform && s.Ours }
+
+// Repair is the SQL after which the migrator runs all its files.
+func (Settlement) Repair() string {
+	return fmt.Sprintf("DELETE FROM %[1]s; INSERT INTO %[1]s (version, filename) VALUES ('%s', '%s');", MigratorTable, MigratorMark, markFile)
+}
+
+// FindSettlement looks at a database as its migrator would.
+func FindSettlement(ctx context.Context, q *Queries) (s Settlement, err error) {
+	stands, err := StandingRelations(ctx, q)
+	if err != nil {
+		return s, err
+	}
+	s.Ours, s.Platform = len(stands) > 0, standsElse(stands)
+	migrator, err := q.DescribeRelations(ctx, []string{MigratorTable})
+	if s.Known = len(migrator) > 0; err != nil || !s.Known || s.Platform {
+		return s, err
+	}
+	if s.Unreadable = !migrator[0].Readable; s.Unreadable {
+		return s, nil
+	}
+	history, err := q.MigratorHistory(ctx, MigratorMark)
+	s.Files, s.Marked = history.Files, history.Marked
+	return s, err
+}
+
+// settle refuses a database that is not one for the worker, and leaves a mark for
+// the platform's migrator where that has not run yet: both before anything else is
+// made.
+func settle(ctx context.Context, tx pgx.Tx, anyDatabase bool) (changes []Change, err error) {
+	q := New(tx)
+	found, err := examine(ctx, q, anyDatabase)
+	if err != nil {
+		return nil, err
+	}
+	if found.Files > 0 || found.Marked || found.Platform || found.Ours && found.Unreadable {
+		return nil, nil
+	}
+	if _, err := tx.Exec(ctx, sqlFile("platform/migrator", MigratorTable)); err != nil {
+		return nil, fmt.Errorf("make %s, which keeps the platform's migrator from taking this database for a migrated one: %w", MigratorTable, err)
+	}
+	marked, err := q.MarkForMigrator(ctx, MarkForMigratorParams{Version: MigratorMark, Filename: markFile})
+	if err != nil {
+		return nil, fmt.Errorf("leave a mark in %s, which keeps the platform's migrator from taking this database for a migrated one: %w", MigratorTable, err)
+	}
+	if marked > 0 {
+		changes = append(changes, Change{MigratorTable, "marked", "so that the platform's migrator applies its files"})
+	}
+	return changes, nil
+}
+
+// examine looks at the database, and refuses one that is not for the worker.
+func examine(ctx context.Context, q *Queries, anyDatabase bool) (Settlement, error) {
+	database, err := q.DescribeDatabase(ctx)
+	if err != nil {
+		return Settlement{}, err
+	}
+	if !database.PublicUsable {
+		return Settlement{}, fmt.Errorf("%s may not use the schema public, or there is none: GRANT USAGE ON SCHEMA public TO %s",
+			database.LoginRole, quoted(database.LoginRole))
+	}
+	if err := RefuseElsewhere(ctx, q); err != nil {
+		return Settlement{}, err
+	}
+	found, err := FindSettlement(ctx, q)
+	if err == nil && database.HasTables && !anyDatabase && !found.Known && !found.Ours && !found.Platform {
+		err = &ForeignDatabaseError{database.Name}
+	}
+	return found, err
+}
