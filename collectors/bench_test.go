@@ -210,7 +210,7 @@ func BenchmarkBareCycle(b *testing.B) {
 
 // BenchmarkHealthCycle asks so many extra services and stores how they are.
 func BenchmarkHealthCycle(b *testing.B) {
-	for _, services := range []int{0, 1000, 2000} {
+	for _, services := range []int{0, config.MaxExtra} {
 		b.Run(fmt.Sprintf("%d", services), func(b *testing.B) {
 			worker := benchmarkWorker(b, services, 1)
 			benchmarkCycle(b, &Loop{Name: HealthLoop, Cycle: worker.Health.Cycle})
@@ -222,7 +222,7 @@ func BenchmarkHealthCycle(b *testing.B) {
 func BenchmarkFanOut(b *testing.B) {
 	url := playedServices(b)
 	for _, delay := range []time.Duration{0, 100 * time.Millisecond} {
-		for _, n := range []int{1, 10, 100, 1000, 2000} {
+		for _, n := range []int{1, 10, 100, config.MaxExtra} {
 			b.Run(fmt.Sprintf("%s/%d", delay, n), func(b *testing.B) {
 				cfg, err := config.FromEnvironment([]string{extra(n, url, "delay="+delay.String())})
 				if err != nil {

@@ -19,12 +19,9 @@ import (
 	"ops_worker/internal/tally"
 )
 
-// An address is asked again on connections of their own when it is first seen in a
-// term, and then every so often, since a connection that is kept leads to one
-// instance as long as it stands: what else is behind the address shows there.
+// An address is asked again when it is first seen in a term, and then every so often:
+// what else is behind it shows there.
 const (
-	firstAsks   = 8
-	laterAsks   = 3
 	askingEvery = time.Minute
 	maxOthers   = 64 // counters of a service besides the contract's
 	mixedBegins = "several instances answer behind one address, the service's counters are not stored"
@@ -162,7 +159,7 @@ func (k *keptCounters) isOther(name string, instances int) bool {
 }
 
 // askAgain finds out whether an address leads to several instances.
-func (k *keptCounters) askAgain(ctx context.Context, i probe.InstanceReading, instances int) {
+func (k *keptCounters) askAgain(ctx context.Context, i probe.InstanceReading) {
 	k.mu.Lock()
 	last, known := k.asked[i.Key]
 	due := !known || time.Since(last) >= askingEvery
@@ -170,14 +167,7 @@ func (k *keptCounters) askAgain(ctx context.Context, i probe.InstanceReading, in
 		k.asked[i.Key] = time.Now()
 	}
 	k.mu.Unlock()
-	times := firstAsks
-	if known {
-		times = laterAsks
-	}
-	if !due {
-		return
-	}
-	if several, _ := i.Several(ctx, k.service.Totals, probe.Asks(times, instances)); several {
+	if due && i.Several(ctx, k.service.Totals) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		k.suspects = append(k.suspects, i.Key)

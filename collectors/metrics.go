@@ -24,10 +24,6 @@ import (
 // Where the database is slower, it takes fewer.
 const storeBatch = 1000
 
-// maxExtraCounters is how many counters of extra services a cycle has: with more,
-// a cycle could not be stored within its interval.
-const maxExtraCounters = 10_000
-
 const (
 	spoolBroken = "the spool cannot be written, cycles are kept in memory alone"
 	spoolMended = "the spool is written again"
@@ -66,8 +62,6 @@ type MetricsCollector struct {
 	aggregating map[string]*faultlog.Log
 	standbyAway faultlog.Log
 	leftOut     map[string]int
-	room        int // for counters of extra services, below 0 the ones left out
-	crowded     faultlog.Log
 	counters    *counterKeeper
 	minutes     minutes
 	last        spool.Cycle
@@ -251,15 +245,9 @@ func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sa
 	first := func(what string) func() bool { return func() bool { return c.minutes.first(what, at) } }
 	withOthers := c.minutes.first("other counters", at)
 	samples := make([]spool.Sample, 0, 96+2*len(observations))
-	c.room = maxExtraCounters
 	for i, o := range observations {
 		samples = c.appendServiceSamples(ctx, samples, c.targets[i], o, withOthers)
 	}
-	var fault error
-	if c.room < 0 {
-		fault = fmt.Errorf("%d counters too many: a cycle has at most %d of all extra services", -c.room, maxExtraCounters)
-	}
-	c.crowded.Observe(*zerolog.Ctx(ctx), fault, "too many counters of extra services, the last ones are left out", "all counters of extra services are stored again")
 	a := <-aggregates
 	if a.Answered {
 		// The database is back: a store need not wait for its back-off, unless the
@@ -365,9 +353,7 @@ func (c *MetricsCollector) appendAllCounters(ctx context.Context, samples []spoo
 			leftOut++
 			continue
 		}
-		if c.room--; c.room >= 0 {
-			samples = append(samples, sampleOf(o.Service, stored, o.Counters[name]))
-		}
+		samples = append(samples, sampleOf(o.Service, stored, o.Counters[name]))
 	}
 	if leftOut > c.leftOut[o.Service] {
 		c.leftOut[o.Service] = leftOut
