@@ -143,7 +143,7 @@ func everyCycle() []db.Aggregate {
 
 // BenchmarkMetricsCycle gathers and stores a cycle of so many samples.
 func BenchmarkMetricsCycle(b *testing.B) {
-	for samples, extra := range map[int][2]int{15: {0, 0}, 60: {3, 14}, 1000: {197, 4}} {
+	for samples, extra := range map[int][2]int{16: {0, 0}, 60: {3, 14}, 1000: {197, 4}} {
 		b.Run(fmt.Sprintf("%d", samples), func(b *testing.B) {
 			worker := benchmarkWorker(b, extra[0], extra[1])
 			worker.Metrics.pacer = newPacer(everyCycle(), worker.cfg.MetricsInterval, defaultBudget)
@@ -155,7 +155,7 @@ func BenchmarkMetricsCycle(b *testing.B) {
 	}
 }
 
-// BenchmarkBareCycle does the work of a cycle of 15 samples and nothing else: two
+// BenchmarkBareCycle does the work of a cycle of 16 samples and nothing else: two
 // GETs, one read of the aggregates, one insert, with net/http and pgx as they come.
 func BenchmarkBareCycle(b *testing.B) {
 	url := playedServices(b)

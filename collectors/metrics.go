@@ -243,10 +243,10 @@ func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sa
 	<-resumed
 
 	first := func(what string) func() bool { return func() bool { return c.minutes.first(what, at) } }
-	withOthers := c.minutes.first("other counters", at)
+	withGauges := c.minutes.first("further gauges", at)
 	samples := make([]spool.Sample, 0, 96+2*len(observations))
 	for i, o := range observations {
-		samples = c.appendServiceSamples(ctx, samples, c.targets[i], o, withOthers)
+		samples = c.appendServiceSamples(ctx, samples, c.targets[i], o, withGauges)
 	}
 	a := <-aggregates
 	if a.Answered {
@@ -326,12 +326,12 @@ func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 
 // appendServiceSamples adds what one service reported. One that did not answer
 // is healthy 0, without counters.
-func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, withOthers bool) []spool.Sample {
+func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, withGauges bool) []spool.Sample {
 	switch {
 	case target.AllCounters && o.Status == probe.Healthy:
 		samples = c.appendAllCounters(ctx, samples, o)
 	case !target.AllCounters && o.Healthy() > 0:
-		samples = c.counters.append(ctx, samples, o, withOthers)
+		samples = c.counters.append(ctx, samples, o, withGauges)
 	}
 	if n := len(o.Instances); n > 1 {
 		samples = append(samples, sampleOf(target.Name, config.InstancesSample, float64(n)),
@@ -347,9 +347,9 @@ func (c *MetricsCollector) appendAllCounters(ctx context.Context, samples []spoo
 	for _, name := range slices.Sorted(maps.Keys(o.Counters)) {
 		stored := sampleName(o.Service, name)
 		_, taken := o.Counters[stored]
-		// Twice the same name would be twice the same point; and that of its health
-		// and of its instances is the collector's own word on the service.
-		if ownSample(name, len(o.Instances)) || (stored != name && taken) {
+		// Twice the same name would be twice the same point; and that of its health is
+		// the collector's own word on the service.
+		if name == config.HealthSample || (stored != name && taken) {
 			leftOut++
 			continue
 		}

@@ -77,7 +77,7 @@ func TestItWritesTheSamplesOfACycleInTheirShape(t *testing.T) {
 	cycle := store.cycles[0]
 	wantSamples(t, cycle.Samples,
 		"ingest messages_received 10", "ingest messages_written 9", "ingest messages_rejected 0", "ingest queue_depth 1", "ingest healthy 1",
-		"evaluator rules_evaluated 4", "evaluator alerts_created 2", "evaluator healthy 1",
+		"evaluator rules_evaluated 4", "evaluator alerts_created 2", "evaluator evaluation_errors 0", "evaluator healthy 1",
 		"dispatcher healthy 0",
 		"delivery healthy 0",
 		"postgres connections 7", "postgres db_size_bytes 1e+06", "postgres healthy 1",

@@ -50,8 +50,8 @@ type Service struct {
 	Addresses []string
 	// Counters are stored as samples, 0 where the service does not report one.
 	Counters []Counter
-	// Gauges are numbers besides that also fall. Whatever else a service of the
-	// platform reports is stored once a minute.
+	// Gauges are stored besides, once a minute, where the service reports them. What
+	// else a service of the platform reports is not: nobody knows what it counts.
 	Gauges []string
 	// AllCounters stores whatever counters the service reports instead.
 	AllCounters bool
@@ -86,7 +86,7 @@ var platformServices = []row{
 		Counters: []Counter{{Name: "messages_received"}, {Name: "messages_written"}, {Name: "messages_rejected"}, {Name: "queue_depth", Gauge: true, Fallback: "nats_telemetry_pending"}},
 		Gauges:   []string{"nats_telemetry_pending", "nats_shadow_pending", "nats_commands_pending"}}},
 	{fallback: "http://iot-evaluator:8080", address: health, Service: Service{Name: "evaluator", Variable: "EVALUATOR_HEALTH_URL",
-		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}}}},
+		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}, {Name: "evaluation_errors"}}}},
 	{address: health, Service: Service{Name: "dispatcher", Variable: "DISPATCHER_HEALTH_URL",
 		Counters: []Counter{{Name: "alerts_processed"}, {Name: "routes_matched"}}}},
 	{address: health, Service: Service{Name: "delivery", Variable: "DELIVERY_HEALTH_URL",
