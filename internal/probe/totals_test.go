@@ -218,6 +218,45 @@ func TestWhenAnAddressIsAskedAgain(t *testing.T) {
 	})
 }
 
+// The bursts of a service that is slow end with the time of its probe: the cycle waits no
+// longer, and a fall that there was no time to ask about adds nothing.
+func TestABurstHasTheTimeOfItsProbe(t *testing.T) {
+	t.Parallel()
+	for takes, restarted := range map[time.Duration]float64{10 * time.Millisecond: 104, time.Second: 100} {
+		synctest.Test(t, func(t *testing.T) {
+			totals := begun()
+			value := 100.0
+			slow := func(ctx context.Context) Reading {
+				select {
+				case <-time.After(takes):
+					return Reading{Status: Healthy, Counters: map[string]float64{"n": value}}
+				case <-ctx.Done():
+					return Reading{Status: Unknown}
+				}
+			}
+			target := Target{Service: counting, Probe: slow, Answered: totals.Ask}
+			var got []float64
+			for n := range 14 {
+				if n == 13 {
+					value = 4
+				}
+				began := time.Now()
+				o := Observe(t.Context(), []Target{target}, 4*time.Second)[0]
+				if took := time.Since(began); took > 4*time.Second || o.Status != Healthy || o.Took != takes {
+					t.Errorf("cycle %d took %s: %+v", n, took, o)
+				}
+				total, _ := totals.Add(o)
+				got = append(got, total["n"])
+				pass(cycleInterval - time.Since(began))
+			}
+			want := append(slices.Repeat([]float64{100}, 13), restarted)
+			if !slices.Equal(got, want) {
+				t.Errorf("where an answer takes %s: %v, want %v", takes, got, want)
+			}
+		})
+	}
+}
+
 // The world of the property test: pods that count, each from zero at its start, and
 // addresses, behind each of which are one or more.
 type world struct {
