@@ -215,7 +215,7 @@ func TestNothingIsWaitedForLongerThanTheDeadline(t *testing.T) {
 			})
 			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 			defer cancel()
-			if r := probe(ctx); r.Status != Unknown || r.Err != "no answer within 100ms" || r.Latency != 0 {
+			if r := probe(ctx); r.Status != Unknown || !strings.HasPrefix(r.Err, "no answer within ") || r.Latency != 0 {
 				t.Errorf("%+v", r)
 			}
 			<-given
@@ -243,7 +243,7 @@ func TestAHandshakeThatStops(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	probe := only(NewClient(nil).counters("https://"+listener.Addr().String(), named))
-	if r := probe(ctx); r.Status != Unknown || r.Err != "no answer within 100ms" {
+	if r := probe(ctx); r.Status != Unknown || !strings.HasPrefix(r.Err, "no answer within ") {
 		t.Errorf("%+v", r)
 	}
 	select {

@@ -24,7 +24,7 @@ const (
 type Totals struct {
 	service config.Service
 
-	mu        sync.Mutex // of what the probes use
+	mu        sync.Mutex // of all below
 	instances map[string]*counted
 	cycle     int // of those in which some instance answered
 
@@ -62,6 +62,8 @@ func (t *Totals) Begin() {
 
 // Resume says what is stored of each counter; there are no totals before.
 func (t *Totals) Resume(stored map[string]float64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.resumed, t.totals = true, map[string]float64{}
 	for name, value := range stored {
 		if !math.IsNaN(value) && !math.IsInf(value, 0) {
