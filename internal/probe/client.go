@@ -54,6 +54,8 @@ func NewClient(authorities *x509.CertPool) *Client {
 	// Proxy is not set: a service is asked directly, whatever the environment names.
 	c.transport = &http.Transport{
 		DisableKeepAlives:      true,
+		ReadBufferSize:         1 << 10, // requests and answers are small
+		WriteBufferSize:        1 << 10,
 		MaxResponseHeaderBytes: maxHeader,
 		DialContext:            c.dialPlain,
 		DialTLSContext:         c.dialTLS,
@@ -213,7 +215,7 @@ func (c *Client) dial(ctx context.Context, host, port string, instance netip.Add
 	var first error
 	for i, a := range addresses {
 		attempt, cancel := shareOf(ctx, len(addresses)-i)
-		conn, err = (&net.Dialer{}).DialContext(attempt, "tcp", net.JoinHostPort(a.String(), port))
+		conn, err = (&net.Dialer{KeepAlive: -1}).DialContext(attempt, "tcp", net.JoinHostPort(a.String(), port))
 		cancel()
 		if err == nil {
 			return conn, nil
