@@ -260,8 +260,8 @@ func TestANameIsDialledAtItsLastKnownAddresses(t *testing.T) {
 			port, _ := serving(t, "127.0.0.11", "127.0.0.12")
 			var r records
 			test.service.Addresses = []string{"http://moving.example:" + port}
-			client := NewClient(nil)
-			client.Resolver, client.instances = &r, test.instances
+			client := ClientOf(config.Config{Instances: test.instances})
+			client.Resolver = &r
 			target := Targets([]config.Service{test.service}, client, nil)[0]
 			want := func(what string, status Status, at float64, reason string) {
 				t.Helper()
@@ -281,6 +281,13 @@ func TestANameIsDialledAtItsLastKnownAddresses(t *testing.T) {
 			want("no such host, once", Healthy, 11, "")
 			r.set("127.0.0.12")
 			want("it has moved", Healthy, 12, "")
+			r.set("127.0.0.12", "127.0.0.11")
+			client.FindInstances(t.Context(), zerolog.Nop())
+			if n, spread := len(asked(target)), test.instances && !test.service.AllCounters; (n == 2) != spread {
+				t.Errorf("two addresses are %d instances", n)
+			}
+			r.set("127.0.0.12")
+			want("one again", Healthy, 12, "")
 			r.fail(noSuchHost)
 			want("no such host", Healthy, 12, "")
 			want("no such host again", Unknown, 0, "no such host")
