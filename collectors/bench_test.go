@@ -142,7 +142,7 @@ func everyCycle() []db.Aggregate {
 
 // BenchmarkMetricsCycle gathers and stores a cycle of so many samples.
 func BenchmarkMetricsCycle(b *testing.B) {
-	for samples, extra := range map[int][2]int{15: {0, 0}, 60: {3, 14}, 1000: {197, 4}} {
+	for samples, extra := range map[int][2]int{16: {0, 0}, 60: {3, 14}, 1000: {197, 4}} {
 		b.Run(fmt.Sprintf("%d", samples), func(b *testing.B) {
 			worker := benchmarkWorker(b, extra[0], extra[1])
 			worker.Metrics.pacer = newPacer(everyCycle(), worker.cfg.MetricsInterval, defaultBudget)
@@ -154,7 +154,7 @@ func BenchmarkMetricsCycle(b *testing.B) {
 	}
 }
 
-// BenchmarkBareCycle does the work of a cycle of 15 samples and nothing else: two
+// BenchmarkBareCycle does the work of a cycle of 16 samples and nothing else: two
 // GETs, the generated queries one by one, one insert, with net/http and pgx as they
 // come.
 func BenchmarkBareCycle(b *testing.B) {
@@ -201,7 +201,7 @@ func BenchmarkBareCycle(b *testing.B) {
 
 // BenchmarkHealthCycle asks so many extra services and stores how they are.
 func BenchmarkHealthCycle(b *testing.B) {
-	for _, services := range []int{0, 1000, 2000} {
+	for _, services := range []int{0, config.MaxExtra} {
 		b.Run(fmt.Sprintf("%d", services), func(b *testing.B) {
 			worker := benchmarkWorker(b, services, 1)
 			benchmarkCycle(b, &Loop{Name: HealthLoop, Cycle: worker.Health.Cycle})
@@ -213,7 +213,7 @@ func BenchmarkHealthCycle(b *testing.B) {
 func BenchmarkFanOut(b *testing.B) {
 	url := playedServices(b)
 	for _, delay := range []time.Duration{0, 100 * time.Millisecond} {
-		for _, n := range []int{1, 10, 100, 1000, 2000} {
+		for _, n := range []int{1, 10, 100, config.MaxExtra} {
 			b.Run(fmt.Sprintf("%s/%d", delay, n), func(b *testing.B) {
 				cfg, err := config.FromEnvironment([]string{extra(n, url, "delay="+delay.String())})
 				if err != nil {

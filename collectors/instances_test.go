@@ -3,7 +3,6 @@ package collectors
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -127,31 +126,5 @@ func TestInstancesThatShareAnAddressAreNumbered(t *testing.T) {
 	got := unhealthyInstances([]probe.InstanceReading{{Address: "gw:80", Reading: deadInstance}, {Address: "gw:80", Reading: wellInstance}, {Address: "gw:80", Reading: illInstance}})
 	if diff := cmp.Diff(map[string]string{"gw:80": "connection refused", "gw:80 #3": "HTTP 503"}, got); diff != "" {
 		t.Error(diff)
-	}
-}
-
-// A counter of an extra service must not take the name of what is said of its
-// instances.
-func TestACounterIsNotTakenForTheInstances(t *testing.T) {
-	t.Parallel()
-	store := newFakeStore()
-	well := wellInstance
-	well.Counters = map[string]float64{"instances": 7, "orders": 1}
-	readings := []probe.Reading{well}
-	collector := NewMetricsCollector([]probe.Target{instancesOf(config.Service{Name: "billing", AllCounters: true}, &readings)}, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
-	for _, want := range []string{"instances 7", "instances 2"} {
-		if err := collector.Cycle(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		var got []string
-		for _, line := range table(collector.Last().Samples) {
-			if strings.HasPrefix(line, "billing instances ") {
-				got = append(got, line)
-			}
-		}
-		if diff := cmp.Diff([]string{"billing " + want}, got); diff != "" {
-			t.Error(diff)
-		}
-		readings = append(readings, well)
 	}
 }

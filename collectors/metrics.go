@@ -24,10 +24,6 @@ import (
 // Where the database is slower, it takes fewer.
 const storeBatch = 1000
 
-// maxExtraCounters is how many counters of extra services a cycle has: with more,
-// a cycle could not be stored within its interval.
-const maxExtraCounters = 10_000
-
 const (
 	spoolBroken = "the spool cannot be written, cycles are kept in memory alone"
 	spoolMended = "the spool is written again"
@@ -66,8 +62,6 @@ type MetricsCollector struct {
 	aggregating map[string]*faultlog.Log
 	standbyAway faultlog.Log
 	leftOut     map[string]int
-	room        int // for counters of extra services, below 0 the ones left out
-	crowded     faultlog.Log
 	counters    *counterKeeper
 	minutes     minutes
 	last        spool.Cycle
@@ -253,17 +247,11 @@ func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sa
 	resuming.Wait()
 
 	first := func(what string) func() bool { return func() bool { return c.minutes.first(what, at) } }
-	withOthers := c.minutes.first("other counters", at)
+	withGauges := c.minutes.first("further gauges", at)
 	samples := make([]spool.Sample, 0, 96+2*len(observations))
-	c.room = maxExtraCounters
 	for i, o := range observations {
-		samples = c.appendServiceSamples(ctx, samples, c.targets[i], o, withOthers)
+		samples = c.appendServiceSamples(ctx, samples, c.targets[i], o, withGauges)
 	}
-	var fault error
-	if c.room < 0 {
-		fault = fmt.Errorf("%d counters too many: a cycle has at most %d of all extra services", -c.room, maxExtraCounters)
-	}
-	c.crowded.Observe(*zerolog.Ctx(ctx), fault, "too many counters of extra services, the last ones are left out", "all counters of extra services are stored again")
 	counting.Wait()
 	if a.Answered {
 		// The database is back: a store need not wait for its back-off, unless the
@@ -342,12 +330,12 @@ func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 
 // appendServiceSamples adds what one service reported. One that did not answer
 // is healthy 0, without counters.
-func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, withOthers bool) []spool.Sample {
+func (c *MetricsCollector) appendServiceSamples(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, withGauges bool) []spool.Sample {
 	switch {
 	case target.AllCounters && o.Status == probe.Healthy:
 		samples = c.appendAllCounters(ctx, samples, o)
 	case !target.AllCounters && o.Healthy() > 0:
-		samples = c.counters.append(ctx, samples, o, withOthers)
+		samples = c.counters.append(ctx, samples, o, withGauges)
 	}
 	if n := len(o.Instances); n > 1 {
 		samples = append(samples, sampleOf(target.Name, config.InstancesSample, float64(n)),
@@ -363,15 +351,13 @@ func (c *MetricsCollector) appendAllCounters(ctx context.Context, samples []spoo
 	for _, name := range slices.Sorted(maps.Keys(o.Counters)) {
 		stored := sampleName(o.Service, name)
 		_, taken := o.Counters[stored]
-		// Twice the same name would be twice the same point; and that of its health
-		// and of its instances is the collector's own word on the service.
-		if ownSample(name, len(o.Instances)) || (stored != name && taken) {
+		// Twice the same name would be twice the same point; and that of its health is
+		// the collector's own word on the service.
+		if name == config.HealthSample || (stored != name && taken) {
 			leftOut++
 			continue
 		}
-		if c.room--; c.room >= 0 {
-			samples = append(samples, sampleOf(o.Service, stored, o.Counters[name]))
-		}
+		samples = append(samples, sampleOf(o.Service, stored, o.Counters[name]))
 	}
 	if leftOut > c.leftOut[o.Service] {
 		c.leftOut[o.Service] = leftOut

@@ -77,7 +77,7 @@ func TestItWritesTheSamplesOfACycleInTheirShape(t *testing.T) {
 	cycle := store.cycles[0]
 	wantSamples(t, cycle.Samples,
 		"ingest messages_received 10", "ingest messages_written 9", "ingest messages_rejected 0", "ingest queue_depth 1", "ingest healthy 1",
-		"evaluator rules_evaluated 4", "evaluator alerts_created 2", "evaluator healthy 1",
+		"evaluator rules_evaluated 4", "evaluator alerts_created 2", "evaluator evaluation_errors 0", "evaluator healthy 1",
 		"dispatcher healthy 0",
 		"delivery healthy 0",
 		"postgres connections 7", "postgres db_size_bytes 1e+06", "postgres healthy 1",
@@ -574,42 +574,6 @@ func (s *busyExpiry) ExpireSamples(context.Context, lease.Token, time.Time, int)
 	pass(s.takes)
 	s.left--
 	return 1, s.left >= 0, nil
-}
-
-func TestAllExtraServicesTogetherHaveABoundedNumberOfCounters(t *testing.T) {
-	t.Parallel()
-	store := newFakeStore()
-	counters := map[string]float64{}
-	for i := range 60 {
-		counters[fmt.Sprintf("c%02d", i)] = 1
-	}
-	var targets []probe.Target
-	for i := range 200 { // which is 12,000 counters
-		targets = append(targets, probe.Target{Service: config.Service{Name: fmt.Sprintf("s%d", i), AllCounters: true},
-			Probe: answering(probe.Reading{Status: probe.Healthy, Counters: counters})})
-	}
-	collector := NewMetricsCollector(targets, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
-	var log logtest.Log
-	for range 2 {
-		if err := collector.Cycle(log.Logger().WithContext(t.Context())); err != nil {
-			t.Fatal(err)
-		}
-	}
-	n, healthy := 0, 0
-	for _, s := range store.cycles[0].Samples {
-		switch {
-		case s.Metric[0] == 'c' && s.Service[0] == 's':
-			n++
-		case s.Metric == config.HealthSample && s.Service[0] == 's':
-			healthy++
-		}
-	}
-	if n != maxExtraCounters || healthy != 200 {
-		t.Errorf("%d counters, %d services' health", n, healthy)
-	}
-	if lines := log.Lines(t, "too many counters of extra services, the last ones are left out"); len(lines) != 1 {
-		t.Errorf("log: %v", lines)
-	}
 }
 
 // droppedObserver counts what is superseded.

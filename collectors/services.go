@@ -17,13 +17,7 @@ var seriesOwner = map[string]string{
 	"connections":      config.DatabaseService,
 }
 
-// ownSample reports whether a name is the collector's own word on a service of so
-// many instances.
-func ownSample(name string, instances int) bool {
-	return name == config.HealthSample || instances > 1 && (name == config.InstancesSample || name == config.InstancesHealthySample)
-}
-
-// sampleName is the name under which a service's counter is stored: another than it
+// sampleName is the name under which an extra service's counter is stored: another than it
 // has where that is a chart's, or one of the worker's own, which no service may write
 // to, also not one that is called as the worker is.
 func sampleName(service, counter string) string {

@@ -50,11 +50,16 @@ type Service struct {
 	Addresses []string
 	// Counters are stored as samples, 0 where the service does not report one.
 	Counters []Counter
-	// Gauges are numbers besides that also fall. Whatever else a service of the
-	// platform reports is stored once a minute.
+	// Gauges are stored besides, once a minute, where the service reports them. What
+	// else a service of the platform reports is not: nobody knows what it counts.
 	Gauges []string
 	// AllCounters stores whatever counters the service reports instead.
 	AllCounters bool
+}
+
+// Names reports whether a name is one of the numbers that the table knows.
+func (s Service) Names(name string) bool {
+	return slices.Contains(s.Gauges, name) || slices.ContainsFunc(s.Counters, func(c Counter) bool { return c.Name == name || c.Fallback == name })
 }
 
 // Totals reports whether a name is one of the counters that have a running total.
@@ -81,7 +86,7 @@ var platformServices = []row{
 		Counters: []Counter{{Name: "messages_received"}, {Name: "messages_written"}, {Name: "messages_rejected"}, {Name: "queue_depth", Gauge: true, Fallback: "nats_telemetry_pending"}},
 		Gauges:   []string{"nats_telemetry_pending", "nats_shadow_pending", "nats_commands_pending"}}},
 	{fallback: "http://iot-evaluator:8080", address: health, Service: Service{Name: "evaluator", Variable: "EVALUATOR_HEALTH_URL",
-		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}}}},
+		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}, {Name: "evaluation_errors"}}}},
 	{address: health, Service: Service{Name: "dispatcher", Variable: "DISPATCHER_HEALTH_URL",
 		Counters: []Counter{{Name: "alerts_processed"}, {Name: "routes_matched"}}}},
 	{address: health, Service: Service{Name: "delivery", Variable: "DELIVERY_HEALTH_URL",
@@ -152,9 +157,8 @@ func (r row) addresses(c *Config, p *problems, list string) (addresses []string)
 const (
 	// MaxInstances is how many instances a service may have.
 	MaxInstances = 256
-	// MaxExtra is how many extra services there may be, and how many instances of
-	// them all.
-	MaxExtra = 2000
+	// MaxExtra is how many extra services there may be.
+	MaxExtra = 250
 )
 
 // checkInstances looks at a service's list as a whole: who is asked twice would
@@ -170,16 +174,15 @@ var serviceName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
 // with them.
 const maxWrongEntries = 10
 
-// extraServices reads HEALTH_SERVICES=name=url,name=url; a URL without a name is
-// another instance of the service before it. A comma inside a URL must be written
-// %2C.
+// extraServices reads HEALTH_SERVICES=name=url,name=url. Each is one target. A comma
+// inside a URL must be written %2C.
 func extraServices(p *problems, value string) []Service {
 	var list []Service
 	reserved, taken := map[string]bool{PlatformSamples: true}, map[string]bool{}
 	for _, r := range platformServices {
 		reserved[r.Name] = true
 	}
-	instances, wrong := 0, 0
+	wrong := 0
 	refuse := func(format string, args ...any) {
 		if wrong++; wrong <= maxWrongEntries {
 			p.add(ExtraServicesVariable, format, args...)
@@ -189,15 +192,11 @@ func extraServices(p *problems, value string) []Service {
 		if entry = strings.TrimSpace(entry); entry == "" {
 			continue
 		}
-		if isHTTP(entry) && len(list) > 0 {
-			last := &list[len(list)-1]
-			last.Addresses = append(last.Addresses, entry)
-			instances++
-			continue
-		}
 		name, address, found := strings.Cut(entry, "=")
 		name, address = strings.TrimSpace(name), strings.TrimSpace(address)
 		switch {
+		case isHTTP(entry) && len(list) > 0:
+			refuse("entry %d is a URL without a name: each is a service, name the second one too, as in a=http://one,a-2=http://two", i+1)
 		case !found:
 			refuse("entry %d is not of the form name=url", i+1)
 		case !serviceName.MatchString(name):
@@ -210,17 +209,13 @@ func extraServices(p *problems, value string) []Service {
 			refuse("the URL of %s must be like http://host:8080/health", name)
 		default:
 			taken[name] = true
-			instances++
 			list = append(list, Service{Name: name, Variable: ExtraServicesVariable, Addresses: []string{address}, AllCounters: true})
 		}
 	}
 	if more := wrong - maxWrongEntries; more > 0 {
 		p.add(ExtraServicesVariable, "%d more entries are wrong", more)
 	}
-	for _, s := range list {
-		p.checkInstances(s)
-	}
-	p.check(ExtraServicesVariable, instances <= MaxExtra, "may name at most %d services, or instances of them", MaxExtra)
+	p.check(ExtraServicesVariable, len(list) <= MaxExtra, "may name at most %d services", MaxExtra)
 	return list
 }
 

@@ -23,6 +23,7 @@ var Samples = []Sample{
 	{"ingest", "healthy", 1},
 	{"evaluator", "rules_evaluated", 4},
 	{"evaluator", "alerts_created", 2},
+	{"evaluator", "evaluation_errors", 0}, // not reported
 	{"evaluator", "healthy", 1},
 	{"postgres", "connections", -1},
 	{"postgres", "db_size_bytes", -1},

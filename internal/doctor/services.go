@@ -68,16 +68,15 @@ type mixedAddresses struct {
 	found map[string][]string // by service
 }
 
-// asks is how many times doctor asks an address again: of two instances at random
-// it misses both in one of some four thousand.
-const asks = 12
-
-// watch lets each address of the targets' be asked again, on connections of their own.
+// watch lets each address of the targets' be asked again.
 func (m *mixedAddresses) watch(targets []probe.Target) {
 	m.found = map[string][]string{}
 	for n, t := range targets {
-		targets[n].Answered = func(ctx context.Context, i probe.InstanceReading, instances int) {
-			if several, _ := i.Several(ctx, t.Totals, probe.Asks(asks, instances)); several {
+		if !slices.ContainsFunc(t.Counters, func(c config.Counter) bool { return !c.Gauge }) {
+			continue
+		}
+		targets[n].Answered = func(ctx context.Context, i probe.InstanceReading) {
+			if i.Several(ctx, t.Totals) {
 				m.mu.Lock()
 				defer m.mu.Unlock()
 				m.found[t.Name] = append(m.found[t.Name], i.Address)

@@ -121,24 +121,26 @@ const (
 	oneIn     = 500 // is what the last total counts, such as rejected messages
 )
 
-// numbers are what a service reports after some seconds. Its first total counts what arrives, its last what seldom
-// happens, those between what was worked off, and a gauge what waits.
+// numbers are what a service reports after some seconds. Its first total counts what arrives, and the others what seldom
+// happens. Where something waits, which is a gauge, those between the first and the last count what was worked off.
 func numbers(counters []config.Counter, seconds float64) map[string]int64 {
 	arrived, done := int64(grown(perSecond, seconds)), int64(grown(perSecond, behind(seconds)))
 	values := make(map[string]int64, len(counters))
 	var totals []string
+	waits := false
 	for _, c := range counters {
 		if c.Gauge {
+			waits = true
 			values[c.Name] = arrived - done
 		} else {
 			totals = append(totals, c.Name)
 		}
 	}
 	for i, name := range totals {
-		switch i {
-		case 0:
+		switch {
+		case i == 0:
 			values[name] = arrived
-		case len(totals) - 1:
+		case i == len(totals)-1 || !waits:
 			values[name] = done / oneIn
 		default:
 			values[name] = done - done/oneIn

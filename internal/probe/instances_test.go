@@ -116,17 +116,26 @@ func TestTheBrokersNameToo(t *testing.T) {
 	}
 }
 
-// The look-ups go on beside the cycles: the first answer is not waited for, a
-// look-up that fails or hangs changes nothing, and what is gone is not asked.
+var (
+	noSuchHost = func(context.Context, string) ([]string, error) {
+		return nil, &net.DNSError{Err: "no such host", Name: "ingest", Server: "10.9.9.9:53", IsNotFound: true}
+	}
+	refusing = func(context.Context, string) ([]string, error) {
+		return nil, &net.DNSError{Err: "server misbehaving", Name: "ingest", Server: "10.9.9.9:53", IsTemporary: true}
+	}
+	hanging = func(ctx context.Context, _ string) ([]string, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+)
+
+// The look-ups go on beside the cycles: the first answer is not waited for, a name
+// server that fails or hangs changes nothing, and what is gone is not asked.
 func TestNamesAreLookedUpBesideTheCycles(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var r records
-		hang := func(ctx context.Context, _ string) ([]string, error) {
-			<-ctx.Done()
-			return nil, ctx.Err()
-		}
-		r.fail(hang)
+		r.fail(hanging)
 		client, targets := resolving(&r, ingest)
 		var log logtest.Log
 		ctx, cancel := context.WithCancel(t.Context())
@@ -143,25 +152,51 @@ func TestNamesAreLookedUpBesideTheCycles(t *testing.T) {
 		want(0, "ingest:8080")
 		r.set("10.0.0.1", "10.0.0.2", "10.0.0.3")
 		want(lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
-		r.fail(func(context.Context, string) ([]string, error) {
-			return nil, &net.DNSError{Err: "no such host", Name: "ingest", Server: "10.9.9.9:53", IsNotFound: true}
-		})
-		want(2*lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
-		r.fail(hang)
-		want(2*lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
+		for range 3 { // of which no two find no such host in a row
+			r.fail(noSuchHost)
+			want(lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
+			r.fail(refusing)
+			want(lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
+		}
+		r.fail(hanging)
+		want(4*lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
 		r.set() // which is no answer
 		want(lookupInterval, "10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080")
 		r.set("10.0.0.3", "10.0.0.2")
 		want(lookupInterval, "10.0.0.2:8080", "10.0.0.3:8080")
+		r.fail(noSuchHost)
+		want(lookupInterval, "10.0.0.2:8080", "10.0.0.3:8080")
+		want(lookupInterval, "ingest:8080")
 		r.set("10.0.0.2")
 		want(2*time.Minute, "ingest:8080")
+		// The second one reminds of it, after a minute.
 		bad, well := log.Lines(t, lookupFails), log.Lines(t, lookupSucceeds)
-		if len(bad) != 1 || bad[0]["error"] != "no such host" || bad[0]["name"] != "ingest" || len(well) != 1 {
+		if len(bad) != 2 || bad[0]["error"] != "no such host" || fmt.Sprint(bad[0]["names"]) != "[ingest]" || len(well) != 1 {
 			t.Errorf("log: %v, %v", bad, well)
 		}
 		cancel()
 		running.Wait()
 	})
+}
+
+// Whatever the name server does, one line says it, not one for each name.
+func TestANameServerThatIsGoneIsOneLine(t *testing.T) {
+	t.Parallel()
+	var r records
+	r.set("10.0.0.1")
+	var services []config.Service
+	for i := range config.MaxExtra {
+		services = append(services, config.Service{Addresses: []string{fmt.Sprintf("http://s%03d:1", i)}, AllCounters: true})
+	}
+	client, _ := resolving(&r, services...)
+	var log logtest.Log
+	client.FindInstances(t.Context(), log.Logger())
+	r.fail(refusing)
+	client.FindInstances(t.Context(), log.Logger())
+	lines := log.Lines(t, lookupFails)
+	if len(lines) != 1 || !strings.HasPrefix(fmt.Sprint(lines[0]["names"]), "[s000 s001") || !strings.Contains(fmt.Sprint(lines[0]["names"]), "and 240 more") {
+		t.Errorf("log: %v", lines)
+	}
 }
 
 func TestTheInstancesAreBounded(t *testing.T) {
@@ -172,84 +207,172 @@ func TestTheInstancesAreBounded(t *testing.T) {
 	}
 	var r records
 	r.set(many...)
-	services := make([]config.Service, 10)
-	for i := range services {
-		services[i] = config.Service{Addresses: []string{fmt.Sprintf("http://s%d:1", i)}, AllCounters: true}
-	}
-	services = append(services, ingest)
-	client, targets := resolving(&r, services...)
+	client, targets := resolving(&r, ingest)
 	var log logtest.Log
 	for range 3 {
 		client.FindInstances(t.Context(), log.Logger())
 	}
-	var counts []int
-	total := 0
-	for _, target := range targets[:10] {
-		counts = append(counts, len(asked(target)))
-		total += len(asked(target))
+	if got := asked(targets[0]); len(got) != config.MaxInstances || !slices.Equal(got[:2], []string{"10.0.0.0:8080", "10.0.0.1:8080"}) {
+		t.Errorf("%d instances are asked, the first are %s", len(got), got[:2])
 	}
-	if counts[0] != config.MaxInstances || counts[9] < 1 || total != config.MaxExtra || len(asked(targets[10])) != config.MaxInstances {
-		t.Errorf("%v instances are asked", counts)
-	}
-	if first := asked(targets[0])[:2]; !slices.Equal(first, []string{"10.0.0.0:1", "10.0.0.1:1"}) {
-		t.Errorf("the first are %s", first)
-	}
-	if n := len(log.Lines(t, "too many instances, the last ones by address are not asked")); n != 1 {
-		t.Errorf("%d lines say so", n)
+	if lines := log.Lines(t, tooMany); len(lines) != 1 || lines[0]["error"] != "a service has at most 256 instances: ingest has 300" {
+		t.Errorf("log: %v", lines)
 	}
 }
 
-// A name server is asked for so many names a second, however many services there
-// are; those of the platform have a look-up in every interval.
-func TestThousandsOfNamesAreLookedUpInTurn(t *testing.T) {
+// serving is a service at one or more addresses, at the same port, that says which one
+// it is.
+func serving(t *testing.T, addresses ...string) (port string, stop map[string]func()) {
+	t.Helper()
+	port, stop = "0", map[string]func(){}
+	for _, address := range addresses {
+		listener, err := net.Listen("tcp", net.JoinHostPort(address, port))
+		if err != nil {
+			t.Skipf("no port is free at every address: %v", err)
+		}
+		_, port, _ = net.SplitHostPort(listener.Addr().String())
+		server := httptest.NewUnstartedServer(body(fmt.Sprintf(`{"counters":{"at":%s}}`, address[strings.LastIndex(address, ".")+1:])))
+		server.Listener.Close()
+		server.Listener = listener
+		server.Start()
+		t.Cleanup(server.Close)
+		stop[address] = server.Close
+	}
+	return port, stop
+}
+
+// A service is asked at the last known addresses of its name, whatever becomes of the
+// name server; a name that moves is followed; and one that is no more has no addresses,
+// since they may be a stranger's. That goes for a name of one record and of many, for
+// services of the platform and others, and with INSTANCES=off.
+func TestANameIsDialledAtItsLastKnownAddresses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		service   config.Service
+		instances bool
+	}{
+		"of the platform": {config.Service{}, true},
+		"INSTANCES=off":   {config.Service{}, false},
+		"extra":           {config.Service{AllCounters: true}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			port, _ := serving(t, "127.0.0.11", "127.0.0.12")
+			var r records
+			test.service.Addresses = []string{"http://moving.example:" + port}
+			client := ClientOf(config.Config{Instances: test.instances})
+			client.Resolver = &r
+			target := Targets([]config.Service{test.service}, client, nil)[0]
+			want := func(what string, status Status, at float64, reason string) {
+				t.Helper()
+				client.FindInstances(t.Context(), zerolog.Nop())
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				o := Observe(ctx, []Target{target}, time.Minute)[0]
+				if o.Status != status || o.Counters["at"] != at || o.Err != reason {
+					t.Errorf("%s: %+v", what, o.Reading)
+				}
+			}
+			r.set("127.0.0.11")
+			want("at first", Healthy, 11, "")
+			r.fail(refusing)
+			want("without a name server", Healthy, 11, "")
+			r.fail(noSuchHost)
+			want("no such host, once", Healthy, 11, "")
+			r.set("127.0.0.12")
+			want("it has moved", Healthy, 12, "")
+			r.set("127.0.0.12", "127.0.0.11")
+			client.FindInstances(t.Context(), zerolog.Nop())
+			if n, spread := len(asked(target)), test.instances && !test.service.AllCounters; (n == 2) != spread {
+				t.Errorf("two addresses are %d instances", n)
+			}
+			r.set("127.0.0.12")
+			want("one again", Healthy, 12, "")
+			r.fail(noSuchHost)
+			want("no such host", Healthy, 12, "")
+			want("no such host again", Unknown, 0, "no such host")
+			r.set("127.0.0.11")
+			want("it is back", Healthy, 11, "")
+		})
+	}
+}
+
+// Before a look-up has answered a probe looks the name up itself.
+func TestAProbeBeforeTheFirstLookUp(t *testing.T) {
+	t.Parallel()
+	port, _ := serving(t, "127.0.0.11")
+	var r records
+	r.set("127.0.0.11")
+	_, targets := resolving(&r, config.Service{Addresses: []string{"http://a.example:" + port}}, config.Service{Kind: config.ProbeTCP, Addresses: []string{"b.example:" + port}})
+	for _, o := range Observe(t.Context(), targets, Timeout) {
+		if o.Status != Healthy {
+			t.Errorf("%+v", o)
+		}
+	}
+}
+
+// One that is not several instances is dialled at its addresses in turn: here at those
+// of a broker too, and at one that swallows what is sent there.
+func TestTheAddressesOfOneInstanceAreDialledInTurn(t *testing.T) {
+	t.Parallel()
+	port, stop := serving(t, "127.0.0.11", "127.0.0.12")
+	var r records
+	r.set("::1", "127.0.0.13", "127.0.0.12", "127.0.0.11")
+	client, targets := resolving(&r,
+		config.Service{Addresses: []string{"http://a.example:" + port}, AllCounters: true},
+		config.Service{Kind: config.ProbeTCP, Addresses: []string{"b.example:" + port}, AllCounters: true})
+	client.FindInstances(t.Context(), zerolog.Nop())
+	if got := asked(targets[0]); !slices.Equal(got, []string{"a.example:" + port}) {
+		t.Errorf("an extra service's instances: %s", got)
+	}
+	for i, address := range []string{"", "127.0.0.11"} {
+		want := float64(11 + i)
+		if stop[address] != nil {
+			stop[address]()
+		}
+		observations := Observe(t.Context(), targets, Timeout)
+		if o := observations[0]; o.Status != Healthy || o.Counters["at"] != want {
+			t.Errorf("without %q: %+v", address, o)
+		}
+		if o := observations[1]; o.Status != Healthy {
+			t.Errorf("without %q: %+v", address, o)
+		}
+		if want == 11 {
+			continue
+		}
+		stop["127.0.0.12"]()
+		if o := Observe(t.Context(), targets, Timeout)[0]; o.Status != Down {
+			t.Errorf("without any: %+v", o)
+		}
+	}
+}
+
+// An address that swallows what is sent there costs its share of the time.
+func TestEachAddressHasItsShareOfTheTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		lookups := map[string]int{}
-		var r records
-		r.fail(func(_ context.Context, host string) ([]string, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			lookups[host]++
-			return []string{"10.0.0.1"}, nil
-		})
-		services := []config.Service{ingest}
-		for i := range config.MaxExtra {
-			services = append(services, config.Service{Addresses: []string{fmt.Sprintf("http://s%d:1", i)}, AllCounters: true})
-		}
-		client, _ := resolving(&r, services...)
-		ctx, cancel := context.WithCancel(t.Context())
-		var running sync.WaitGroup
-		running.Go(func() { client.KeepInstances(ctx, zerolog.Nop()) })
-		const turns = config.MaxExtra / maxNames
-		pass(turns*lookupInterval + time.Second)
-		synctest.Wait()
-		mu.Lock()
-		if n := lookups["ingest"]; n != 1+turns {
-			t.Errorf("ingest was looked up %d times", n)
-		}
-		for i := range config.MaxExtra {
-			if n := lookups[fmt.Sprintf("s%d", i)]; n != 2 { // at the start, and in its turn
-				t.Errorf("s%d was looked up %d times", i, n)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		for _, n := range []time.Duration{4, 3, 2, 1} {
+			attempt, done := shareOf(ctx, int(n))
+			<-attempt.Done()
+			done()
+			deadline, _ := ctx.Deadline()
+			if left := time.Until(deadline); left != (n-1)*time.Second {
+				t.Errorf("after %d of 4: %s are left", 5-n, left)
 			}
 		}
-		mu.Unlock()
-		cancel()
-		running.Wait()
 	})
 }
 
 // An instance is asked at its address, under the name's name: in the Host header,
-// in TLS, and with what the URL carries besides. Its connection is its own, and
-// kept.
+// in TLS, and with what the URL carries besides.
 func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 	t.Parallel()
 	authority := certtest.New(t)
 	pair := authority.Issue("ingest.example", time.Hour)
 	var mu sync.Mutex
 	seen := map[string]bool{}
-	connections := 0
-	closed := make(chan struct{}, 100)
 	port := ""
 	for _, address := range []string{"127.0.0.11", "127.0.0.12"} {
 		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -267,16 +390,6 @@ func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 		server.Listener.Close()
 		server.Listener = listener
 		server.TLS = &tls.Config{Certificates: []tls.Certificate{pair.Load(t)}}
-		server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-			mu.Lock()
-			defer mu.Unlock()
-			switch state {
-			case http.StateNew:
-				connections++
-			case http.StateClosed:
-				closed <- struct{}{}
-			}
-		}
 		server.StartTLS()
 		t.Cleanup(server.Close)
 	}
@@ -287,7 +400,6 @@ func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 	var r records
 	r.set("127.0.0.11", "127.0.0.12")
 	client := NewClient(cfg.HealthCAs)
-	defer client.Close()
 	client.Resolver = &r
 	targets := Targets(cfg.Services[:1], client, nil)
 	client.FindInstances(t.Context(), zerolog.Nop())
@@ -299,9 +411,6 @@ func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 		}
 		keys = []string{o.Instances[0].Key, o.Instances[1].Key}
 	}
-	if connections != 2 {
-		t.Errorf("%d connections for two instances", connections)
-	}
 	if diff := cmp.Diff([]string{"0 127.0.0.11:" + port, "0 127.0.0.12:" + port}, keys); diff != "" {
 		t.Error(diff)
 	}
@@ -311,38 +420,13 @@ func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 	}, seen); diff != "" {
 		t.Error(diff)
 	}
-	if len(closed) > 0 {
-		t.Error("a connection is not kept")
-	}
-	before := connections
-	for _, i := range Observe(t.Context(), targets, Timeout)[0].Instances {
-		for range 2 {
-			if again := i.Again(t.Context()); again.Status != Healthy || again.Counters["n"] != 10 {
-				t.Errorf("%+v", again)
-			}
-		}
-	}
-	mu.Lock()
-	if connections != before+4 {
-		t.Errorf("%d connections for four requests on connections of their own", connections-before)
-	}
-	mu.Unlock()
-	for range 4 {
-		<-closed
-	}
-	// Kept ones are closed where the answer is another, since one may be gone.
-	r.set("127.0.0.11")
-	client.FindInstances(t.Context(), zerolog.Nop())
-	for range 2 {
-		<-closed
-	}
 }
 
 // An instance that hangs costs itself: a thousand of them keep none waiting.
 func TestNoInstanceWaitsForOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hanging := func(ctx context.Context) Reading {
+		silent := func(ctx context.Context) Reading {
 			<-ctx.Done()
 			return Reading{Status: Unknown, Err: "no answer"}
 		}
@@ -352,7 +436,7 @@ func TestNoInstanceWaitsForOthers(t *testing.T) {
 			}
 			return Reading{Status: Healthy}
 		}
-		instances := slices.Repeat([]Instance{{Probe: hanging}}, 1500)
+		instances := slices.Repeat([]Instance{{Probe: silent}}, 1500)
 		instances = append(instances, Instance{Probe: well})
 		begin := time.Now()
 		o := Observe(t.Context(), []Target{{Instances: func() []Instance { return instances }}}, Timeout)[0]

@@ -20,8 +20,8 @@ type Target struct {
 	Probe     Probe
 	Instances func() []Instance
 	// Answered, where set, is told of each instance that is healthy, while the others
-	// are still asked, with how many there are, and in the time of its probe.
-	Answered func(ctx context.Context, i InstanceReading, instances int)
+	// are still asked, and in the time of its probe.
+	Answered func(ctx context.Context, i InstanceReading)
 }
 
 // Targets lists the services with their probes; ping asks the database.
@@ -29,19 +29,23 @@ func Targets(services []config.Service, client *Client, ping func(context.Contex
 	targets := make([]Target, len(services))
 	for i, s := range services {
 		targets[i] = Target{Service: s}
-		var prepare func(address string) *endpoint
+		var prepare func(address string) asking
 		switch s.Kind {
 		case config.ProbeCounters:
-			prepare = func(address string) *endpoint { return client.counters(address, s.Counters) }
+			prepare = func(address string) asking { return client.counters(address, s.Names) }
 		case config.ProbeStatus:
 			prepare = client.status
 		case config.ProbeTCP:
-			prepare = tcp
+			prepare = client.tcp
 		case config.ProbeDatabase:
 			targets[i].Probe = query(ping)
 			continue
 		}
-		targets[i].Instances = client.newService(s, prepare).Instances
+		entries := client.newService(s, prepare)
+		targets[i].Instances = func() []Instance {
+			instances, _ := client.instancesOf(entries)
+			return instances
+		}
 	}
 	return targets
 }
@@ -72,8 +76,7 @@ type InstanceReading struct {
 	Key string
 	Reading
 	took time.Duration
-	at   time.Time // of the answer
-	// Again asks it on a connection of its own; nil where it has no counters.
+	// Again asks it once more.
 	Again Probe
 }
 
@@ -88,14 +91,14 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 		readings[i] = make([]InstanceReading, len(instances))
 		for n, instance := range instances {
 			reading := &readings[i][n]
-			reading.Address, reading.Again = instance.Address, instance.Fresh
+			reading.Address, reading.Again = instance.Address, instance.Probe
 			probing.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, timeout)
 				defer cancel()
 				reading.ask(ctx, instance)
 				if t.Answered != nil && reading.Status == Healthy {
 					defer faultlog.Recovered(ctx, func(error) {})
-					t.Answered(ctx, *reading, len(instances))
+					t.Answered(ctx, *reading)
 				}
 			})
 		}
@@ -111,8 +114,7 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 func (i *InstanceReading) ask(ctx context.Context, instance Instance) {
 	begin := time.Now()
 	defer func() {
-		i.at = time.Now()
-		i.took, i.Key = i.at.Sub(begin), instance.id+i.Remote
+		i.took, i.Key = time.Since(begin), instance.id+i.Remote
 	}()
 	defer faultlog.Recovered(ctx, func(err error) {
 		i.Reading = Reading{Status: Unknown, Err: err.Error()}

@@ -1,12 +1,15 @@
 package probe
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"fmt"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -21,10 +24,10 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // only is the probe of a name that is one instance.
-func only(e *endpoint) Probe {
-	probe, _ := e.prober("")
-	return probe
-}
+func only(a asking) Probe { return a.at(netip.Addr{}) }
+
+// named selects the numbers that a test's service is known for.
+func named(name string) bool { return name == "queue_depth" || name == "pending" }
 
 // probing returns what a probe makes of handler's answer.
 func probing(t *testing.T, handler http.HandlerFunc) Reading {
@@ -32,10 +35,21 @@ func probing(t *testing.T, handler http.HandlerFunc) Reading {
 	server := httptest.NewServer(handler)
 	defer server.Close()
 	client := NewClient(nil)
-	defer client.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	return only(client.counters(server.URL+"/health", []config.Counter{{Name: "queue_depth", Fallback: "pending"}}))(ctx)
+	return only(client.counters(server.URL+"/health", named))(ctx)
+}
+
+// compressed answers with gzip, whatever is asked for.
+func compressed(text string) http.HandlerFunc {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	_, _ = w.Write([]byte(text)) // a buffer takes all
+	w.Close()
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write(packed.Bytes())
+	}
 }
 
 func body(text string) http.HandlerFunc {
@@ -66,6 +80,9 @@ func TestProbeOfAnAnswer(t *testing.T) {
 		"cut off":                    {body(`{"counters":{"a":1`), Unknown, "the answer is not JSON", nil},
 		"nested without end":         {body(deep), Unknown, "the answer is not JSON", nil},
 		"too long":                   {body(`{"a":"` + strings.Repeat("x", maxBody) + `"}`), Unknown, "the answer is longer than 1 MiB", nil},
+		"a byte order mark":          {body("\ufeff" + `{"counters":{"queue_depth":3}}`), Healthy, "", map[string]float64{"queue_depth": 3}},
+		"compressed":                 {compressed(`{"counters":{"queue_depth":3}}`), Healthy, "", map[string]float64{"queue_depth": 3}},
+		"compressed, too long":       {compressed(`{"a":"` + strings.Repeat("x", 8*maxBody) + `"}`), Unknown, "the answer is longer than 1 MiB", nil},
 		"an error":                   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }, Degraded, "", nil},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
@@ -115,10 +132,9 @@ func TestProbeTimesOutOverTheWholeExchange(t *testing.T) {
 			server := httptest.NewServer(handler)
 			defer server.Close()
 			client := NewClient(nil)
-			defer client.Close()
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
-			r := only(client.counters(server.URL+"/health", nil))(ctx)
+			r := only(client.counters(server.URL+"/health", named))(ctx)
 			if r.Status != Unknown || !strings.HasPrefix(r.Err, "no answer within ") || r.Latency != 0 {
 				t.Errorf("reading: %+v", r)
 			}
@@ -131,7 +147,6 @@ func TestProbeSendsTheTraceIDOfItsCycle(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got <- r.Header.Get("X-Trace-ID") }))
 	defer server.Close()
 	client := NewClient(nil)
-	defer client.Close()
 	ctx := WithTraceID(t.Context(), "0a1b2c3d")
 	only(client.status(server.URL))(ctx)
 	if id := <-got; id == "" || id != TraceID(ctx) {
@@ -147,7 +162,6 @@ func TestProbeSendsTheUserOfItsURL(t *testing.T) {
 	}))
 	defer server.Close()
 	client := NewClient(nil)
-	defer client.Close()
 	only(client.status(strings.Replace(server.URL, "http://", "http://monitor:s%40crets@", 1)))(t.Context())
 	if user := <-got; user != "monitor s@crets" {
 		t.Errorf("the service saw %q", user)
@@ -156,7 +170,6 @@ func TestProbeSendsTheUserOfItsURL(t *testing.T) {
 
 func TestProbeTellsNoSecretOfItsURL(t *testing.T) {
 	client := NewClient(nil)
-	defer client.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	for _, url := range []string{
@@ -165,7 +178,7 @@ func TestProbeTellsNoSecretOfItsURL(t *testing.T) {
 		"http://127.0.0.1:notaport/hunter2",
 		"https://hunter2.invalid:99999/hunter2",
 	} {
-		r := only(client.counters(url, nil))(ctx)
+		r := only(client.counters(url, named))(ctx)
 		if r.Status == Healthy || r.Err == "" || strings.Contains(r.Err, "hunter2/") || strings.Contains(r.Err, "token") || strings.Contains(r.Err, "user:") {
 			t.Errorf("reading of a URL with secrets: %+v", r)
 		}
@@ -177,7 +190,7 @@ func TestTCPProbe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe := only(tcp(listener.Addr().String()))
+	probe := only(NewClient(nil).tcp(listener.Addr().String()))
 	if r := probe(t.Context()); r.Status != Healthy || r.Latency <= 0 {
 		t.Errorf("reading: %+v", r)
 	}
@@ -191,7 +204,7 @@ func FuzzParseCounters(f *testing.F) {
 	f.Add([]byte(`{"counters":{"a":1,"b":{"c":[2]}},"counters":{"queue_depth":1e400}}`))
 	f.Add([]byte(`{"counters":[{}]}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		counters, _, err := parseCounters(body, []config.Counter{{Name: "queue_depth"}})
+		counters, _, err := parseCounters(body, named)
 		if err != nil && counters != nil {
 			t.Error("an answer that is no JSON has counters")
 		}
@@ -211,7 +224,6 @@ func TestTargetsAreAskedInTheirOwnWay(t *testing.T) {
 	}))
 	defer server.Close()
 	client := NewClient(nil)
-	defer client.Close()
 	pinged := false
 	targets := Targets([]config.Service{
 		{Name: "ingest", Kind: config.ProbeCounters, Addresses: []string{server.URL + "/health"}},
@@ -272,7 +284,6 @@ func TestNoServiceWaitsForOthers(t *testing.T) {
 	defer server.Close()
 	defer close(release)
 	client := NewClient(nil)
-	defer client.Close()
 	var targets []Target
 	for range 40 {
 		targets = append(targets, Target{Probe: only(client.status(server.URL + "/hang"))})
