@@ -184,24 +184,24 @@ func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
+	var marked []Change
 	var pending bool
 	var missing []string
-	err = inTx(ctx, m.pool, ReadWrite, atStart.limits, func(tx pgx.Tx) error {
+	err = inTx(ctx, m.pool, ReadWrite, atStart.limits, func(tx pgx.Tx) (err error) {
 		q := New(tx)
 		if err := q.LockSchema(ctx); err != nil {
 			return err
 		}
-		marked, err := settle(ctx, tx, m.anyDatabase)
-		if err != nil {
+		if marked, err = settle(ctx, tx, m.anyDatabase); err != nil {
 			return err
 		}
-		changes = append(changes, marked...)
 		pending, missing, err = ownState(ctx, q)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("look at the schema: %w", err)
+		return changes, fmt.Errorf("look at the schema: %w", err)
 	}
+	changes = append(changes, marked...)
 	if pending {
 		made, err := m.apply(ctx)
 		changes = append(changes, made...)
