@@ -64,10 +64,10 @@ func IsRefused(err error) bool {
 }
 
 // RefuseElsewhere fails with an ElsewhereError where tables of the worker stand
-// outside of public.
+// outside of public alone. A copy of what public has, such as a backup, is nobody's.
 func RefuseElsewhere(ctx context.Context, q *Queries) error {
 	found, err := q.FindElsewhere(ctx, append(OwnTables(), VersionTable, lockTable))
-	if err == nil && len(found) > 0 {
+	if err == nil && slices.ContainsFunc(found, func(f FindElsewhereRow) bool { return !f.InPublic }) {
 		err = &ElsewhereError{found}
 	}
 	return err
