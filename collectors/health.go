@@ -11,7 +11,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"ops_worker/db"
-	"ops_worker/internal/humanize"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/probe"
 )
@@ -139,27 +138,14 @@ func (m *HealthMonitor) syncAlerts(ctx context.Context, token lease.Token, obser
 		m.syncedToken = lease.Token{}
 		err = fmt.Errorf("system alerts are not saved: %w", err)
 	}
-	if len(opened) > mostLines {
-		log.Warn().Int("services", len(opened)).Strs("monitored", humanize.Few(opened, mostLines)).Msg("many system alerts opened")
-		opened = nil
-	}
 	for _, service := range opened {
 		log.Warn().Str("monitored", service).Msg("system alert opened")
-	}
-	if len(closed) > mostLines {
-		log.Info().Int("services", len(closed)).Strs("monitored", humanize.Few(closed, mostLines)).Msg("many system alerts closed")
-		closed = nil
 	}
 	for _, service := range closed {
 		log.Info().Str("monitored", service).Msg("system alert closed")
 	}
 	return err
 }
-
-// mostLines is how many services have a line of their own where they change in the
-// same cycle. Of more there is one line, with the names of the first: what fell at
-// once has one cause.
-const mostLines = 20
 
 // Last returns the newest observations; not while a cycle runs.
 func (m *HealthMonitor) Last() []probe.Observation { return m.last }
@@ -168,55 +154,21 @@ func (m *HealthMonitor) Last() []probe.Observation { return m.last }
 func (m *HealthMonitor) remember(ctx context.Context, observations []probe.Observation) {
 	last := m.last
 	m.last = observations
-	before := func(i int) (probe.Status, bool) {
-		if last == nil { // healthy is what is expected of one that was never seen
-			return probe.Healthy, true
-		}
-		return last[i].Status, last[i].Up()
-	}
-	var changed []int
 	for i, o := range observations {
-		if status, up := before(i); o.Status != status || o.Up() != up {
-			changed = append(changed, i)
+		was, wasUp := probe.Healthy, true // what is expected of one that was never seen
+		if last != nil {
+			was, wasUp = last[i].Status, last[i].Up()
 		}
-	}
-	if len(changed) > mostLines {
-		logMany(ctx, observations, changed)
-		return
-	}
-	for _, i := range changed {
-		o := observations[i]
+		if o.Status == was && o.Up() == wasUp {
+			continue
+		}
 		event := zerolog.Ctx(ctx).Warn()
 		if o.Status == probe.Healthy {
 			event = zerolog.Ctx(ctx).Info()
 		}
 		if last != nil {
-			event = event.Str("was", string(last[i].Status))
+			event = event.Str("was", string(was))
 		}
 		event.Str("monitored", o.Service).Str("status", string(o.Status)).Str("reason", o.Reason()).Msg("service changed")
 	}
-}
-
-// logMany says in one line what the services that changed are now.
-func logMany(ctx context.Context, observations []probe.Observation, changed []int) {
-	names := make([]string, len(changed))
-	now := map[probe.Status]int{}
-	for n, i := range changed {
-		names[n] = observations[i].Service
-		now[observations[i].Status]++
-	}
-	event := zerolog.Ctx(ctx).Warn()
-	if now[probe.Healthy] == len(changed) {
-		event = zerolog.Ctx(ctx).Info()
-	}
-	event = event.Int("services", len(changed))
-	for _, status := range []probe.Status{probe.Healthy, probe.Degraded, probe.Down, probe.Unknown} {
-		if n := now[status]; n > 0 {
-			event = event.Int(string(status), n)
-		}
-	}
-	if i := slices.IndexFunc(changed, func(i int) bool { return observations[i].Status != probe.Healthy }); i >= 0 {
-		event = event.Str("reason", observations[changed[i]].Reason())
-	}
-	event.Strs("monitored", humanize.Few(names, mostLines)).Msg("many services changed")
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -15,7 +14,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"ops_worker/internal/config"
-	"ops_worker/internal/logtest"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/spool"
 )
@@ -277,64 +275,4 @@ func TestAlertsAreDueAfterSoManyChecks(t *testing.T) {
 	if due := alerts.due([]probe.Observation{well, ill}, nil); len(due) != 2 {
 		t.Errorf("what was not counted: %v are due", due)
 	}
-}
-
-// Of 2,000 services 1,500 fall at once, one of them since it hangs: the log has a
-// line for the services and one for the alerts, and as many when they are back.
-func TestManyServicesThatFallHaveOneLine(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const all, fall = 2000, 1500
-		fallen := false
-		probes := map[string]probe.Probe{}
-		for i := range all {
-			probes[fmt.Sprintf("s%04d", i)] = func(ctx context.Context) probe.Reading {
-				switch {
-				case !fallen || i >= fall:
-					return probe.Reading{Status: probe.Healthy, Latency: time.Millisecond}
-				case i == 0:
-					<-ctx.Done()
-					return probe.Reading{Status: probe.Unknown, Err: "no answer within 5s"}
-				}
-				return probe.Reading{Status: probe.Down}
-			}
-		}
-		store := newFakeStore()
-		monitor := NewHealthMonitor(watching(config.ProbeCounters, probes), store, heldLease(t, store), time.Minute, alertAtOnce)
-		var log logtest.Log
-		ctx := log.Logger().WithContext(t.Context())
-		cycle := func() {
-			if err := monitor.Cycle(ctx); err != nil {
-				t.Fatal(err)
-			}
-		}
-		cycle()
-		fallen = true
-		began := time.Now()
-		cycle()
-		if took := time.Since(began); took != probe.Timeout {
-			t.Errorf("the cycle took %s", took)
-		}
-		if len(store.open) != fall {
-			t.Errorf("%d alerts are open", len(store.open))
-		}
-		fallen = false
-		cycle()
-		services, opened, closed := log.Lines(t, "many services changed"), log.Lines(t, "many system alerts opened"), log.Lines(t, "many system alerts closed")
-		if len(services) != 2 || len(opened) != 1 || len(closed) != 1 || len(log.Lines(t, "service changed"))+len(log.Lines(t, "system alert opened"))+len(log.Lines(t, "system alert closed")) > 0 {
-			t.Fatalf("%d, %d and %d lines", len(services), len(opened), len(closed))
-		}
-		want := map[string]any{"services": 1500.0, "down": 1499.0, "unknown": 1.0, "level": "warn", "reason": "no answer within 5s"}
-		for key, value := range want {
-			if services[0][key] != value {
-				t.Errorf("%s is %v, want %v", key, services[0][key], value)
-			}
-		}
-		if names, _ := services[0]["monitored"].([]any); len(names) != mostLines+1 || names[mostLines] != "and 1480 more" {
-			t.Errorf("named are %v", names)
-		}
-		if services[1]["level"] != "info" || services[1]["healthy"] != 1500.0 {
-			t.Errorf("when they are back: %v", services[1])
-		}
-	})
 }

@@ -295,16 +295,11 @@ func (w *Worker) grant(ctx context.Context) ([]db.Change, error) {
 	return db.GrantOwn(ctx, w.SchemaPool, w.loginRole, w.cfg.DatabaseUses())
 }
 
-// longestHealthDelay bounds by how much the checks come after the metrics: between
-// two of their cycles they find the connections to the services idle, and need none of
-// their own.
-const longestHealthDelay = 2500 * time.Millisecond
-
 // collect runs the loops until ctx is done.
 func (w *Worker) collect(ctx context.Context) {
 	loops := append(w.Metrics.loops(w.cfg.MetricsInterval),
 		&Loop{Name: HealthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10,
-			FirstAfter: min(w.cfg.MetricsInterval/2, longestHealthDelay), Await: w.other.awaitChecks, Cycle: w.Health.Cycle})
+			Await: w.other.awaitChecks, Cycle: w.Health.Cycle})
 	if w.cfg.MetricsRetention > 0 {
 		retention := NewRetention(w.Store, w.Lease, w.cfg.MetricsRetention)
 		loops = append(loops, &Loop{Name: retentionLoop, Interval: retentionInterval, Deadline: retentionDeadline,

@@ -119,6 +119,7 @@ type run struct {
 	settings error
 	limits   limits
 	now      func() time.Time // this machine's clock
+	resolver probe.Resolver   // of the services' names; nil is Go's own
 
 	pool    *pgxpool.Pool
 	sockets sockets
@@ -227,6 +228,9 @@ func (r *run) known(err error) error {
 // probe the services. The function it returns frees both, hung or not.
 func (r *run) open(ctx context.Context) (free func()) {
 	client := probe.ClientOf(r.cfg)
+	if r.resolver != nil {
+		client.Resolver = r.resolver
+	}
 	r.targets = probe.Targets(r.cfg.Services, client, func(ctx context.Context) error {
 		if r.pool == nil {
 			return errors.New("no connection")
@@ -251,10 +255,11 @@ func (r *run) open(ctx context.Context) (free func()) {
 	r.probed = make(chan []probe.Observation, 1)
 	probing.Go(func() {
 		began := time.Now()
-		finding, cancel := context.WithTimeout(ctx, r.limits.check/2)
+		limit := r.limits.check * 9 / 10 // the check that waits for it must not end first
+		finding, cancel := context.WithTimeout(ctx, limit/2)
 		client.FindInstances(finding, zerolog.Nop())
 		cancel()
-		r.probed <- probe.Observe(ctx, r.targets, r.limits.check-time.Since(began))
+		r.probed <- probe.Observe(ctx, r.targets, limit-time.Since(began))
 	})
 
 	return func() {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -326,6 +327,31 @@ func TestUnreachableDatabase(t *testing.T) {
 				t.Errorf("the password is shown:\n%s", out)
 			}
 		})
+	}
+}
+
+// hangingResolver is a name server that does not answer.
+type hangingResolver struct{}
+
+func (hangingResolver) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// Under a name server that hangs each service has its line and its advice.
+func TestANameServerThatHangs(t *testing.T) {
+	t.Parallel()
+	cfg, err := fromEnv(map[string]string{
+		"DATABASE_URL":      "postgres://iot@" + refusing(t) + "/iotcloud?sslmode=disable",
+		"INGEST_HEALTH_URL": "http://ingest.invalid:8080", "EVALUATOR_HEALTH_URL": "http://evaluator.invalid:8080", "MQTT_HOST": "mqtt.invalid",
+	})
+	x := &run{cfg: cfg, settings: err, now: time.Now, resolver: hangingResolver{},
+		limits: limits{total: 10 * time.Second, check: 2 * time.Second, closing: 50 * time.Millisecond}}
+	c := of(t, x.report(t.Context()), "services")
+	for _, service := range []string{"ingest", "evaluator", "mqtt"} {
+		if !strings.Contains(strings.Join(c.Found, "\n"), service+": unknown, no answer within") || !strings.Contains(strings.Join(c.Advice, "\n"), "start "+service) {
+			t.Errorf("%s: %+v", service, c)
+		}
 	}
 }
 
