@@ -79,7 +79,7 @@ func TestACycleTakesFewRoundTrips(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"counters":{"n":1}}`) }))
 	t.Cleanup(server.Close)
-	for _, n := range []int{0, 300} {
+	for _, n := range []int{0, 250} {
 		cfg, err := config.FromEnvironment([]string{"DATABASE_URL=" + pgtest.New(t).URL, extraServices(n, server.URL),
 			"INGEST_HEALTH_URL=" + server.URL, "EVALUATOR_HEALTH_URL=" + server.URL, "PG_POOL_MIN=0"})
 		if err != nil {
