@@ -224,21 +224,43 @@ func TestTheInstancesAreBounded(t *testing.T) {
 // it is.
 func serving(t *testing.T, addresses ...string) (port string, stop map[string]func()) {
 	t.Helper()
-	port, stop = "0", map[string]func(){}
-	for _, address := range addresses {
-		listener, err := net.Listen("tcp", net.JoinHostPort(address, port))
-		if err != nil {
-			t.Skipf("no port is free at every address: %v", err)
-		}
+	stop = map[string]func(){}
+	for i, listener := range listening(t, addresses) {
 		_, port, _ = net.SplitHostPort(listener.Addr().String())
-		server := httptest.NewUnstartedServer(body(fmt.Sprintf(`{"counters":{"at":%s}}`, address[strings.LastIndex(address, ".")+1:])))
+		_, last, _ := strings.Cut(addresses[i], "127.0.0.")
+		server := httptest.NewUnstartedServer(body(fmt.Sprintf(`{"counters":{"at":%s}}`, last)))
 		server.Listener.Close()
 		server.Listener = listener
 		server.Start()
 		t.Cleanup(server.Close)
-		stop[address] = server.Close
+		stop[addresses[i]] = server.Close
 	}
 	return port, stop
+}
+
+// listening listens at addresses at a port that is free at all of them.
+func listening(t *testing.T, addresses []string) (listeners []net.Listener) {
+	t.Helper()
+	for range 20 {
+		port := "0"
+		for _, address := range addresses {
+			listener, err := net.Listen("tcp", net.JoinHostPort(address, port))
+			if err != nil {
+				break
+			}
+			_, port, _ = net.SplitHostPort(listener.Addr().String())
+			listeners = append(listeners, listener)
+		}
+		if len(listeners) == len(addresses) {
+			return listeners
+		}
+		for _, l := range listeners {
+			l.Close()
+		}
+		listeners = nil
+	}
+	t.Fatal("no port is free at every address")
+	return nil
 }
 
 // A service is asked at the last known addresses of its name, whatever becomes of the

@@ -155,6 +155,7 @@ func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
 	var looking sync.WaitGroup
 	for i, n := range names {
 		looking.Go(func() {
+			defer faultlog.Recovered(log.WithContext(ctx), func(err error) { errs[i] = err })
 			found, err := c.Resolver.LookupNetIP(limited, "ip", n.host)
 			errs[i] = c.learn(n, found, err)
 		})

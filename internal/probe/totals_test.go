@@ -218,6 +218,28 @@ func TestWhenAnAddressIsAskedAgain(t *testing.T) {
 	})
 }
 
+// Doctor asks in bursts too: a restart is a fall in one of them.
+func TestSeveral(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		again []float64
+		want  bool
+	}{
+		"one restarts":  {append(slices.Repeat([]float64{5}, 10), slices.Repeat([]float64{1}, 20)...), false},
+		"two":           {[]float64{5, 1}, true},
+		"two, at first": {append([]float64{1, 1, 1, 1, 1, 1, 1, 1, 5}, slices.Repeat([]float64{1, 5}, 20)...), true},
+		"none answers":  {nil, false},
+	} {
+		i := said("a", 4, test.again...)
+		if test.again == nil {
+			i.Again = func(context.Context) Reading { return Reading{Status: Down} }
+		}
+		if got := i.Several(t.Context(), counting.Totals); got != test.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
 // The bursts of a service that is slow end with the time of its probe: the cycle waits no
 // longer, and a fall that there was no time to ask about adds nothing.
 func TestABurstHasTheTimeOfItsProbe(t *testing.T) {
