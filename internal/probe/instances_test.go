@@ -518,3 +518,22 @@ func TestALookUpsErrorTellsNothingOfTheNetwork(t *testing.T) {
 		}
 	}
 }
+
+// A panic in the look-up of one name costs no other one, and never the process.
+func TestALookUpThatPanics(t *testing.T) {
+	var log logtest.Log
+	r := &records{answer: func(_ context.Context, host string) ([]string, error) {
+		if host == "ingest" {
+			panic("at " + host)
+		}
+		return []string{"127.0.0.1", "127.0.0.2"}, nil
+	}}
+	client, targets := resolving(r, ingest, config.Service{Name: "evaluator", Addresses: []string{"http://evaluator:8080/health"}})
+	client.FindInstances(t.Context(), log.Logger())
+	if got := asked(targets[1]); len(got) != 2 {
+		t.Errorf("the other name: %v", got)
+	}
+	if len(log.Lines(t, "panic")) != 1 {
+		t.Errorf("log: %s", log.String())
+	}
+}
