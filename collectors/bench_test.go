@@ -119,7 +119,6 @@ func benchmarkWorker(b *testing.B, services, counters int) *Worker {
 	}
 	b.Cleanup(pool.Close)
 	worker := NewWorker(cfg, pool, spool.NewMemory(cfg.BufferCycles), NoHeart, zerolog.Nop())
-	b.Cleanup(worker.Close)
 	if _, err := worker.Lease.TryAcquire(b.Context()); err != nil {
 		b.Fatal(err)
 	}
@@ -220,7 +219,6 @@ func BenchmarkFanOut(b *testing.B) {
 					b.Fatal(err)
 				}
 				client := probe.NewClient(nil)
-				defer client.Close()
 				targets := probe.Targets(cfg.Services[len(cfg.Services)-n:], client, nil)
 				measure(b, func() error {
 					for _, o := range probe.Observe(b.Context(), targets, probe.Timeout) {

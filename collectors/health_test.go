@@ -40,7 +40,6 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 	}))
 	defer server.Close()
 	client := probe.NewClient(nil)
-	defer client.Close()
 	store := newFakeStore()
 	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
 	if err := monitor.Cycle(t.Context()); err != nil {
@@ -66,7 +65,6 @@ func TestARefusedConnectionWritesAnUnhealthyRow(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	server.Close() // its port is free again, and refuses
 	client := probe.NewClient(nil)
-	defer client.Close()
 	store := newFakeStore()
 	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
 	if err := monitor.Cycle(t.Context()); err != nil {

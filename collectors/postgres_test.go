@@ -225,13 +225,11 @@ func TestThePlatformRole(t *testing.T) {
 	t.Parallel()
 	roleOf := func(t *testing.T, pool *pgxpool.Pool) (role string) {
 		t.Helper()
-		err := db.InTx(t.Context(), pool, pgx.TxOptions{}, 5*time.Second, func(q *db.Queries) error {
-			scope, err := q.EnterPlatformScope(t.Context())
-			if err != nil {
+		err := db.InTx(t.Context(), pool, pgx.TxOptions{}, 5*time.Second, func(q *db.Queries) (err error) {
+			if role, err = q.EnterPlatformScope(t.Context()); err != nil {
 				return err
 			}
 			session, err := q.DescribeSession(t.Context())
-			role = scope.Role
 			if session.LoginRole != role {
 				t.Errorf("%q is returned, and %q taken on", role, session.LoginRole)
 			}

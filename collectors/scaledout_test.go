@@ -83,7 +83,6 @@ func scaledOut(t *testing.T, resolver probe.Resolver, ingest string, log *logtes
 	}
 	defer workers.Close()
 	worker := NewWorker(cfg, workers, spool.NewMemory(100), NoHeart, log.Logger())
-	defer worker.Close()
 	if resolver != nil {
 		worker.http.Resolver = resolver
 	}

@@ -98,7 +98,6 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 			pool := database.Pool(t)
 			// Long deadlines: a machine under load is to miss nothing.
 			worker := NewWorker(workerConfig(t, database.URL, "METRICS_COLLECTION_INTERVAL=60s"), pool, spool.NewMemory(10), NoHeart, zerolog.Nop())
-			defer worker.Close()
 			if _, err := worker.Lease.TryAcquire(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -166,7 +165,6 @@ func TestAWorkerWaitsForTheMigratorsExtension(t *testing.T) {
 	database.OfferTimescale(t)
 	var log logtest.Log
 	worker := NewWorker(workerConfig(t, database.URL), database.Pool(t), spool.NewMemory(10), NoHeart, log.Logger())
-	defer worker.Close()
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- worker.Run(ctx) }()

@@ -49,7 +49,6 @@ func TestNothingDependsOnWhatTheDatabaseSets(t *testing.T) {
 			}
 			defer pool.Close()
 			worker := NewWorker(cfg, pool, spool.NewMemory(10), NoHeart, zerolog.Nop())
-			defer worker.Close()
 			if err := worker.Prepare(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -109,9 +109,6 @@ func (w *Worker) CountOn(beside, standby *pgxpool.Pool) {
 	w.Metrics.pacer = newPacer(db.DueAggregates(standby != nil), w.cfg.MetricsInterval, w.cfg.AggregateBudget.Share())
 }
 
-// Close frees what NewWorker made.
-func (w *Worker) Close() { w.http.Close() }
-
 func (w *Worker) migratorOptions() []db.MigratorOption {
 	if w.AnyDatabase {
 		return []db.MigratorOption{db.AnyDatabase}
@@ -237,8 +234,7 @@ func (w *Worker) Prepare(ctx context.Context) error {
 		if timescale, err = db.FindTimescale(ctx, q); err != nil {
 			return err
 		}
-		scope, err := q.EnterPlatformScope(ctx)
-		role = scope.Role
+		role, err = q.EnterPlatformScope(ctx)
 		return err
 	})
 	if describeErr != nil {

@@ -65,7 +65,6 @@ func startWorker(t *testing.T, cfg config.Config, log zerolog.Logger) (stop func
 	stop = sync.OnceFunc(func() {
 		cancel()
 		running.Wait()
-		worker.Close()
 		pool.Close()
 	})
 	t.Cleanup(stop)
@@ -102,7 +101,6 @@ func TestTheSamplesOfACycle(t *testing.T) {
 	cfg := workerConfig(t, database.URL, "METRICS_COLLECTION_INTERVAL=60s")
 	pool := database.Pool(t)
 	worker := NewWorker(cfg, pool, spool.NewMemory(1), NoHeart, zerolog.Nop())
-	defer worker.Close()
 	if _, err := worker.Once(t.Context(), false, worker.Metrics.Cycle); err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +230,6 @@ func TestALeaderIsReadyWhileItStores(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { _ = worker.Run(ctx) }) // the database is the platform's
-	defer worker.Close()
 	defer running.Wait()
 	defer cancel()
 	pgtest.Eventually(t, "ready", func() bool { return worker.Ready() == nil && worker.Lease.Status().Leading })

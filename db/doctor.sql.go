@@ -28,22 +28,16 @@ func (q *Queries) DoctorBackend(ctx context.Context) (int32, error) {
 }
 
 const doctorEnterRole = `-- name: DoctorEnterRole :one
-SELECT set_config('row_security', 'off', true)::text AS row_security,
-       set_config('role', coalesce(nullif($1::text, ''), current_user)::text, true)::text AS role
+SELECT set_config('role', coalesce(nullif($1::text, ''), current_user)::text, true)::text AS role
 `
 
-type DoctorEnterRoleRow struct {
-	RowSecurity string
-	Role        string
-}
-
 // From here to the end of the transaction: a role, or the login role where none
-// is given; and an error where row-level security would hide rows.
-func (q *Queries) DoctorEnterRole(ctx context.Context, role string) (DoctorEnterRoleRow, error) {
+// is given. Returns it.
+func (q *Queries) DoctorEnterRole(ctx context.Context, role string) (string, error) {
 	row := q.db.QueryRow(ctx, doctorEnterRole, role)
-	var i DoctorEnterRoleRow
-	err := row.Scan(&i.RowSecurity, &i.Role)
-	return i, err
+	var role_2 string
+	err := row.Scan(&role_2)
+	return role_2, err
 }
 
 const doctorHealthRows = `-- name: DoctorHealthRows :many

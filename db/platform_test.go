@@ -234,9 +234,9 @@ func TestTheRoleIsTakenOnOnce(t *testing.T) {
 	database.Exec(t, "ALTER ROLE pulse_operator NOLOGIN") // as it is, and behind the login role in the catalogue
 	pool := database.PoolAs(t, address)
 	err := db.InTx(t.Context(), pool, db.ReadOnly, time.Minute, func(q *db.Queries) error {
-		scope, err := q.EnterPlatformScope(t.Context())
-		if scope.Role != "pulse_operator" {
-			t.Errorf("role %s", scope.Role)
+		role, err := q.EnterPlatformScope(t.Context())
+		if role != "pulse_operator" {
+			t.Errorf("role %s", role)
 		}
 		return err
 	})

@@ -73,8 +73,7 @@ func (q *Queries) DescribeSession(ctx context.Context) (DescribeSessionRow, erro
 }
 
 const enterPlatformScope = `-- name: EnterPlatformScope :one
-SELECT set_config('row_security', 'off', true)::text AS row_security,
-       set_config('role', found.role, true)::text AS role
+SELECT set_config('role', found.role, true)::text AS role
 FROM (
     SELECT coalesce(operator.rolname, current_user)::text AS role
     FROM pg_catalog.pg_roles me
@@ -94,24 +93,18 @@ FROM (
 ) found
 `
 
-type EnterPlatformScopeRow struct {
-	RowSecurity string
-	Role        string
-}
-
 // From here to the end of the transaction: the role in which the platform's
-// tables are read and written, and an error, never a silent filter, where
-// row-level security would still hide rows. A login role that no policy binds
-// keeps its own rights; else it takes on the operator's role, or the operator's
-// for reading, where it may. Returns the role.
+// tables are read and written. A login role that no policy binds keeps its own
+// rights; else it takes on the operator's role, or the operator's for reading,
+// where it may. Returns the role.
 // The login role is current_user, which ALTER ROLE … SET role may have chosen.
 // Looking for a policy that binds it reads pg_class, unless it is a superuser.
 // Caller: the aggregates, the alerts, every start, and doctor.
-func (q *Queries) EnterPlatformScope(ctx context.Context) (EnterPlatformScopeRow, error) {
+func (q *Queries) EnterPlatformScope(ctx context.Context) (string, error) {
 	row := q.db.QueryRow(ctx, enterPlatformScope)
-	var i EnterPlatformScopeRow
-	err := row.Scan(&i.RowSecurity, &i.Role)
-	return i, err
+	var role string
+	err := row.Scan(&role)
+	return role, err
 }
 
 const now = `-- name: Now :one

@@ -111,17 +111,14 @@ func textCall(text string) func(context.Context, *Queries) error {
 // role. It returns the role.
 func (s Statement) Plan(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, role string) (as string, err error) {
 	err = InTx(ctx, pool, ReadOnly, limit, func(q *Queries) error {
-		entered, err := q.DoctorEnterRole(ctx, role)
+		var err error
+		if s.Platform && role == "" {
+			as, err = q.EnterPlatformScope(ctx)
+		} else {
+			as, err = q.DoctorEnterRole(ctx, role)
+		}
 		if err != nil {
 			return &RoleError{Role: role, err: err}
-		}
-		as = entered.Role
-		if s.Platform && role == "" {
-			scope, err := q.EnterPlatformScope(ctx)
-			if err != nil {
-				return &RoleError{err: err}
-			}
-			as = scope.Role
 		}
 		if err := s.call(ctx, New(planner{q.db})); !errors.Is(err, errPlanned) {
 			return err

@@ -200,7 +200,6 @@ func runOn(ctx context.Context, cfg config.Config, p pools, heart collectors.Hea
 		buffer = onDisk
 	}
 	worker := collectors.NewWorker(cfg, p.own, buffer, heart, log)
-	defer worker.Close()
 	worker.AnyDatabase, worker.SchemaPool = anyDatabase, p.schema
 	worker.CountOn(p.beside, p.standby)
 	for _, warning := range cfg.Warnings {

@@ -75,7 +75,6 @@ func runOnce(cmd *cobra.Command, cfg config.Config, options onceOptions, cycle f
 	return withPools(ctx, cfg, func(p pools) error {
 		log := newLogger(cfg, cmd.ErrOrStderr())
 		worker := collectors.NewWorker(cfg, p.own, spool.NewMemory(1), collectors.NoHeart, log)
-		defer worker.Close()
 		worker.AnyDatabase, worker.SchemaPool = options.anyDatabase, p.schema
 		worker.CountOn(p.beside, p.standby)
 		if !options.dryRun {

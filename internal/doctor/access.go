@@ -21,8 +21,7 @@ func (r *run) sessionRole(ctx context.Context) (session, error) {
 			if s.DescribeSessionRow, err = q.DescribeSession(ctx); err != nil {
 				return err
 			}
-			scope, err := q.EnterPlatformScope(ctx)
-			s.platformRole = scope.Role
+			s.platformRole, err = q.EnterPlatformScope(ctx)
 			return err
 		})
 		return s, err

@@ -280,7 +280,6 @@ func (r *run) open(ctx context.Context) (free func()) {
 				<-closed
 			}
 		}
-		client.Close()
 	}
 }
 

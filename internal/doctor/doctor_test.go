@@ -105,7 +105,6 @@ func (s *stage) cycles(t *testing.T, n int) {
 		t.Fatal(err)
 	}
 	worker := collectors.NewWorker(cfg, s.pool, spool.NewMemory(1), collectors.NoHeart, zerolog.Nop())
-	defer worker.Close()
 	if _, err := worker.Once(t.Context(), true, worker.Metrics.Once); err != nil {
 		t.Fatal(err)
 	}

@@ -70,9 +70,6 @@ func ClientOf(cfg config.Config) *Client {
 	return c
 }
 
-// Close frees what the client holds: no connection outlives its probe.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
-
 // counters probes a URL and reads the counters of its answer: those that named
 // selects, and others up to a limit.
 func (c *Client) counters(address string, named func(string) bool) asking {

@@ -9,9 +9,8 @@ SELECT pg_backend_pid()::integer AS pid;
 
 -- name: DoctorEnterRole :one
 -- From here to the end of the transaction: a role, or the login role where none
--- is given; and an error where row-level security would hide rows.
-SELECT set_config('row_security', 'off', true)::text AS row_security,
-       set_config('role', coalesce(nullif(@role::text, ''), current_user)::text, true)::text AS role;
+-- is given. Returns it.
+SELECT set_config('role', coalesce(nullif(@role::text, ''), current_user)::text, true)::text AS role;
 
 -- name: DoctorHealthRows :many
 -- service_health whole: a row a service.

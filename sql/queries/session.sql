@@ -31,15 +31,13 @@ WHERE me.rolname = current_user;
 
 -- name: EnterPlatformScope :one
 -- From here to the end of the transaction: the role in which the platform's
--- tables are read and written, and an error, never a silent filter, where
--- row-level security would still hide rows. A login role that no policy binds
--- keeps its own rights; else it takes on the operator's role, or the operator's
--- for reading, where it may. Returns the role.
+-- tables are read and written. A login role that no policy binds keeps its own
+-- rights; else it takes on the operator's role, or the operator's for reading,
+-- where it may. Returns the role.
 -- The login role is current_user, which ALTER ROLE … SET role may have chosen.
 -- Looking for a policy that binds it reads pg_class, unless it is a superuser.
 -- Caller: the aggregates, the alerts, every start, and doctor.
-SELECT set_config('row_security', 'off', true)::text AS row_security,
-       set_config('role', found.role, true)::text AS role
+SELECT set_config('role', found.role, true)::text AS role
 FROM (
     SELECT coalesce(operator.rolname, current_user)::text AS role
     FROM pg_catalog.pg_roles me
