@@ -24,10 +24,8 @@ func aggregateLimit(ctx context.Context, longest time.Duration) time.Duration {
 
 // Aggregates is what the database knew of itself and the platform.
 type Aggregates struct {
-	// Answered tells that the database answered at all, and StandbyAway why the standby
-	// did not.
-	Answered    bool
-	StandbyAway error
+	// Answered tells that the database answered at all.
+	Answered bool
 	// Samples are those of each aggregate that was read.
 	Samples map[string][]spool.Sample
 	// Took is how long the call of each took that was read, or that the server ended for
@@ -84,9 +82,6 @@ func finite(rows []db.Sample) (samples []spool.Sample) {
 // merge adds what a newer reading has brought. Of an aggregate that both have the newer
 // counts: a cycle has each once.
 func (a *Aggregates) merge(newer Aggregates) {
-	if newer.StandbyAway != nil {
-		a.StandbyAway = newer.StandbyAway
-	}
 	for name, err := range newer.Failed {
 		a.fail(name, err)
 	}
@@ -101,6 +96,13 @@ func (a *Aggregates) all() (samples []spool.Sample) {
 		samples = append(samples, a.Samples[name]...)
 	}
 	return samples
+}
+
+func failedAll(list []db.Aggregate, err error) (a Aggregates) {
+	for _, l := range list {
+		a.fail(l.Name, err)
+	}
+	return a
 }
 
 func (a *Aggregates) fail(name string, err error) {

@@ -60,7 +60,6 @@ type MetricsCollector struct {
 	overflowing faultlog.Log
 	clockFaults faultlog.Log
 	aggregating map[string]*faultlog.Log
-	standbyAway faultlog.Log
 	leftOut     map[string]int
 	counters    *counterKeeper
 	minutes     minutes
@@ -90,7 +89,7 @@ func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 		observer:    NoObserver,
 		gathered:    make(chan struct{}, 1),
 		besideDue:   make(chan struct{}, 1),
-		pacer:       newPacer(db.DueAggregates(false), interval, defaultBudget),
+		pacer:       newPacer(db.Aggregates, interval, defaultBudget),
 		latencies:   &latencies{},
 		deeds:       &deeds{},
 		minutes:     minutes{},
@@ -307,8 +306,6 @@ func (c *MetricsCollector) readAggregates(ctx context.Context, list []db.Aggrega
 // logAggregates logs the aggregates that fail, each at its changes.
 func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 	c.failed = slices.Sorted(maps.Keys(a.Failed))
-	c.standbyAway.Observe(*zerolog.Ctx(ctx), a.StandbyAway,
-		"the standby does not answer, the platform's aggregates pause", "the standby answers, the platform's aggregates go on")
 	for name := range a.Failed {
 		if c.aggregating[name] == nil {
 			c.aggregating[name] = &faultlog.Log{}
@@ -319,8 +316,8 @@ func (c *MetricsCollector) logAggregates(ctx context.Context, a Aggregates) {
 		_, counted := a.Took[name]
 		switch {
 		case err == nil && !counted: // it was not due
-		case err != nil && !db.IsServerError(err) && (!a.Answered || a.StandbyAway != nil):
-			// The standby's line above says so, or the store that follows.
+		case err != nil && !db.IsServerError(err) && !a.Answered:
+			// The store that follows says so.
 		default:
 			log := zerolog.Ctx(ctx).With().Str("aggregate", name).Logger()
 			faults.Observe(log, err, "aggregate failed, its samples are missing", "aggregate works again")

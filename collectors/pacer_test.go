@@ -304,7 +304,7 @@ func TestWhatIsCountedTwiceIsStoredOnce(t *testing.T) {
 	collector := NewMetricsCollector(nil, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
 	collector.begin()
 	for range 2 {
-		collector.countBeside(t.Context(), db.DueAggregates(false))
+		collector.countBeside(t.Context(), db.Aggregates)
 	}
 	if err := collector.Cycle(t.Context()); err != nil {
 		t.Fatal(err)

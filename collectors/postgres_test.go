@@ -55,7 +55,7 @@ func acquire(t *testing.T, store *Postgres, holder string) lease.Token {
 func yieldWithout(t *testing.T, pool *pgxpool.Pool, names ...string) []string {
 	t.Helper()
 	var metrics []string
-	list := slices.DeleteFunc(db.DueAggregates(false), func(a db.Aggregate) bool { return slices.Contains(names, a.Name) })
+	list := slices.DeleteFunc(slices.Clone(db.Aggregates), func(a db.Aggregate) bool { return slices.Contains(names, a.Name) })
 	err := db.ReadAggregates(t.Context(), db.New(pool), list, func(_ db.Aggregate, samples []db.Sample, _ time.Duration) {
 		for _, s := range samples {
 			metrics = append(metrics, s.MetricName)
@@ -92,7 +92,7 @@ func TestAMissingTableOrColumnCostsItsOwnSamplesUntilItIsThere(t *testing.T) {
 	well := pgtest.New(t).Pool(t)
 	check := func(failed ...string) {
 		t.Helper()
-		a := store.Aggregates(t.Context(), db.DueAggregates(false))
+		a := store.Aggregates(t.Context(), db.Aggregates)
 		if diff := gocmp.Diff(yieldWithout(t, well, failed...), metricsOf(a.all())); diff != "" || !a.Answered {
 			t.Errorf("answered %v, %s", a.Answered, diff)
 		}
@@ -130,7 +130,7 @@ func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	a := store.Aggregates(ctx, db.DueAggregates(false))
+	a := store.Aggregates(ctx, db.Aggregates)
 	if diff := gocmp.Diff(others, metricsOf(a.all())); len(a.Failed) != 4 || a.Failed["alerts"] == nil || a.Failed["delivery totals"] == nil || diff != "" {
 		t.Errorf("failed: %v, %s", a.Failed, diff)
 	}
@@ -161,7 +161,7 @@ func TestForcedRowSecurityIsReadPastInTheOperatorsRole(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, pool := loginRole(t, database, "IN ROLE pulse_operator")
-	a := store.Aggregates(t.Context(), db.DueAggregates(false))
+	a := store.Aggregates(t.Context(), db.Aggregates)
 	if len(a.Failed) != 0 {
 		t.Fatalf("%+v", a.Failed)
 	}
@@ -178,7 +178,7 @@ func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, _ := loginRole(t, database, "")
-	a := store.Aggregates(t.Context(), db.DueAggregates(false))
+	a := store.Aggregates(t.Context(), db.Aggregates)
 	if !a.Answered {
 		t.Fatalf("%+v", a)
 	}
@@ -215,7 +215,7 @@ func TestTheReadersRoleIsTakenWhereTheOperatorsIsNot(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, _ := loginRole(t, database, "IN ROLE pulse_operator_read")
-	if a := store.Aggregates(t.Context(), db.DueAggregates(false)); len(a.Failed) != 0 {
+	if a := store.Aggregates(t.Context(), db.Aggregates); len(a.Failed) != 0 {
 		t.Errorf("%+v", a)
 	}
 }
@@ -884,7 +884,7 @@ func TestAFunctionThatIsRefusedCostsItsNumbers(t *testing.T) {
 			database := pgtest.New(t)
 			store, _ := loginRole(t, database, "IN ROLE pg_read_all_stats")
 			missing := func() (names []string) {
-				a := store.Aggregates(t.Context(), db.DueAggregates(false))
+				a := store.Aggregates(t.Context(), db.Aggregates)
 				got := metricsOf(a.all())
 				for _, s := range slices.Concat(contracttest.Samples, contracttest.MinuteSamples) {
 					if (s.Service == "postgres" || s.Service == "platform") && s.Metric != "healthy" && !slices.Contains(got, s.Metric) {

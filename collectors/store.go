@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"ops_worker/db"
-	"ops_worker/internal/faultlog"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/spool"
@@ -49,15 +47,12 @@ type Postgres struct {
 	client *db.Client
 	ttl    time.Duration
 
-	// beside is for aggregates that take long. The standby's are read on standby in a
-	// cycle and on standbyBeside beside it; both are nil without one.
-	beside, standby, standbyBeside *db.Client
-	standbyGate                    *backoffGate
+	beside *db.Client // for aggregates that take long
 }
 
 // NewPostgres makes the store. An append renews the lease for ttl.
 func NewPostgres(client *db.Client, ttl time.Duration) *Postgres {
-	return &Postgres{client: client, ttl: ttl, beside: client, standbyGate: newBackoffGate(longestStoreBackOff)}
+	return &Postgres{client: client, ttl: ttl, beside: client}
 }
 
 var _ Store = (*Postgres)(nil)
@@ -70,80 +65,18 @@ func (p *Postgres) Ping(ctx context.Context) error {
 	})
 }
 
-// standbyPatience is how long a cycle waits for the standby.
-const standbyPatience = time.Second
-
-// Aggregates reads the standby's at the same time as the database's own.
+// Aggregates reads what a cycle has time for.
 func (p *Postgres) Aggregates(ctx context.Context, list []db.Aggregate) Aggregates {
-	own, elsewhere := p.split(list)
-	var counted Aggregates
-	var reading sync.WaitGroup
-	if len(elsewhere) > 0 {
-		reading.Go(func() {
-			defer faultlog.Recovered(ctx, func(err error) { counted = failedAll(elsewhere, err) })
-			ctx, cancel := context.WithTimeoutCause(ctx, standbyPatience, fmt.Errorf("no answer within %s", standbyPatience))
-			defer cancel()
-			counted = p.onStandby(ctx, p.standby, elsewhere)
-		})
-	}
-	a := readAggregates(ctx, p.client, own)
-	reading.Wait()
-	a.merge(counted)
-	return a
+	return readAggregates(ctx, p.client, list)
 }
 
-// AggregatesBeside reads the standby's after the database's own.
-func (p *Postgres) AggregatesBeside(ctx context.Context, list []db.Aggregate) (a Aggregates) {
-	own, elsewhere := p.split(list)
-	if len(own) > 0 {
-		a = readAggregates(ctx, p.beside, own)
-	}
-	if len(elsewhere) > 0 {
-		a.merge(p.onStandby(ctx, p.standbyBeside, elsewhere))
-	}
+// AggregatesBeside reads with the limit of what no cycle has time for.
+func (p *Postgres) AggregatesBeside(ctx context.Context, list []db.Aggregate) Aggregates {
+	a := readAggregates(ctx, p.beside, list)
 	for name, err := range a.Failed {
 		if db.IsTimeout(err) && db.IsServerError(err) {
 			a.fail(name, fmt.Errorf("it takes longer than AGGREGATE_TIMEOUT, %s: %w", p.beside.Limit, err))
 		}
-	}
-	return a
-}
-
-// split tells what the standby is asked from what it is not.
-func (p *Postgres) split(list []db.Aggregate) (own, elsewhere []db.Aggregate) {
-	for _, a := range list {
-		if p.standby != nil && a.Elsewhere() {
-			elsewhere = append(elsewhere, a)
-		} else {
-			own = append(own, a)
-		}
-	}
-	return own, elsewhere
-}
-
-// onStandby reads where that has answered lately, or its back-off is over.
-func (p *Postgres) onStandby(ctx context.Context, client *db.Client, list []db.Aggregate) Aggregates {
-	if err := p.standbyGate.shut(); err != nil {
-		a := failedAll(list, err)
-		a.StandbyAway = err
-		return a
-	}
-	a := readAggregates(ctx, client, list)
-	if a.Answered {
-		p.standbyGate.succeeded()
-		return a
-	}
-	a.StandbyAway = a.Failed[list[0].Name]
-	if ctx.Err() != nil {
-		a.StandbyAway = fmt.Errorf("%w: %w", context.Cause(ctx), a.StandbyAway)
-	}
-	p.standbyGate.failed(a.StandbyAway)
-	return a
-}
-
-func failedAll(list []db.Aggregate, err error) (a Aggregates) {
-	for _, l := range list {
-		a.fail(l.Name, err)
 	}
 	return a
 }

@@ -93,20 +93,15 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 		Alerts{cfg.SystemAlerts, cfg.AlertAfterFailures, cfg.AlertAfterSuccesses})
 	w.Metrics = NewMetricsCollector(w.Targets, w.Store, w.Lease, buffer, cfg.MetricsInterval)
 	w.Health.latencies = w.Metrics.latencies
-	w.CountOn(pool, nil)
+	w.Metrics.pacer = newPacer(db.Aggregates, cfg.MetricsInterval, cfg.AggregateBudget.Share())
+	w.CountOn(pool)
 	return w
 }
 
-// CountOn says where the aggregates are read: those that take long on beside, so that
-// they take no connection from the loops, and on standby, where it is not nil, the
-// platform's.
-func (w *Worker) CountOn(beside, standby *pgxpool.Pool) {
+// CountOn says where the aggregates that take long are read, so that they take no
+// connection from the loops.
+func (w *Worker) CountOn(beside *pgxpool.Pool) {
 	w.Store.beside = db.NewClient(beside, w.cfg.AggregateTimeout)
-	if standby != nil {
-		w.Store.standby = db.NewClient(standby, w.client.Limit)
-		w.Store.standbyBeside = db.NewClient(standby, w.cfg.AggregateTimeout)
-	}
-	w.Metrics.pacer = newPacer(db.DueAggregates(standby != nil), w.cfg.MetricsInterval, w.cfg.AggregateBudget.Share())
 }
 
 func (w *Worker) migratorOptions() []db.MigratorOption {

@@ -43,8 +43,6 @@ type Aggregate struct {
 	// Platform marks the tables of the platform, which are read in the role that
 	// EnterPlatformScope takes on, past row-level security or not at all.
 	Platform bool
-	// Standby marks what is asked of the standby alone, where there is one.
-	Standby bool
 	// Every is how often it is due while that is cheap; 0 is with every cycle.
 	Every time.Duration
 	// Minutely are those of its samples that are stored once a minute, however often it
@@ -62,7 +60,6 @@ type Aggregate struct {
 var Aggregates = []Aggregate{
 	{Name: "database", read: reads((*Queries).DatabaseSamples)},
 	{Name: "size", read: reads((*Queries).SizeSamples)},
-	{Name: "standby", read: reads((*Queries).StandbySamples), Standby: true},
 	{Name: "activity", read: reads((*Queries).ActivitySamples), Every: time.Minute},
 	{Name: "locks", read: reads((*Queries).LockSamples), Every: time.Minute},
 	{Name: "database totals", read: reads((*Queries).DatabaseTotalSamples), Every: time.Minute},
@@ -84,9 +81,6 @@ var Aggregates = []Aggregate{
 // Use is what its statement is for.
 func (a Aggregate) Use() string { return "the aggregate " + a.Name }
 
-// Elsewhere reports whether it is read on the standby, where there is one.
-func (a Aggregate) Elsewhere() bool { return a.Platform || a.Standby }
-
 // SampleEvery is how often a sample of it is stored while that is cheap; 0 is with
 // every cycle.
 func (a Aggregate) SampleEvery(metric string) time.Duration {
@@ -94,11 +88,6 @@ func (a Aggregate) SampleEvery(metric string) time.Duration {
 		return max(a.Every, time.Minute)
 	}
 	return a.Every
-}
-
-// DueAggregates are those of a worker with a standby, or without one.
-func DueAggregates(standby bool) []Aggregate {
-	return slices.DeleteFunc(slices.Clone(Aggregates), func(a Aggregate) bool { return a.Standby && !standby })
 }
 
 // ReadAggregates reads aggregates in their order, in a transaction that has no role

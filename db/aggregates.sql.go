@@ -766,56 +766,6 @@ func (q *Queries) SizeSamples(ctx context.Context) ([]SizeSamplesRow, error) {
 	return items, nil
 }
 
-const standbySamples = `-- name: StandbySamples :many
-SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
-FROM (
-    SELECT CASE
-               WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() AND EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) THEN 0
-               ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())
-           END AS lag
-    WHERE pg_is_in_recovery()
-) d
-CROSS JOIN LATERAL (VALUES
-    ('standby_lag_seconds', 'postgres', '{}', d.lag)
-) AS s (metric_name, service, tags, value)
-WHERE s.value IS NOT NULL
-`
-
-type StandbySamplesRow struct {
-	MetricName string
-	Service    string
-	Tags       string
-	Value      float64
-}
-
-// How far behind its primary a hot standby is: nothing where it receives and all that
-// has arrived is applied, and else the age of the newest transaction that is. No row
-// elsewhere.
-func (q *Queries) StandbySamples(ctx context.Context) ([]StandbySamplesRow, error) {
-	rows, err := q.db.Query(ctx, standbySamples)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []StandbySamplesRow{}
-	for rows.Next() {
-		var i StandbySamplesRow
-		if err := rows.Scan(
-			&i.MetricName,
-			&i.Service,
-			&i.Tags,
-			&i.Value,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const tableSamples = `-- name: TableSamples :many
 WITH RECURSIVE tree AS (
     SELECT c.oid AS part, c.oid AS root

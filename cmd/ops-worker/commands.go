@@ -201,7 +201,7 @@ func runOn(ctx context.Context, cfg config.Config, p pools, heart collectors.Hea
 	}
 	worker := collectors.NewWorker(cfg, p.own, buffer, heart, log)
 	worker.AnyDatabase, worker.SchemaPool = anyDatabase, p.schema
-	worker.CountOn(p.beside, p.standby)
+	worker.CountOn(p.beside)
 	for _, warning := range cfg.Warnings {
 		log.Warn().Msg(warning)
 	}
@@ -268,8 +268,8 @@ func withPool(ctx context.Context, options db.Options, fn func(*pgxpool.Pool) er
 }
 
 // pools are the worker's: its own, that of the schema, which is its own unless another
-// role makes that, and those of aggregates; standby is nil without one.
-type pools struct{ own, schema, beside, standby *pgxpool.Pool }
+// role makes that, and that of aggregates that take long.
+type pools struct{ own, schema, beside *pgxpool.Pool }
 
 // withPools is withPool for all of them.
 func withPools(ctx context.Context, cfg config.Config, fn func(pools) error) error {
@@ -282,7 +282,6 @@ func withPools(ctx context.Context, cfg config.Config, fn func(pools) error) err
 		{&p.own, cfg.DatabaseOptions(), true},
 		{&p.schema, cfg.SchemaOptions(), cfg.Database.MigrateURL != ""},
 		{&p.beside, cfg.BesideOptions(), true},
-		{&p.standby, cfg.StandbyOptions(), cfg.Database.AggregateURL != ""},
 	} {
 		if !each.needed {
 			continue

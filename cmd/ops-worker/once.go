@@ -76,7 +76,7 @@ func runOnce(cmd *cobra.Command, cfg config.Config, options onceOptions, cycle f
 		log := newLogger(cfg, cmd.ErrOrStderr())
 		worker := collectors.NewWorker(cfg, p.own, spool.NewMemory(1), collectors.NoHeart, log)
 		worker.AnyDatabase, worker.SchemaPool = options.anyDatabase, p.schema
-		worker.CountOn(p.beside, p.standby)
+		worker.CountOn(p.beside)
 		if !options.dryRun {
 			if err := worker.Prepare(ctx); err != nil {
 				return refusal(err)

@@ -103,10 +103,6 @@ type Database struct {
 	// URL.
 	MigrateURL     string `env:"MIGRATE_DATABASE_URL"`
 	MigrateURLFile string `env:"MIGRATE_DATABASE_URL_FILE"`
-	// AggregateURL is where the platform's aggregates are read, a hot standby; empty
-	// is URL.
-	AggregateURL     string `env:"AGGREGATE_DATABASE_URL"`
-	AggregateURLFile string `env:"AGGREGATE_DATABASE_URL_FILE"`
 
 	MinConns       int           `env:"PG_POOL_MIN" envDefault:"2"`
 	MaxConns       int           `env:"PG_POOL_MAX" envDefault:"10"`
@@ -136,7 +132,16 @@ func (c Config) DatabaseUses() db.Uses {
 // SchemaOptions are what the schema is made with: MIGRATE_DATABASE_URL's role, or
 // else the worker's own.
 func (c Config) SchemaOptions() db.Options {
-	return c.optionsOf("MIGRATE_DATABASE_URL", c.Database.MigrateURL, c.Database.MigrateURLFile, 2)
+	options := c.DatabaseOptions()
+	if c.Database.MigrateURL == "" {
+		return options
+	}
+	options.URL, options.Reload = c.Database.MigrateURL, nil
+	if c.Database.MigrateURLFile != "" {
+		options.Reload = reloadURL("MIGRATE_DATABASE_URL", c.Database.MigrateURLFile)
+	}
+	options.MinConns, options.MaxConns = 0, 2
+	return options
 }
 
 // BesideOptions are for what takes long on the worker's own database: it takes no
@@ -144,28 +149,6 @@ func (c Config) SchemaOptions() db.Options {
 func (c Config) BesideOptions() db.Options {
 	options := c.DatabaseOptions()
 	options.MinConns, options.MaxConns, options.CancelOnServer = 0, 1, true
-	return options
-}
-
-// StandbyOptions are for AGGREGATE_DATABASE_URL: a connection for what a cycle reads,
-// and one for what takes long.
-func (c Config) StandbyOptions() db.Options {
-	options := c.optionsOf("AGGREGATE_DATABASE_URL", c.Database.AggregateURL, c.Database.AggregateURLFile, 2)
-	options.CancelOnServer = true
-	return options
-}
-
-// optionsOf are those of another address, or else the worker's own.
-func (c Config) optionsOf(name, address, file string, connections int32) db.Options {
-	options := c.DatabaseOptions()
-	if address == "" {
-		return options
-	}
-	options.URL, options.Reload = address, nil
-	if file != "" {
-		options.Reload = reloadURL(name, file)
-	}
-	options.MinConns, options.MaxConns = 0, connections
 	return options
 }
 
@@ -318,7 +301,6 @@ func (d *Database) complete(set map[string]string, p *problems) {
 		checkDatabaseURL(p, "NOTIFY_DATABASE_URL", d.NotifyURL)
 	}
 	d.MigrateURL = p.databaseURL("MIGRATE_DATABASE_URL", d.MigrateURL, d.MigrateURLFile)
-	d.AggregateURL = p.databaseURL("AGGREGATE_DATABASE_URL", d.AggregateURL, d.AggregateURLFile)
 	d.URL = p.databaseURL("DATABASE_URL", d.URL, d.URLFile)
 	if d.URL != "" || d.URLFile != "" {
 		d.PasswordFile = "" // nor does it take part where the address is read anew

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/db"
 	"ops_worker/internal/humanize"
@@ -35,16 +34,9 @@ const (
 	oldNumbers       = 30 * time.Minute
 )
 
-// counts reads every aggregate once, where a worker with these settings would.
+// counts reads every aggregate once.
 func (r *run) counts(ctx context.Context) ([]counted, error) {
 	return r.counting.get(func() ([]counted, error) {
-		standby, err := r.standbyPool(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if standby != nil {
-			defer db.Close(standby)
-		}
 		interval, err := r.metricsInterval(ctx)
 		if err != nil {
 			return nil, err
@@ -52,15 +44,11 @@ func (r *run) counts(ctx context.Context) ([]counted, error) {
 		deadline, _ := ctx.Deadline()
 		var list []counted
 		var jobs []pace.Job
-		for _, a := range db.DueAggregates(standby != nil) {
-			pool := r.pool
-			if standby != nil && a.Elsewhere() {
-				pool = standby
-			}
+		for _, a := range db.Aggregates {
 			c := counted{Aggregate: a}
 			began := time.Now()
 			limit := time.Duration(float64(time.Until(deadline)) * shareOfAggregate)
-			c.err = db.InTx(ctx, pool, db.ReadOnly, limit, func(q *db.Queries) (err error) {
+			c.err = db.InTx(ctx, r.pool, db.ReadOnly, limit, func(q *db.Queries) (err error) {
 				return db.ReadAggregates(ctx, q, []db.Aggregate{a}, func(_ db.Aggregate, samples []db.Sample, took time.Duration) {
 					c.rows, c.took = samples, took
 				})
@@ -69,7 +57,7 @@ func (r *run) counts(ctx context.Context) ([]counted, error) {
 			case c.err == nil:
 			case db.IsTimeout(c.err):
 				c.took, c.unended = time.Since(began), true
-			case !db.IsServerError(c.err) && pool == r.pool:
+			case !db.IsServerError(c.err):
 				return nil, c.err
 			}
 			list = append(list, c)
@@ -82,17 +70,6 @@ func (r *run) counts(ctx context.Context) ([]counted, error) {
 	})
 }
 
-// standbyPool leads to AGGREGATE_DATABASE_URL; nil without one.
-func (r *run) standbyPool(ctx context.Context) (*pgxpool.Pool, error) {
-	if r.cfg.Database.AggregateURL == "" {
-		return nil, nil
-	}
-	options := r.cfg.StandbyOptions()
-	options.ApplicationName = r.applicationName()
-	options.ConnectTimeout = min(options.ConnectTimeout, r.limits.check/2)
-	return db.Open(context.WithoutCancel(ctx), options)
-}
-
 // checkAggregates shows what each aggregate costs, and how often it is counted for
 // that.
 func checkAggregates(ctx context.Context, r *run, f *findings) error {
@@ -100,12 +77,11 @@ func checkAggregates(ctx context.Context, r *run, f *findings) error {
 	if err != nil {
 		return err
 	}
-	r.judgeStandby(list, f)
 	interval, err := r.metricsInterval(ctx)
 	if err != nil {
 		return err
 	}
-	const raise = "raise AGGREGATE_BUDGET, or let a hot standby count: AGGREGATE_DATABASE_URL"
+	const raise = "raise AGGREGATE_BUDGET"
 	pacedTo := map[time.Duration][]string{}
 	share := 0.0
 	for _, c := range list {
@@ -146,46 +122,13 @@ func checkAggregates(ctx context.Context, r *run, f *findings) error {
 }
 
 // failedAggregate is why an aggregate cannot be read, and whether that has a finding
-// of its own: what the planner says above, the standby here.
+// of its own: what the planner says above.
 func (r *run) failedAggregate(ctx context.Context, c counted) (text string, found bool, err error) {
 	var refused *pgconn.PgError
-	if !errors.As(c.err, &refused) || r.cfg.Database.AggregateURL != "" && c.Elsewhere() {
+	if !errors.As(c.err, &refused) {
 		return "", true, nil
 	}
 	planned, err := r.refusals(ctx)
 	found = slices.ContainsFunc(planned, func(p refusal) bool { return p.statement.Use == c.Use() })
 	return humanize.OneLine(refused.Message), found, err
-}
-
-// judgeStandby looks at what AGGREGATE_DATABASE_URL leads to.
-func (r *run) judgeStandby(list []counted, f *findings) {
-	if r.cfg.Database.AggregateURL == "" {
-		return
-	}
-	var fault error
-	lag := ""
-	for _, c := range list {
-		if !c.Elsewhere() {
-			continue
-		}
-		if c.err != nil && !c.unended && fault == nil {
-			fault = fmt.Errorf("the aggregate %s: %w", c.Name, c.err)
-			if !db.IsServerError(c.err) {
-				fault = errors.New("it does not answer: " + db.RootCause(c.err).Error())
-			}
-		}
-		if c.Standby && c.err == nil && len(c.rows) > 0 {
-			lag = age(time.Duration(c.rows[0].Value * float64(time.Second)))
-		}
-	}
-	switch {
-	case fault != nil:
-		f.fail("mend AGGREGATE_DATABASE_URL, or unset it: until then the platform's numbers are missing",
-			"the database of AGGREGATE_DATABASE_URL: %s", humanize.OneLine(fault.Error()))
-	case lag == "":
-		f.warn("point AGGREGATE_DATABASE_URL to a hot standby of this database, or unset it",
-			"the database of AGGREGATE_DATABASE_URL is no standby: what is counted there may be of another platform")
-	default:
-		f.note("the platform is counted on the standby of AGGREGATE_DATABASE_URL, which is %s behind", lag)
-	}
 }

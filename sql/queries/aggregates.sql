@@ -260,23 +260,6 @@ CROSS JOIN LATERAL (VALUES
     ('db_size_bytes', 'postgres', '{}', d.size)
 ) AS s (metric_name, service, tags, value);
 
--- name: StandbySamples :many
--- How far behind its primary a hot standby is: nothing where it receives and all that
--- has arrived is applied, and else the age of the newest transaction that is. No row
--- elsewhere.
-SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
-FROM (
-    SELECT CASE
-               WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() AND EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) THEN 0
-               ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())
-           END AS lag
-    WHERE pg_is_in_recovery()
-) d
-CROSS JOIN LATERAL (VALUES
-    ('standby_lag_seconds', 'postgres', '{}', d.lag)
-) AS s (metric_name, service, tags, value)
-WHERE s.value IS NOT NULL;
-
 -- name: TableSamples :many
 -- The ten largest tables with their indexes and what is stored beside them, as the
 -- route /capacity has them; but chunks and partitions count with the table that they
