@@ -179,8 +179,5 @@ func (c *MetricsCollector) Cycle(ctx context.Context) error {
 	for _, a := range c.pacer.list {
 		a.begun = time.Time{}
 	}
-	for name := range minutely {
-		delete(c.minutes, name)
-	}
 	return errors.Join(c.Gather(ctx), c.Store(ctx))
 }

@@ -49,7 +49,6 @@ type MetricsCollector struct {
 	gathered, besideDue chan struct{}
 	pacer               *pacer
 	latencies           *latencies // of the health monitor
-	deeds               *deeds
 
 	mu       sync.Mutex // of what both loops use
 	buffer   spool.Buffer
@@ -91,7 +90,6 @@ func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 		besideDue:   make(chan struct{}, 1),
 		pacer:       newPacer(db.Aggregates, interval, defaultBudget),
 		latencies:   &latencies{},
-		deeds:       &deeds{},
 		minutes:     minutes{},
 		aggregating: map[string]*faultlog.Log{},
 		leftOut:     map[string]int{},
@@ -245,7 +243,6 @@ func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sa
 	c.observer.Probed(observations)
 	resuming.Wait()
 
-	first := func(what string) func() bool { return func() bool { return c.minutes.first(what, at) } }
 	withGauges := c.minutes.first("further gauges", at)
 	samples := make([]spool.Sample, 0, 96+2*len(observations))
 	for i, o := range observations {
@@ -258,13 +255,8 @@ func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sa
 		c.storing.openAfter(func(err error) bool { return !db.IsServerError(err) })
 	}
 	c.logAggregates(ctx, a)
-	for _, s := range a.all() {
-		if !minutely[s.Metric] || c.minutes.first(s.Metric, at) {
-			samples = append(samples, s)
-		}
-	}
-	samples = append(samples, c.latencies.take(c.lease.Token(), first(config.LatencySample))...)
-	samples = append(samples, c.deeds.take(c.waiting(), first(config.WorkerService))...)
+	samples = append(samples, a.all()...)
+	samples = append(samples, c.latencies.take(c.lease.Token(), func() bool { return c.minutes.first(config.LatencySample, at) })...)
 	return append(samples, sampleOf(config.DatabaseService, config.HealthSample, boolValue(a.Answered)))
 }
 
@@ -272,7 +264,6 @@ func (c *MetricsCollector) collect(ctx context.Context, at time.Time) []spool.Sa
 func (c *MetricsCollector) begin() {
 	if c.counters.begin(c.lease.Token()) {
 		c.pacer.beginTerm()
-		c.deeds.begin()
 	}
 }
 
@@ -476,7 +467,6 @@ func (c *MetricsCollector) storeBatch(ctx context.Context, batch []spool.Cycle) 
 // refused says what becomes of cycles that could not be stored. They wait,
 // whatever the reason: what the table refuses, an operator can mend.
 func (c *MetricsCollector) refused(ctx context.Context, err error) error {
-	c.deeds.storeFailed()
 	if errors.Is(err, lease.ErrLost) {
 		c.lease.RenewNow()
 		return fmt.Errorf("store samples, %d cycles are buffered: %w", c.waiting(), err)

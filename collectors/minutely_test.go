@@ -39,7 +39,7 @@ func fullRun(t *testing.T, settings ...string) (cycle, minute map[string]int) {
 		return pgtest.Count(t, pool, "SELECT count(*) FROM system_metrics WHERE metric_name = $1", metric) > 0
 	}
 	pgtest.Eventually(t, "all is stored", func() bool {
-		return has(cycleSample) && has(config.LatencySample) && has("table_bytes") && pgtest.Count(t, pool, "SELECT count(DISTINCT time) FROM system_metrics") >= 4
+		return has(config.LatencySample) && has("table_bytes") && pgtest.Count(t, pool, "SELECT count(DISTINCT time) FROM system_metrics") >= 4
 	})
 	stop()
 	cycle, minute = map[string]int{}, map[string]int{}
@@ -131,6 +131,7 @@ func TestTheMetricsAreDocumented(t *testing.T) {
 	for name := range minute {
 		stored[name] = "minute"
 	}
+	stored["platform devices_offline"] = "5 minutes"
 	documented, kinds := documentedMetrics(t)
 	if diff := cmp.Diff(stored, documented); diff != "" {
 		t.Errorf("docs/metrics.md (+) is not what is stored (-): %s", diff)
@@ -224,79 +225,6 @@ func TestLatenciesAreStoredOnce(t *testing.T) {
 		}
 		cycle() // it is of another term
 	})
-}
-
-// What the worker says of itself is since it last did.
-func TestTheWorkersOwnSamples(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		pass(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
-		store := newFakeStore()
-		collector := NewMetricsCollector(nil, store, leasetest.Held(t, store, 24*time.Hour), spool.NewMemory(100), 5*time.Second)
-		cycle := func(took time.Duration, skipped int) string {
-			_ = collector.Gather(t.Context())
-			_ = collector.Store(t.Context())
-			collector.deeds.cycleEnded(MetricsLoop, took, skipped)
-			pass(5 * time.Second)
-			var own []string
-			for _, s := range collector.Last().Samples {
-				if s.Service == config.WorkerService {
-					own = append(own, fmt.Sprintf("%s %g", s.Metric, s.Value))
-				}
-			}
-			return strings.Join(own, ", ")
-		}
-		want := func(n int, got, want string) {
-			t.Helper()
-			if got != want {
-				t.Errorf("cycle %d: %q, want %q", n, got, want)
-			}
-		}
-		want(0, cycle(time.Second, 0), "")
-		want(1, cycle(2*time.Second, 1), "worker_cycle_seconds 1, worker_skipped_ticks 0, worker_stores_failed 0, worker_buffered_cycles 0")
-		store.Fail = func(call string) error {
-			if call == "append" {
-				return context.DeadlineExceeded
-			}
-			return nil
-		}
-		for n := 2; n < 12; n++ {
-			want(n, cycle(time.Duration(n)*100*time.Millisecond, 1), "")
-		}
-		failed := collector.deeds.storesFailed
-		if failed == 0 {
-			t.Error("no store has failed")
-		}
-		want(12, cycle(time.Second, 0), fmt.Sprintf("worker_cycle_seconds 2, worker_skipped_ticks 11, worker_stores_failed %d, worker_buffered_cycles 10", failed))
-		store.Fail = nil
-		for n := 13; n < 24; n++ {
-			cycle(time.Second, 0)
-		}
-		want(24, cycle(time.Second, 0), "worker_cycle_seconds 1, worker_skipped_ticks 0, worker_stores_failed 1, worker_buffered_cycles 0")
-	})
-}
-
-// No service can write to the worker's own series, whatever it is called.
-func TestNoServiceWritesToTheWorkersSeries(t *testing.T) {
-	t.Parallel()
-	store := newFakeStore()
-	targets := watching(config.ProbeCounters, map[string]probe.Probe{config.WorkerService: answering(probe.Reading{Status: probe.Healthy,
-		Counters: map[string]float64{"worker_cycle_seconds": 1, "latency_ms": 2, "jobs": 3}})})
-	targets[0].AllCounters = true
-	collector := NewMetricsCollector(targets, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
-	if err := collector.Cycle(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	var got []string
-	for _, s := range collector.Last().Samples {
-		if s.Service == config.WorkerService {
-			got = append(got, fmt.Sprintf("%s %g", s.Metric, s.Value))
-		}
-	}
-	slices.Sort(got)
-	if diff := cmp.Diff([]string{"healthy 1", "jobs 3", "ops_worker_latency_ms 2", "ops_worker_worker_cycle_seconds 1"}, got); diff != "" {
-		t.Error(diff)
-	}
 }
 
 // What is due once a minute is so in the first cycle of each, as all that is stored

@@ -142,7 +142,7 @@ func (s besideStore) AggregatesBeside(ctx context.Context, list []db.Aggregate) 
 // lessLatency leaves out what comes once a minute.
 func lessLatency(samples []spool.Sample) (left []spool.Sample) {
 	for _, s := range samples {
-		if s.Metric != config.LatencySample && s.Service != config.WorkerService {
+		if s.Metric != config.LatencySample {
 			left = append(left, s)
 		}
 	}

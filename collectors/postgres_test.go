@@ -107,13 +107,13 @@ func TestAMissingTableOrColumnCostsItsOwnSamplesUntilItIsThere(t *testing.T) {
 	}
 	check()
 	database.Exec(t, "ALTER TABLE device_state RENAME TO gone")
-	check("devices")
+	check("devices", "devices offline")
 	database.Exec(t, "ALTER TABLE gone RENAME TO device_state")
 	check()
 	database.Exec(t, "ALTER TABLE fleet_alert RENAME COLUMN status TO state")
 	check("alerts", "alert totals")
 	database.Exec(t, "ALTER TABLE fleet_alert RENAME COLUMN state TO status; ALTER TABLE device_state RENAME TO gone; ALTER TABLE delivery_jobs RENAME TO gone_too")
-	check("devices", "deliveries", "delivery totals")
+	check("devices", "devices offline", "deliveries", "delivery totals")
 }
 
 func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
@@ -195,7 +195,7 @@ func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 		}
 	}
 	// The others are under no policy.
-	if diff := gocmp.Diff(yieldWithout(t, database.Pool(t), "alerts", "alert totals", "devices"), metricsOf(a.all())); diff != "" {
+	if diff := gocmp.Diff(yieldWithout(t, database.Pool(t), "alerts", "alert totals", "devices", "devices offline"), metricsOf(a.all())); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -591,10 +591,9 @@ func TestExpiredSamplesAreRemovedFromAPlainTable(t *testing.T) {
 	pgtest.WantRows(t, pool, "SELECT count(*), max(value) FROM system_metrics", "6048 167")
 	// By its index, however large the table is.
 	database.Exec(t, "ANALYZE system_metrics; SET enable_seqscan = off")
-	plan := pgtest.Plan(t, pool, func(ctx context.Context, q *db.Queries) error {
-		_, err := q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: time.Now(), BatchSize: largestBatch})
-		return err
-	})
+	plan := strings.Join(pgtest.Plans(t, pool, func(ctx context.Context, q *db.Queries) {
+		_, _ = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: time.Now(), BatchSize: largestBatch})
+	}), "\n")
 	if !strings.Contains(plan, "idx_system_metrics_name_") {
 		t.Errorf("plan: %s", plan)
 	}
@@ -610,7 +609,7 @@ func TestOpenAlertsAreCountedByTheirIndex(t *testing.T) {
 		database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
 			SELECT 't', 's', 'd', 'X', i::text, CASE WHEN i % 200 = 0 THEN 'OPEN' ELSE 'CLOSED' END, 'x' FROM generate_series(1, 20000) i`)
 		database.Exec(t, "VACUUM ANALYZE fleet_alert")
-		plan := pgtest.Plan(t, pool, func(ctx context.Context, q *db.Queries) error { _, err := q.AlertSamples(ctx); return err })
+		plan := strings.Join(pgtest.Plans(t, pool, func(ctx context.Context, q *db.Queries) { _, _ = q.AlertSamples(ctx) }), "\n")
 		if !strings.Contains(plan, "idx_fleet_alert_open_uq") || strings.Contains(plan, "Seq Scan") {
 			t.Errorf("%s index: %s", name, plan)
 		}
@@ -787,10 +786,9 @@ func TestTheNewestValuesOfSeries(t *testing.T) {
 	if diff := gocmp.Diff(map[Series]float64{{"ingest", "messages_written"}: 1, {"evaluator", "alerts_created"}: 1}, got); diff != "" {
 		t.Error(diff)
 	}
-	plan := pgtest.Plan(t, pool, func(ctx context.Context, q *db.Queries) error {
-		_, err := q.NewestValues(ctx, db.NewestValuesParams{MetricNames: []string{"messages_written"}, Services: []string{"ingest"}, FutureSeconds: 60})
-		return err
-	})
+	plan := strings.Join(pgtest.Plans(t, pool, func(ctx context.Context, q *db.Queries) {
+		_, _ = q.NewestValues(ctx, db.NewestValuesParams{MetricNames: []string{"messages_written"}, Services: []string{"ingest"}, FutureSeconds: 60})
+	}), "\n")
 	if !strings.Contains(plan, "idx_system_metrics_name_service_time") || strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Sort") {
 		t.Error(plan)
 	}
@@ -902,5 +900,30 @@ func TestAFunctionThatIsRefusedCostsItsNumbers(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// An aggregate that the cycle's deadline ends before the server does is read beside the
+// cycles next, and has not failed.
+func TestAnAggregateThatTheDeadlineEnds(t *testing.T) {
+	t.Parallel()
+	database, _, store := onDatabase(t)
+	database.Exec(t, `ALTER TABLE tenants RENAME TO t; CREATE VIEW tenants AS SELECT t.* FROM t, pg_sleep(0.5);
+		ALTER TABLE device_state RENAME TO d; CREATE VIEW device_state AS SELECT d.* FROM d, pg_sleep(60)`)
+	named := func(name string) db.Aggregate {
+		return db.Aggregates[slices.IndexFunc(db.Aggregates, func(a db.Aggregate) bool { return a.Name == name })]
+	}
+	list := []db.Aggregate{named("tenants"), named("devices")}
+	// The server gives each two thirds of the time, of which the first takes half.
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	a := store.Aggregates(ctx, list)
+	if a.Unended != "devices" || a.Failed["devices"] == nil || len(a.Took) != 1 {
+		t.Fatalf("unended %q, failed %v, took %v", a.Unended, a.Failed, a.Took)
+	}
+	p := newPacer(list, 5*time.Second, 0.02)
+	p.counted(list, &a, false)
+	if devices := p.list[1]; !p.goesBeside(devices) || !p.isDue(devices, time.Now()) || len(a.Failed) > 0 {
+		t.Errorf("%+v, %v failed", devices, a.Failed)
 	}
 }

@@ -1,10 +1,6 @@
 package collectors
 
-import (
-	"slices"
-
-	"ops_worker/internal/config"
-)
+import "ops_worker/internal/config"
 
 // seriesOwner is the one service that may write each of the series that the
 // dashboard reads by name alone: a sample of another service under one of these
@@ -17,12 +13,11 @@ var seriesOwner = map[string]string{
 	"connections":      config.DatabaseService,
 }
 
-// sampleName is the name under which an extra service's counter is stored: another than it
-// has where that is a chart's, or one of the worker's own, which no service may write
-// to, also not one that is called as the worker is.
+// sampleName is the name under which an extra service's counter is stored: another
+// than it has where that is a chart's, or the worker's own word on a service.
 func sampleName(service, counter string) string {
 	owner, reserved := seriesOwner[counter]
-	if reserved && owner != service || counter == config.LatencySample || slices.Contains(workerSamples, counter) {
+	if reserved && owner != service || counter == config.LatencySample {
 		return service + "_" + counter
 	}
 	return counter

@@ -299,7 +299,6 @@ func (w *Worker) collect(ctx context.Context) {
 	for _, loop := range loops {
 		loop.Log = w.log
 		loop.Ended = func(took time.Duration, err error, skipped int) {
-			w.Metrics.deeds.cycleEnded(loop.Name, took, skipped)
 			w.Observer.CycleEnded(loop.Name, took, err, skipped)
 		}
 		if loop.Name == HealthLoop || loop.Name == MetricsLoop {

@@ -3,7 +3,6 @@ package db
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -45,9 +44,6 @@ type Aggregate struct {
 	Platform bool
 	// Every is how often it is due while that is cheap; 0 is with every cycle.
 	Every time.Duration
-	// Minutely are those of its samples that are stored once a minute, however often it
-	// is due.
-	Minutely []string
 
 	read reader
 }
@@ -75,20 +71,12 @@ var Aggregates = []Aggregate{
 	{Name: "alert totals", read: reads((*Queries).AlertTotalSamples), Platform: true, Every: time.Minute},
 	{Name: "delivery totals", read: reads((*Queries).DeliveryTotalSamples), Platform: true, Every: time.Minute},
 	{Name: "registry", read: reads((*Queries).RegistrySamples), Platform: true, Every: time.Minute},
-	{Name: "devices", read: reads((*Queries).DeviceSamples), Platform: true, Minutely: []string{"devices_offline"}},
+	{Name: "devices", read: reads((*Queries).DeviceSamples), Platform: true},
+	{Name: "devices offline", read: reads((*Queries).OfflineSamples), Platform: true, Every: 5 * time.Minute},
 }
 
 // Use is what its statement is for.
 func (a Aggregate) Use() string { return "the aggregate " + a.Name }
-
-// SampleEvery is how often a sample of it is stored while that is cheap; 0 is with
-// every cycle.
-func (a Aggregate) SampleEvery(metric string) time.Duration {
-	if slices.Contains(a.Minutely, metric) {
-		return max(a.Every, time.Minute)
-	}
-	return a.Every
-}
 
 // ReadAggregates reads aggregates in their order, in a transaction that has no role
 // yet, and hands each to done with how long its call took: what came before, such as

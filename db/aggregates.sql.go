@@ -375,14 +375,12 @@ const deviceSamples = `-- name: DeviceSamples :many
 SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
 FROM (
     SELECT count(*) FILTER (WHERE status = 'ONLINE') AS online,
-           count(*) FILTER (WHERE status = 'STALE') AS stale,
-           count(*) FILTER (WHERE status = 'OFFLINE') AS offline
+           count(*) FILTER (WHERE status = 'STALE') AS stale
     FROM device_state
 ) d
 CROSS JOIN LATERAL (VALUES
     ('devices_online', 'platform', '{}', d.online),
-    ('devices_stale', 'platform', '{}', d.stale),
-    ('devices_offline', 'platform', '{}', d.offline)
+    ('devices_stale', 'platform', '{}', d.stale)
 ) AS s (metric_name, service, tags, value)
 `
 
@@ -394,9 +392,7 @@ type DeviceSamplesRow struct {
 }
 
 // One pass over device_state, the largest table here, however many numbers: a
-// scan of the whole fleet, since every device is in some state. devices_offline comes
-// in the same pass, since another would double the cost, and db.Aggregates has it stored
-// once a minute: a row a cycle is as much as a dozen other numbers.
+// scan of the whole fleet.
 func (q *Queries) DeviceSamples(ctx context.Context) ([]DeviceSamplesRow, error) {
 	rows, err := q.db.Query(ctx, deviceSamples)
 	if err != nil {
@@ -504,6 +500,52 @@ func (q *Queries) LockSamples(ctx context.Context) ([]LockSamplesRow, error) {
 	items := []LockSamplesRow{}
 	for rows.Next() {
 		var i LockSamplesRow
+		if err := rows.Scan(
+			&i.MetricName,
+			&i.Service,
+			&i.Tags,
+			&i.Value,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const offlineSamples = `-- name: OfflineSamples :many
+SELECT s.metric_name::text AS metric_name, s.service::text AS service, s.tags::text AS tags, s.value::float8 AS value
+FROM (
+    SELECT count(*) AS offline
+    FROM device_state
+    WHERE status = 'OFFLINE'
+) d
+CROSS JOIN LATERAL (VALUES
+    ('devices_offline', 'platform', '{}', d.offline)
+) AS s (metric_name, service, tags, value)
+`
+
+type OfflineSamplesRow struct {
+	MetricName string
+	Service    string
+	Tags       string
+	Value      float64
+}
+
+// The devices that are offline, which no page charts: another pass over device_state,
+// every five minutes.
+func (q *Queries) OfflineSamples(ctx context.Context) ([]OfflineSamplesRow, error) {
+	rows, err := q.db.Query(ctx, offlineSamples)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []OfflineSamplesRow{}
+	for rows.Next() {
+		var i OfflineSamplesRow
 		if err := rows.Scan(
 			&i.MetricName,
 			&i.Service,

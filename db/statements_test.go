@@ -152,15 +152,9 @@ func TestAggregatesYieldTheirSamples(t *testing.T) {
 		}
 	}
 	got := map[string]bool{}
-	err := db.ReadAggregates(t.Context(), db.New(pool), db.Aggregates, func(a db.Aggregate, samples []db.Sample, _ time.Duration) {
-		yielded := map[string]bool{}
+	err := db.ReadAggregates(t.Context(), db.New(pool), db.Aggregates, func(_ db.Aggregate, samples []db.Sample, _ time.Duration) {
 		for _, s := range samples {
-			got[s.Service+" "+s.MetricName], yielded[s.MetricName] = true, true
-		}
-		for _, metric := range a.Minutely {
-			if !yielded[metric] {
-				t.Errorf("%s yields no %s", a.Name, metric)
-			}
+			got[s.Service+" "+s.MetricName] = true
 		}
 	})
 	if err != nil {

@@ -230,9 +230,6 @@ const (
 	InstancesHealthySample = "instances_healthy"
 	// LatencySample is how long a service's newest check took.
 	LatencySample = "latency_ms"
-	// WorkerService is the service under which the worker's own samples are written,
-	// whatever SERVICE_NAME is.
-	WorkerService = "ops_worker"
 	// PlatformSamples is the service under which the platform's own samples are
 	// written.
 	PlatformSamples = "platform"

@@ -78,10 +78,6 @@ var RunSamples = []Sample{
 	{"ingest", "latency_ms", -1},
 	{"evaluator", "latency_ms", -1},
 	{"postgres", "latency_ms", -1},
-	{"ops_worker", "worker_cycle_seconds", -1},
-	{"ops_worker", "worker_skipped_ticks", -1},
-	{"ops_worker", "worker_stores_failed", -1},
-	{"ops_worker", "worker_buffered_cycles", -1},
 }
 
 // OncePerMinute are the names of what is stored once a minute, as "service metric".

@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	stdcmp "cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Querier is a pool, a connection or a transaction.
@@ -78,32 +78,37 @@ func Eventually(tb testing.TB, what string, condition func() bool) {
 	}
 }
 
-// Plan is how the server would run the statement that fn sends. Nothing is run.
-func Plan(tb testing.TB, pool *pgxpool.Pool, fn func(context.Context, *db.Queries) error) string {
+// Plans are how the server would run the statements that fn sends. None is run.
+func Plans(tb testing.TB, q Querier, fn func(context.Context, *db.Queries)) []string {
 	tb.Helper()
-	e := &explainer{pool: pool}
-	if err := fn(tb.Context(), db.New(e)); !errors.Is(err, errPlanned) {
-		tb.Fatalf("plan: %v", err)
+	e := &explainer{on: q}
+	fn(tb.Context(), db.New(e))
+	if e.err != nil || len(e.plans) == 0 {
+		tb.Fatalf("%d plans, %v", len(e.plans), e.err)
 	}
-	return strings.Join(e.plan, "\n")
+	return e.plans
 }
 
 var errPlanned = errors.New("planned, not run")
 
-// explainer is a db.DBTX that has a statement planned.
+// explainer is a db.DBTX that has statements planned.
 type explainer struct {
-	pool *pgxpool.Pool
-	plan []string
+	on    Querier
+	plans []string
+	err   error // the first
 }
 
 func (e *explainer) explain(ctx context.Context, sql string, args []any) error {
-	rows, err := e.pool.Query(ctx, "EXPLAIN "+sql, args...)
+	rows, err := e.on.Query(ctx, "EXPLAIN "+sql, args...)
+	var plan []string
+	if err == nil {
+		plan, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	}
 	if err != nil {
+		e.err = stdcmp.Or(e.err, err)
 		return err
 	}
-	if e.plan, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
-		return err
-	}
+	e.plans = append(e.plans, strings.Join(plan, "\n"))
 	return errPlanned
 }
 
@@ -116,9 +121,9 @@ func (e *explainer) Query(ctx context.Context, sql string, args ...any) (pgx.Row
 }
 
 func (e *explainer) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	return explained{e.explain(ctx, sql, args)}
+	return planned{e.explain(ctx, sql, args)}
 }
 
-type explained struct{ err error }
+type planned struct{ err error }
 
-func (e explained) Scan(...any) error { return e.err }
+func (p planned) Scan(...any) error { return p.err }

@@ -514,8 +514,7 @@ func isAggregated(service string) bool {
 // shown reports whether a series has a line of its own. Health and latency stand among
 // the services.
 func shown(service, metric string) bool {
-	own := service == config.WorkerService && strings.HasPrefix(metric, "worker_")
-	if own || metric == config.HealthSample || metric == config.LatencySample {
+	if metric == config.HealthSample || metric == config.LatencySample {
 		return false
 	}
 	_, listed := aggregated[metric]
