@@ -33,8 +33,8 @@ type Aggregates struct {
 	Took map[string]time.Duration
 	// Failed holds an error for each aggregate that yielded no samples.
 	Failed map[string]error
-	// Unended is the aggregate whose call the caller's deadline has ended, if any.
-	Unended string
+	// Unended are those of them for which the caller's deadline left no time.
+	Unended []string
 }
 
 // readAggregates reads aggregates in one transaction, and makes one for none as well:
@@ -56,11 +56,11 @@ func readAggregates(ctx context.Context, client *db.Client, list []db.Aggregate)
 		case len(list) == 0:
 			return result // where the commit fails nothing is lost: it only reads
 		case ctx.Err() != nil || !db.IsServerError(err):
-			if !began.IsZero() && ctx.Err() != nil {
-				result.Unended = list[0].Name
-			}
 			for _, a := range list {
 				result.fail(a.Name, err)
+				if !began.IsZero() && ctx.Err() != nil {
+					result.Unended = append(result.Unended, a.Name)
+				}
 			}
 			return result
 		}

@@ -201,7 +201,7 @@ func (p *pacer) counted(list []db.Aggregate, a *Aggregates, beside bool) []paceC
 		paced.inFlight, paced.failed = false, false
 		cost, known := a.Took[paced.Name]
 		err := a.Failed[paced.Name]
-		timedOut := db.IsServerError(err) && db.IsTimeout(err) || a.Unended == paced.Name
+		timedOut := db.IsServerError(err) && db.IsTimeout(err) || slices.Contains(a.Unended, paced.Name)
 		if known && (beside || !timedOut) {
 			paced.learn(cost)
 		}
