@@ -57,7 +57,7 @@ func (k *schemaKeeper) log(log zerolog.Logger, changes []db.Change) {
 	done := map[string]int{}
 	for _, c := range changes {
 		event := log.Debug()
-		if c.Failed() || c.Postponed() {
+		if c.Failed() {
 			k.unmade[c] = true
 			if before[c] {
 				continue

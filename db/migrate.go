@@ -44,25 +44,21 @@ const (
 
 // What a Change did.
 const (
-	created   = "created"
-	granted   = "granted"
-	failed    = "failed"
-	postponed = "postponed"
-	reverted  = "reverted"
+	created  = "created"
+	granted  = "granted"
+	failed   = "failed"
+	reverted = "reverted"
 )
 
 // Change is one thing that bringing the schema up to date did, or could not do.
 type Change struct {
 	Object string // the table, view, role or migration
-	Action string // created, granted, marked, migrated, reverted, postponed or failed
+	Action string // created, granted, marked, migrated, reverted or failed
 	Detail string
 }
 
 // Failed reports whether the change was wanted and could not be made.
 func (c Change) Failed() bool { return c.Action == failed }
-
-// Postponed reports whether the change was left to whoever runs a command for it.
-func (c Change) Postponed() bool { return c.Action == postponed }
 
 // MigrationState is one migration and when it was applied; zero if it was not. One
 // of a newer worker has no name.

@@ -419,17 +419,12 @@ func succeeded(stands map[string]DescribeRelationsRow, name string) bool {
 	})
 }
 
-// What of system_metrics is converted at a start: no more than a second's work.
-const (
-	smallTable = 16 << 20 // bytes, some 100,000 samples
-	shortSpan  = 14 * 24 * time.Hour
-)
-
 // conversionLock is how long a start waits for the table.
 const conversionLock = 5 * time.Second
 
-// ensureHypertable converts system_metrics on a database that got TimescaleDB
-// after it, where that is quickly done.
+// ensureHypertable makes a hypertable of a system_metrics that is empty, on a database
+// that got TimescaleDB after it. One with rows is locked for long by that: doctor and
+// docs/operation.md have the statement.
 func (e *ensurer) ensureHypertable(ctx context.Context) error {
 	if e.timescale == nil || !e.when.thorough {
 		return nil
@@ -438,42 +433,25 @@ func (e *ensurer) ensureHypertable(ctx context.Context) error {
 	if err != nil || converted {
 		return err
 	}
-	size, err := e.q.SamplesSize(ctx)
-	if err != nil {
+	empty, err := e.q.SamplesEmpty(ctx)
+	if err != nil || !empty {
 		return err
 	}
-	small := size.Bytes <= smallTable
-	if small {
-		seconds, err := e.q.SamplesSpan(ctx)
-		if err != nil {
-			return err
-		}
-		small = seconds <= shortSpan.Seconds()
-	}
-	if !small {
-		e.changes = append(e.changes, Change{samplesTable, postponed, "a hypertable: it is too long for a start, `ops-worker migrate hypertable` converts it"})
-		return nil
-	}
-	statement, _ := e.timescale.text("convert_samples")
-	return e.makeHypertable(ctx, samplesTable, statement, chunkInterval)
+	return e.convert(ctx, samplesTable)
 }
 
-// convert makes a hypertable of a table that was just made, if it is to be one.
+// convert makes a hypertable of an empty table, if it is to be one.
 func (e *ensurer) convert(ctx context.Context, table string) error {
 	statement, ok := e.timescale.conversion(table)
 	if !ok {
 		return nil
 	}
-	return e.makeHypertable(ctx, table, statement)
-}
-
-func (e *ensurer) makeHypertable(ctx context.Context, table, statement string, args ...any) error {
 	before := len(e.changes)
 	err := e.try(ctx, Change{table, created, "hypertable"}, func(savepoint pgx.Tx) error {
 		if _, err := savepoint.Exec(ctx, "SELECT set_config('lock_timeout', $1, true)", fmt.Sprint(conversionLock.Milliseconds())); err != nil {
 			return err
 		}
-		if _, err := savepoint.Exec(ctx, statement, args...); err != nil {
+		if _, err := savepoint.Exec(ctx, statement); err != nil {
 			return err
 		}
 		return New(savepoint).ConfigureTransaction(ctx, e.when.limits.params())

@@ -436,6 +436,19 @@ func (q *Queries) MigratorHistory(ctx context.Context, mark string) (MigratorHis
 	return i, err
 }
 
+const samplesEmpty = `-- name: SamplesEmpty :one
+SELECT (NOT EXISTS (SELECT FROM system_metrics))::boolean AS empty
+`
+
+// Whether system_metrics has no row: a table that has may not become a hypertable at a
+// start.
+func (q *Queries) SamplesEmpty(ctx context.Context) (bool, error) {
+	row := q.db.QueryRow(ctx, samplesEmpty)
+	var empty bool
+	err := row.Scan(&empty)
+	return empty, err
+}
+
 const samplesSize = `-- name: SamplesSize :one
 SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
 FROM pg_catalog.pg_class c
@@ -454,20 +467,6 @@ func (q *Queries) SamplesSize(ctx context.Context) (SamplesSizeRow, error) {
 	var i SamplesSizeRow
 	err := row.Scan(&i.EstimatedRows, &i.Bytes)
 	return i, err
-}
-
-const samplesSpan = `-- name: SamplesSpan :one
-SELECT coalesce(extract(epoch FROM max(time) - min(time)), 0)::float8 AS seconds
-FROM system_metrics
-`
-
-// The time between the oldest and the newest sample, in seconds. Reads the whole
-// table. Caller: what makes a hypertable of it.
-func (q *Queries) SamplesSpan(ctx context.Context) (float64, error) {
-	row := q.db.QueryRow(ctx, samplesSpan)
-	var seconds float64
-	err := row.Scan(&seconds)
-	return seconds, err
 }
 
 const sequencesBehind = `-- name: SequencesBehind :many

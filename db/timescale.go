@@ -9,7 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/sql"
 )
@@ -120,82 +119,6 @@ func (t *Timescale) text(file string) (string, bool) {
 // conversion is the statement that makes a hypertable of a table, if one should
 // be made.
 func (t *Timescale) conversion(table string) (string, bool) { return t.text("hypertables/" + table) }
-
-// chunkInterval is how long the platform's chunks of system_metrics are.
-const chunkInterval = time.Hour
-
-// mostChunks bounds how many chunks a conversion makes: with many thousands the
-// server runs out of locks.
-const mostChunks = 1000
-
-// Conversion is what it takes to make a hypertable of system_metrics.
-type Conversion struct {
-	// Needed is false on plain PostgreSQL, and where it is one.
-	Needed bool
-	Rows   float64 // an estimate; 0 or less is unknown
-	Bytes  int64
-	Span   time.Duration
-	// Chunk is the length of the chunks that its samples come into.
-	Chunk time.Duration
-}
-
-// PlanConversion looks at what ConvertSamples would do.
-func PlanConversion(ctx context.Context, pool *pgxpool.Pool) (c Conversion, err error) {
-	err = inTx(ctx, pool, ReadOnly, atStart.limits, func(tx pgx.Tx) error {
-		q := New(tx)
-		t, err := FindTimescale(ctx, q)
-		if err != nil || t == nil {
-			return err
-		}
-		converted, err := t.IsHypertable(ctx, q, samplesTable)
-		if err != nil || converted {
-			return err
-		}
-		size, err := q.SamplesSize(ctx)
-		if err != nil {
-			return err
-		}
-		seconds, err := q.SamplesSpan(ctx)
-		c = Conversion{true, size.EstimatedRows, size.Bytes, time.Duration(seconds * float64(time.Second)), chunkInterval}
-		if longest := mostChunks * chunkInterval; c.Span > longest {
-			c.Chunk = (c.Span/mostChunks + chunkInterval).Truncate(chunkInterval)
-		}
-		return err
-	})
-	if err != nil {
-		return c, fmt.Errorf("look at system_metrics: %w", err)
-	}
-	return c, nil
-}
-
-// conversionLimit bounds the conversion of a long table.
-const conversionLimit = 2 * time.Hour
-
-// ConvertSamples makes a hypertable of system_metrics. The table is locked for as
-// long as it takes.
-func ConvertSamples(ctx context.Context, pool *pgxpool.Pool, c Conversion) error {
-	limits := Limits{Statement: conversionLimit, Lock: conversionLock}
-	err := inTx(ctx, pool, ReadWrite, limits, func(tx pgx.Tx) error {
-		t, err := FindTimescale(ctx, New(tx))
-		if err != nil {
-			return err
-		}
-		if t == nil {
-			return errors.New("TimescaleDB is not installed in this database")
-		}
-		convert, _ := t.text("convert_samples")
-		if _, err := tx.Exec(ctx, convert, c.Chunk); err != nil {
-			return err
-		}
-		restore, _ := t.text("set_chunk_interval")
-		_, err = tx.Exec(ctx, restore, chunkInterval)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("make a hypertable of system_metrics: %w", err)
-	}
-	return nil
-}
 
 // ask runs a statement that answers one value.
 func ask[T any](ctx context.Context, t *Timescale, q *Queries, file string, args ...any) (value T, err error) {

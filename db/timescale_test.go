@@ -3,11 +3,9 @@ package db_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -109,58 +107,25 @@ func TestOnTimescaleWhatThePlatformHasMadeIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestOnTimescaleOurOwnPlainTableIsConvertedWithItsSamples(t *testing.T) {
-	t.Parallel()
-	database := pgtest.New(t)
-	database.Exec(t, "INSERT INTO system_metrics (time, metric_name, value) VALUES (now(), 'x', 1)")
-	database.Exec(t, fakeTimescale)
-	pool := database.Pool(t)
-	migrate(t, pool)
-	if diff := cmp.Diff([]string{"create_hypertable system_metrics time 01:00:00"}, timescaleCalls(t, pool)); diff != "" {
-		t.Error(diff)
-	}
-}
-
-// A long table is left to the command for it, which chooses chunks that are not
-// too many.
-func TestOnTimescaleALongTableIsConvertedByCommandAlone(t *testing.T) {
+// A start makes a hypertable of an empty table, and leaves one with rows as it is.
+func TestOnTimescaleAnEmptyTableIsConverted(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		rows  string
-		chunk time.Duration
+		fill string
+		want []string
 	}{
-		"a long span":  {"VALUES (now(), 'x', 1), (now() - interval '8760 hours', 'x', 1)", 9 * time.Hour},
-		"a large size": {"SELECT now() - make_interval(secs => i), repeat('x', 500), 1 FROM generate_series(1, 40000) i", time.Hour},
+		"empty": {"SELECT 1", []string{"create_hypertable system_metrics time 01:00:00"}},
+		"a row": {"INSERT INTO system_metrics (time, metric_name, value) VALUES (now(), 'x', 1)", []string{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			database := pgtest.New(t)
-			database.Exec(t, "INSERT INTO system_metrics (time, metric_name, value) "+test.rows)
-			pool := database.Pool(t)
-			if plan, err := db.PlanConversion(t.Context(), pool); err != nil || plan.Needed {
-				t.Errorf("plan without TimescaleDB: %+v, %v", plan, err)
-			}
+			database.Exec(t, test.fill)
 			database.Exec(t, fakeTimescale)
-			changes := migrate(t, pool)
-			if len(changes) != 1 || !changes[0].Postponed() || changes[0].Failed() || !strings.Contains(changes[0].Detail, "ops-worker migrate hypertable") {
-				t.Errorf("changes: %v", changes)
-			}
-			if calls := timescaleCalls(t, pool); len(calls) != 0 {
-				t.Errorf("calls: %v", calls)
-			}
-			plan, err := db.PlanConversion(t.Context(), pool)
-			if err != nil || !plan.Needed || plan.Chunk != test.chunk {
-				t.Errorf("plan: %+v, %v", plan, err)
-			}
-			if err := db.ConvertSamples(t.Context(), pool, plan); err != nil {
-				t.Fatal(err)
-			}
-			want := []string{fmt.Sprintf("create_hypertable system_metrics time %02d:00:00", int(test.chunk.Hours())), "set_chunk_time_interval system_metrics 01:00:00"}
-			if diff := cmp.Diff(want, timescaleCalls(t, pool)); diff != "" {
+			pool := database.Pool(t)
+			migrate(t, pool)
+			if diff := cmp.Diff(test.want, timescaleCalls(t, pool)); diff != "" {
 				t.Error(diff)
-			}
-			if changes := migrate(t, pool); len(changes) != 0 {
-				t.Errorf("after the conversion: %v", changes)
 			}
 		})
 	}

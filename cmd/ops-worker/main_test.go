@@ -45,7 +45,7 @@ func (r result) want(t *testing.T, status int, stdout, stderr string) {
 }
 
 func TestEveryCommandHasHelp(t *testing.T) {
-	for _, args := range [][]string{{}, {"run"}, {"migrate"}, {"migrate", "up"}, {"migrate", "down"}, {"migrate", "status"}, {"migrate", "hypertable"},
+	for _, args := range [][]string{{}, {"run"}, {"migrate"}, {"migrate", "up"}, {"migrate", "down"}, {"migrate", "status"},
 		{"once"}, {"once", "health"}, {"once", "metrics"}, {"healthcheck"}, {"version"}, {"doctor"}, {"status"}, {"grants"}} {
 		command(t, nil, append(args, "--help")...).want(t, exitOK, "Usage:\n  ops-worker "+strings.Join(args, " "), "")
 	}

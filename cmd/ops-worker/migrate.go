@@ -25,7 +25,7 @@ func newMigrateCommand(load loader) *cobra.Command {
 		Args:  knownCommand,
 		RunE:  subcommandWanted,
 	}
-	migrate.AddCommand(newMigrateUpCommand(load), newMigrateDownCommand(load), newMigrateStatusCommand(load), newMigrateHypertableCommand(load))
+	migrate.AddCommand(newMigrateUpCommand(load), newMigrateDownCommand(load), newMigrateStatusCommand(load))
 	return migrate
 }
 
@@ -109,43 +109,6 @@ func newMigrateStatusCommand(load loader) *cobra.Command {
 				}
 				return []any{name, applied}
 			})
-		}),
-	}
-}
-
-func newMigrateHypertableCommand(load loader) *cobra.Command {
-	return &cobra.Command{
-		Use:   "hypertable",
-		Short: "Make a TimescaleDB hypertable of a system_metrics of any length",
-		Long: "Makes a hypertable of system_metrics on a database that got TimescaleDB after it.\n" +
-			"A start of the worker does so where it is quickly done. A long table is locked\n" +
-			"meanwhile: a running worker keeps its cycles until it is over.",
-		Args: cobra.NoArgs,
-		RunE: withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-			plan, err := db.PlanConversion(ctx, pool)
-			if err != nil {
-				return err
-			}
-			if !plan.Needed {
-				_, err := fmt.Fprintln(out, "nothing to do: there is no TimescaleDB, or system_metrics is a hypertable")
-				return err
-			}
-			rows := "its rows were never counted"
-			if plan.Rows > 0 {
-				rows = fmt.Sprintf("about %.0f rows", plan.Rows)
-			}
-			_, err = fmt.Fprintf(out, "system_metrics has %.1f MB, %s, from %s: it comes into chunks of %s.\n"+
-				"It is locked until that is done, some seconds for every 100 MB. Ctrl-C leaves it as it is.\n",
-				float64(plan.Bytes)/1e6, rows, plan.Span.Round(time.Second), plan.Chunk)
-			if err != nil {
-				return err
-			}
-			began := time.Now()
-			if err := db.ConvertSamples(ctx, pool, plan); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(out, "done in %s\n", time.Since(began).Round(time.Millisecond))
-			return err
 		}),
 	}
 }

@@ -66,7 +66,8 @@ func checkTimescale(ctx context.Context, r *run, f *findings) error {
 	}
 	f.note("TimescaleDB %s", t.version)
 	if t.Hypertable == nil {
-		f.warn("as the table's owner: `ops-worker migrate hypertable`, which says how much there is to convert; an empty or small table the next start converts",
+		f.warn("an empty table the next start converts; one with rows, as its owner, is locked for some seconds for every 100 MB: "+
+			"SELECT create_hypertable('system_metrics', 'time', chunk_time_interval => interval '1 hour', migrate_data => true);",
 			"system_metrics is no hypertable")
 		return nil
 	}

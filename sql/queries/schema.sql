@@ -150,18 +150,17 @@ FROM (
 WHERE NOT has_table_privilege(@role::text, w.relation, w.privilege)
 ORDER BY w.relation, w.privilege;
 
+-- name: SamplesEmpty :one
+-- Whether system_metrics has no row: a table that has may not become a hypertable at a
+-- start.
+SELECT (NOT EXISTS (SELECT FROM system_metrics))::boolean AS empty;
+
 -- name: SamplesSize :one
 -- A plain table's size and the planner's estimate of its rows, -1 or 0 where it
 -- was never analysed. Caller: doctor too.
 SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
 FROM pg_catalog.pg_class c
 WHERE c.oid = to_regclass('system_metrics');
-
--- name: SamplesSpan :one
--- The time between the oldest and the newest sample, in seconds. Reads the whole
--- table. Caller: what makes a hypertable of it.
-SELECT coalesce(extract(epoch FROM max(time) - min(time)), 0)::float8 AS seconds
-FROM system_metrics;
 
 -- name: SequencesBehind :many
 -- The sequences that fill columns of the given tables: an insert needs to draw
