@@ -121,12 +121,12 @@ func (m *HealthMonitor) Cycle(ctx context.Context) error {
 	token := m.lease.Token()
 	m.latencies.keep(token, observations)
 	checks, err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
+	m.remember(ctx, observations)
 	// The alerts do not wait for the rows; but no lease and no connection is a
 	// fault of both.
 	if m.alerts.Enabled && (err == nil || db.IsServerError(err)) {
 		err = errors.Join(err, m.syncAlerts(ctx, token, m.alerts.due(observations, checks)))
 	}
-	m.remember(ctx, observations)
 	return err
 }
 

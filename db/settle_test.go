@@ -93,6 +93,17 @@ func down(t *testing.T, pool *pgxpool.Pool) {
 	}
 }
 
+// Of what a role may not read nothing is said.
+func TestAMigratorsNotesThatMayNotBeReadWarnOfNothing(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	_, address := database.Role(t, "NOSUPERUSER")
+	found, err := db.FindSettlement(t.Context(), db.New(database.PoolAs(t, address)))
+	if err != nil || !found.Unreadable || found.WouldRuin() || found.Ruined() {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
 // A platform that was ruined all the same is mended by what doctor advises.
 func TestARuinedPlatformIsMended(t *testing.T) {
 	t.Parallel()

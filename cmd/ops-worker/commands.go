@@ -76,7 +76,7 @@ func subcommandWanted(cmd *cobra.Command, _ []string) error {
 			names = append(names, sub.Name())
 		}
 	}
-	return &exitError{exitUsage, fmt.Errorf("%s wants a command: %s", cmd.CommandPath(), strings.Join(names, ", "))}
+	return &exitError{exitUsage, fmt.Errorf("%s wants a command: %s", cmd.Name(), strings.Join(names, ", "))}
 }
 
 // withNearFlag adds which flag was meant.
