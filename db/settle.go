@@ -155,7 +155,9 @@ type Settlement struct {
 func (s Settlement) Ruined() bool { return s.Files > 0 && !s.Platform }
 
 // WouldRuin reports whether the platform's migrator would do so now.
-func (s Settlement) WouldRuin() bool { return s.Files == 0 && !s.Marked && !s.Unreadable && !s.Platform && s.Ours }
+func (s Settlement) WouldRuin() bool {
+	return s.Files == 0 && !s.Marked && !s.Unreadable && !s.Platform && s.Ours
+}
 
 // Repair is the SQL after which the migrator runs all its files.
 func (Settlement) Repair() string {

@@ -44,6 +44,9 @@ func checkServices(ctx context.Context, r *run, f *findings) error {
 			f.warn(probe.SeveralAdvice(target.Variable),
 				"%s: several instances answer at %s: counters that cannot be told apart are not stored", o.Service, strings.Join(mixed, ", "))
 		}
+		if slow := r.mixed.unknown[o.Service]; len(slow) > 0 {
+			f.note("%s: %s answers too slowly to be asked often enough: whether several instances are behind it is not known", o.Service, strings.Join(slow, ", "))
+		}
 	}
 	if well > shownWell {
 		f.note("%d more extra services are healthy", well-shownWell)
@@ -64,22 +67,26 @@ func instances(o probe.Observation) string {
 
 // mixedAddresses are those at which several instances of a service answer.
 type mixedAddresses struct {
-	mu    sync.Mutex
-	found map[string][]string // by service
+	mu             sync.Mutex
+	found, unknown map[string][]string // by service; of those that are unknown it was not found out
 }
 
 // watch lets each address of the targets' be asked again.
 func (m *mixedAddresses) watch(targets []probe.Target) {
-	m.found = map[string][]string{}
+	m.found, m.unknown = map[string][]string{}, map[string][]string{}
 	for n, t := range targets {
 		if !slices.ContainsFunc(t.Counters, func(c config.Counter) bool { return !c.Gauge }) {
 			continue
 		}
 		targets[n].Answered = func(ctx context.Context, i probe.InstanceReading) {
-			if i.Several(ctx, t.Totals) {
-				m.mu.Lock()
-				defer m.mu.Unlock()
+			several, known := i.Several(ctx, t.Totals)
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			switch {
+			case several:
 				m.found[t.Name] = append(m.found[t.Name], i.Address)
+			case !known:
+				m.unknown[t.Name] = append(m.unknown[t.Name], i.Address)
 			}
 		}
 	}

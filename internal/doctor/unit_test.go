@@ -159,7 +159,7 @@ func TestVerdicts(t *testing.T) {
 			"may not use the schema public", "GRANT USAGE ON SCHEMA public TO pulse_operator"},
 		"hypertable": {chunks(nil), "timescaledb", OK, "retention policy: dropped after 7d, as METRICS_RETENTION", ""},
 		"not converted": {chunks(func(ts *timescale) { ts.Hypertable = nil }), "timescaledb", Warn, "no hypertable",
-			"as the table's owner"},
+			"create_hypertable('system_metrics'"},
 		"large chunks": {chunks(func(ts *timescale) { ts.ChunkSeconds = 604800 }), "timescaledb", Warn, "up to 7d longer",
 			"set_chunk_time_interval"},
 		"a job that sleeps": {chunks(func(ts *timescale) { ts.Jobs[0].Scheduled = false }), "timescaledb", Warn, "policy_retention",

@@ -11,40 +11,51 @@ func SeveralAdvice(variable string) string {
 }
 
 // burst is what asking an instance again and again, each time on a new connection, has
-// shown: whether a running total fell between two answers, and whether all asks were
-// answered.
+// shown so far: whether a running total fell between two answers.
 type burst struct {
-	fell, whole bool
-	last        map[string]float64
+	fell bool
+	asks int // that were answered
+	last map[string]float64
 }
 
-// burst asks again. Before is the answer before its first.
-func (i InstanceReading) burst(ctx context.Context, total func(name string) bool, before map[string]float64) burst {
-	b := burst{last: before, whole: true}
+// over reports whether the burst has shown what it can.
+func (b *burst) over() bool { return b.fell || b.asks == burstAsks }
+
+// take takes an answer.
+func (b *burst) take(counters map[string]float64, total func(name string) bool) {
+	b.fell = b.fell || fallen(b.last, counters, total)
+	b.asks, b.last = b.asks+1, counters
+}
+
+// ask goes on with a burst until it is over, and reports whether it is: an instance that
+// is slow, or refuses to be asked so often, leaves the rest to another time.
+func (i InstanceReading) ask(ctx context.Context, b *burst, total func(name string) bool) (over bool) {
 	for range burstAsks {
-		r := i.Again(ctx)
-		if r.Status != Healthy {
-			b.whole = false
-			continue
+		if b.over() || ctx.Err() != nil {
+			break
 		}
-		b.fell = b.fell || fallen(b.last, r.Counters, total)
-		b.last = r.Counters
+		if r := i.Again(ctx); r.Status == Healthy {
+			b.take(r.Counters, total)
+		}
 	}
-	return b
+	return b.over()
 }
 
 // Several asks an instance in three bursts, and reports whether several answer at its
 // address: a counter that falls in two of them is not one's. Of two that answer at
-// random, it misses one in some three hundred.
-func (i InstanceReading) Several(ctx context.Context, total func(name string) bool) bool {
+// random, it misses one in some three hundred. Known is whether there was time for that.
+func (i InstanceReading) Several(ctx context.Context, total func(name string) bool) (several, known bool) {
 	falls, last := 0, i.Counters
 	for range 3 {
-		b := i.burst(ctx, total, last)
+		b := burst{last: last}
+		if !i.ask(ctx, &b, total) {
+			return falls > 1, falls > 1
+		}
 		if last = b.last; b.fell {
 			falls++
 		}
 	}
-	return falls > 1
+	return falls > 1, true
 }
 
 // fallen reports whether a running total is less than it was.

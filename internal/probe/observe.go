@@ -95,7 +95,7 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 			probing.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, timeout)
 				defer cancel()
-				reading.ask(ctx, instance)
+				reading.probe(ctx, instance)
 				if t.Answered != nil && reading.Status == Healthy {
 					defer faultlog.Recovered(ctx, func(error) {})
 					t.Answered(ctx, *reading)
@@ -111,7 +111,7 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 	return observations
 }
 
-func (i *InstanceReading) ask(ctx context.Context, instance Instance) {
+func (i *InstanceReading) probe(ctx context.Context, instance Instance) {
 	begin := time.Now()
 	defer func() {
 		i.took, i.Key = time.Since(begin), instance.id+i.Remote

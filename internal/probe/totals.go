@@ -40,9 +40,14 @@ type counted struct {
 	cycle   int // in which it answered last
 	// last is what it said then; where it is nil, what it says next adds nothing.
 	last  map[string]float64
-	asked time.Time // in a burst
+	asked time.Time // when the newest bursts began
+	// open are the bursts under way, two where twice says so. They go on in the next
+	// cycles where this one has no time: a burst that is not over proves nothing.
+	open  []burst
+	twice bool
 	// several is that several instances answer there, and clean how many bursts have
-	// not shown it since. A doubt is a fall that only one of two bursts had.
+	// not shown it since. A doubt is what bursts under way are to end, or a fall that only
+	// one of two had; meanwhile nothing is added.
 	several bool
 	clean   int
 	doubt   bool
@@ -78,38 +83,67 @@ func (t *Totals) Resume(stored map[string]float64) {
 func (t *Totals) Ask(ctx context.Context, i InstanceReading) {
 	t.mu.Lock()
 	c := t.at(i)
-	first, doubt := c.asked.IsZero(), c.doubt
-	fell := !c.several && fallen(c.last, i.Counters, t.service.Totals)
-	due := first || doubt || fell || time.Since(c.asked) >= askingEvery
-	if due {
-		c.asked = time.Now()
+	unsure := c.asked.IsZero() || c.doubt || !c.several && fallen(c.last, i.Counters, t.service.Totals)
+	if len(c.open) > 0 {
+		c.open[len(c.open)-1].take(i.Counters, t.service.Totals)
+	} else if unsure || time.Since(c.asked) >= askingEvery {
+		c.asked, c.open, c.twice = time.Now(), []burst{{last: i.Counters}}, false
 	}
+	c.twice = c.twice || unsure
+	open, twice := c.open, c.twice
 	t.mu.Unlock()
-	if !due {
+	if len(open) == 0 {
 		return
 	}
-	one, two := i.burst(ctx, t.service.Totals, i.Counters), burst{whole: true}
-	if first || doubt || fell || one.fell {
-		two = i.burst(ctx, t.service.Totals, one.last)
-	}
+	open, over := t.askInBursts(ctx, i, open, twice, c.several)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c.judge(one, two, fell)
+	c.open = open
+	switch {
+	case over:
+		c.judge(open)
+		c.open = nil
+	case !c.several && (twice || open[0].fell):
+		c.doubt, c.last = true, nil
+	}
 }
 
-// judge takes what one or two bursts have shown of an instance whose newest reading
-// fell, or did not. What is not certain adds nothing: lost rather than a spike.
-func (c *counted) judge(one, two burst, fell bool) {
+// askInBursts goes on with one burst, or with two: where that is wanted, or a total of
+// what was one instance has fallen in the first.
+func (t *Totals) askInBursts(ctx context.Context, i InstanceReading, open []burst, twice, several bool) (_ []burst, over bool) {
+	for {
+		newest := &open[len(open)-1]
+		if !i.ask(ctx, newest, t.service.Totals) {
+			return open, false
+		}
+		if len(open) == 2 || several || !twice && !newest.fell {
+			return open, true
+		}
+		open = append(open, burst{last: newest.last})
+	}
+}
+
+// judge takes what bursts that are over have shown of an instance. What is not certain
+// adds nothing: lost rather than a spike.
+func (c *counted) judge(bursts []burst) {
+	falls := 0
+	for _, b := range bursts {
+		if b.fell {
+			falls++
+		}
+	}
 	switch {
-	case one.fell && two.fell:
-		c.several, c.clean, c.doubt = true, 0, false
-	case one.fell || two.fell:
-		c.clean, c.doubt, c.last = 0, !c.several, nil
+	case c.several && falls > 0:
+		c.clean = 0
 	case c.several:
 		if c.clean++; c.clean == cleanBursts {
 			c.several, c.last = false, nil
 		}
-	case c.doubt, fell && !(one.whole && two.whole):
+	case falls == 2:
+		c.several, c.clean, c.doubt = true, 0, false
+	case falls == 1:
+		c.doubt, c.last = true, nil
+	case c.doubt:
 		c.doubt, c.last = false, nil
 	}
 }

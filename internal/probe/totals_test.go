@@ -157,31 +157,29 @@ func TestTwoBehindOneAddress(t *testing.T) {
 	})
 }
 
-// What each kind of evidence does to the counters of one address, of which 100 are
-// known, and 40 said now.
+// What each kind of evidence does to the counters of one address.
 func TestOnlyAskingAgainDecides(t *testing.T) {
 	t.Parallel()
-	well := func(values ...float64) burst { return burst{whole: true, fell: len(values) > 0} }
+	well, fell := burst{asks: burstAsks}, burst{asks: 3, fell: true}
+	last := map[string]float64{}
 	for name, test := range map[string]struct {
-		before   counted
-		one, two burst
-		fell     bool
-		want     counted
+		before counted
+		bursts []burst
+		want   counted
 	}{
-		"nothing fell":              {counted{last: map[string]float64{}}, well(), well(), false, counted{last: map[string]float64{}}},
-		"a restart":                 {counted{last: map[string]float64{}}, well(), well(), true, counted{last: map[string]float64{}}},
-		"a restart not asked about": {counted{last: map[string]float64{}}, burst{}, burst{}, true, counted{}},
-		"a mix":                     {counted{last: map[string]float64{}}, well(1), well(1), false, counted{last: map[string]float64{}, several: true}},
-		"a fall in the first":       {counted{last: map[string]float64{}}, well(1), well(), false, counted{doubt: true}},
-		"a fall in the second":      {counted{last: map[string]float64{}}, well(), well(1), true, counted{doubt: true}},
-		"a doubt that is over":      {counted{last: map[string]float64{}, doubt: true}, well(), well(), false, counted{}},
-		"a doubt that is a mix":     {counted{last: map[string]float64{}, doubt: true}, well(1), well(1), false, counted{last: map[string]float64{}, several: true}},
-		"a mix that may be over":    {counted{several: true, clean: 1}, well(), well(), false, counted{several: true, clean: 2}},
-		"a mix that is not":         {counted{several: true, clean: 4}, well(1), well(), false, counted{several: true}},
-		"a mix that is over":        {counted{last: map[string]float64{}, several: true, clean: 4}, well(), well(), false, counted{clean: 5}},
+		"nothing fell":           {counted{last: last}, []burst{well}, counted{last: last}},
+		"a restart":              {counted{last: last}, []burst{well, well}, counted{last: last}},
+		"a mix":                  {counted{last: last}, []burst{fell, fell}, counted{last: last, several: true}},
+		"a fall in the first":    {counted{last: last}, []burst{fell, well}, counted{doubt: true}},
+		"a fall in the second":   {counted{last: last}, []burst{well, fell}, counted{doubt: true}},
+		"a doubt that is over":   {counted{last: last, doubt: true}, []burst{well, well}, counted{}},
+		"a doubt that is a mix":  {counted{last: last, doubt: true}, []burst{fell, fell}, counted{last: last, several: true}},
+		"a mix that may be over": {counted{several: true, clean: 1}, []burst{well}, counted{several: true, clean: 2}},
+		"a mix that is not":      {counted{several: true, clean: 4}, []burst{fell}, counted{several: true}},
+		"a mix that is over":     {counted{last: last, several: true, clean: 4}, []burst{well}, counted{clean: 5}},
 	} {
 		got := test.before
-		got.judge(test.one, test.two, test.fell)
+		got.judge(test.bursts)
 		if got.several != test.want.several || got.doubt != test.want.doubt || got.clean != test.want.clean || (got.last == nil) != (test.want.last == nil) {
 			t.Errorf("%s: %+v, want %+v", name, got, test.want)
 		}
@@ -222,59 +220,137 @@ func TestWhenAnAddressIsAskedAgain(t *testing.T) {
 func TestSeveral(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		again []float64
-		want  bool
+		again       []float64
+		want, known bool
 	}{
-		"one restarts":  {append(slices.Repeat([]float64{5}, 10), slices.Repeat([]float64{1}, 20)...), false},
-		"two":           {[]float64{5, 1}, true},
-		"two, at first": {append([]float64{1, 1, 1, 1, 1, 1, 1, 1, 5}, slices.Repeat([]float64{1, 5}, 20)...), true},
-		"none answers":  {nil, false},
+		"one":           {[]float64{5}, false, true},
+		"one restarts":  {append(slices.Repeat([]float64{5}, 10), slices.Repeat([]float64{1}, 20)...), false, true},
+		"two":           {[]float64{5, 1}, true, true},
+		"two, at first": {append([]float64{1, 1, 1, 1, 1, 1, 1, 1, 5}, slices.Repeat([]float64{1, 5}, 20)...), true, true},
+		"none answers":  {nil, false, false},
 	} {
 		i := said("a", 4, test.again...)
 		if test.again == nil {
 			i.Again = func(context.Context) Reading { return Reading{Status: Down} }
 		}
-		if got := i.Several(t.Context(), counting.Totals); got != test.want {
-			t.Errorf("%s: %t", name, got)
+		if got, known := i.Several(t.Context(), counting.Totals); got != test.want || known != test.known {
+			t.Errorf("%s: %t, known %t", name, got, known)
 		}
 	}
 }
 
-// The bursts of a service that is slow end with the time of its probe: the cycle waits no
-// longer, and a fall that there was no time to ask about adds nothing.
+// slowly is a place whose pods take their time over an answer.
+func slowly(takes time.Duration, answer func() float64) Probe {
+	return func(ctx context.Context) Reading {
+		timer := time.NewTimer(takes)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			return Reading{Status: Healthy, Counters: map[string]float64{"n": answer()}}
+		case <-ctx.Done():
+			return Reading{Status: Unknown}
+		}
+	}
+}
+
+// cycles are those of a slow probe: the totals, -1 where there is none, and the addresses
+// that are known to be several. No cycle waits longer than its probe may.
+func cycles(t *testing.T, totals *Totals, slow Probe, n int) (got []float64, mixed []string) {
+	t.Helper()
+	target := Target{Service: counting, Probe: slow, Answered: totals.Ask}
+	for range n {
+		began := time.Now()
+		o := Observe(t.Context(), []Target{target}, 4*time.Second)[0]
+		if took := time.Since(began); took > 4*time.Second {
+			t.Errorf("a cycle took %s", took)
+		}
+		sums, m := totals.Add(o)
+		mixed = m
+		total, known := sums["n"]
+		if !known {
+			total = -1
+		}
+		got = append(got, total)
+		pass(cycleInterval - time.Since(began))
+	}
+	return got, mixed
+}
+
+// The bursts of a service that is slow go on in the next cycles: one that is not over
+// proves nothing. A fall that there was no time to ask about adds nothing.
 func TestABurstHasTheTimeOfItsProbe(t *testing.T) {
 	t.Parallel()
-	for takes, restarted := range map[time.Duration]float64{10 * time.Millisecond: 104, time.Second: 100} {
+	for takes, restarted := range map[time.Duration][]float64{10 * time.Millisecond: {104, 106, 108}, time.Second: {100, 100, 100}} {
 		synctest.Test(t, func(t *testing.T) {
 			totals := begun()
 			value := 100.0
-			slow := func(ctx context.Context) Reading {
-				select {
-				case <-time.After(takes):
-					return Reading{Status: Healthy, Counters: map[string]float64{"n": value}}
-				case <-ctx.Done():
-					return Reading{Status: Unknown}
-				}
-			}
-			target := Target{Service: counting, Probe: slow, Answered: totals.Ask}
-			var got []float64
-			for n := range 14 {
-				if n == 13 {
-					value = 4
-				}
-				began := time.Now()
-				o := Observe(t.Context(), []Target{target}, 4*time.Second)[0]
-				if took := time.Since(began); took > 4*time.Second || o.Status != Healthy || o.Took != takes {
-					t.Errorf("cycle %d took %s: %+v", n, took, o)
-				}
-				total, _ := totals.Add(o)
-				got = append(got, total["n"])
-				pass(cycleInterval - time.Since(began))
-			}
-			want := append(slices.Repeat([]float64{100}, 13), restarted)
-			if !slices.Equal(got, want) {
+			slow := slowly(takes, func() float64 { return value })
+			got, _ := cycles(t, totals, slow, 13)
+			if want := slices.Repeat([]float64{100}, 13); !slices.Equal(got, want) {
 				t.Errorf("where an answer takes %s: %v, want %v", takes, got, want)
 			}
+			got = nil
+			for value = 4; value < 40; value += 2 {
+				more, _ := cycles(t, totals, slow, 1)
+				got = append(got, more...)
+			}
+			if !slices.Equal(got[:len(restarted)], restarted) {
+				t.Errorf("where an answer takes %s, after a restart: %v, want %v", takes, got, restarted)
+			}
+			for n, total := range got[1:] {
+				if grown := total - got[n]; grown != 0 && grown != 2 {
+					t.Errorf("where an answer takes %s: %v", takes, got)
+				}
+			}
+			if n := len(got); got[n-1] != got[n-2]+2 {
+				t.Errorf("where an answer takes %s it does not count again: %v", takes, got)
+			}
+		})
+	}
+}
+
+// Two behind one address that answer slowly, or refuse to be asked often, are found out
+// as well, and never leap.
+func TestTwoSlowOnesBehindOneAddress(t *testing.T) {
+	t.Parallel()
+	for name, slow := range map[string]func(random *rand.Rand) Probe{
+		"at random": func(random *rand.Rand) Probe {
+			return slowly(500*time.Millisecond, func() float64 { return []float64{5_000_000, 20_000}[random.IntN(2)] })
+		},
+		"in turn": func(*rand.Rand) Probe {
+			n := 0
+			return slowly(700*time.Millisecond, func() float64 { n++; return []float64{5_000_000, 20_000}[n%2] })
+		},
+		"one ask a cycle": func(random *rand.Rand) Probe {
+			var asked time.Time
+			return func(context.Context) Reading {
+				if time.Since(asked) < cycleInterval {
+					return Reading{Status: Degraded, HTTPStatus: 429}
+				}
+				asked = time.Now()
+				return Reading{Status: Healthy, Counters: map[string]float64{"n": []float64{5_000_000, 20_000}[random.IntN(2)]}}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				found := 0
+				for seed := range 40 {
+					got, mixed := cycles(t, begun(20_000), slow(rand.New(rand.NewPCG(uint64(seed), 7))), 40)
+					if len(mixed) > 0 {
+						found++
+					}
+					for i, total := range got {
+						if total >= 0 && total != 20_000 {
+							t.Fatalf("seed %d, cycle %d: %v", seed, i, got)
+						}
+					}
+				}
+				if found < 38 {
+					t.Errorf("found out in %d of 40", found)
+				}
+			})
 		})
 	}
 }
