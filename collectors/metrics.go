@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -50,10 +51,12 @@ type MetricsCollector struct {
 	pacer               *pacer
 	latencies           *latencies // of the health monitor
 
-	mu       sync.Mutex // of what both loops use
-	buffer   spool.Buffer
-	disk     faultlog.Log
-	storedAt time.Time // when a store last succeeded
+	mu     sync.Mutex // of what both loops use; it is held while a disk hangs
+	buffer spool.Buffer
+	disk   faultlog.Log
+	// What others ask for, who do not wait for the disk.
+	backlog  atomic.Pointer[backlog]
+	storedAt atomic.Pointer[time.Time] // when a store last succeeded
 
 	// Of the gathering loop.
 	overflowing faultlog.Log
@@ -72,11 +75,17 @@ type MetricsCollector struct {
 	recheck bool
 }
 
+// backlog is what waits to be stored.
+type backlog struct {
+	cycles int
+	oldest time.Time
+}
+
 // NewMetricsCollector makes a collector that turns every interval and keeps in
 // buffer what it cannot store.
 func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration) *MetricsCollector {
 	targets = slices.DeleteFunc(slices.Clone(targets), func(t probe.Target) bool { return t.Kind != config.ProbeCounters })
-	return &MetricsCollector{
+	c := &MetricsCollector{
 		targets:     targets,
 		counters:    newCounterKeeper(targets),
 		store:       store,
@@ -96,6 +105,8 @@ func NewMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 		batch:       storeBatch,
 		recheck:     buffer.Len() > 0,
 	}
+	c.buffered()
+	return c
 }
 
 // defaultBudget is that of a collector that nobody gave one.
@@ -168,7 +179,7 @@ func (c *MetricsCollector) Gather(ctx context.Context) error {
 
 	c.mu.Lock()
 	dropped, err := c.buffer.Push(cycle)
-	waiting := c.buffer.Len()
+	waiting := c.buffered()
 	c.disk.Observe(*log, err, spoolBroken, spoolMended)
 	c.mu.Unlock()
 	var overflow error
@@ -382,6 +393,7 @@ func (c *MetricsCollector) Store(ctx context.Context) error {
 		c.observer.Stored(stored)
 		c.mu.Lock()
 		c.disk.Observe(*zerolog.Ctx(ctx), c.buffer.Remove(through), spoolBroken, spoolMended)
+		c.buffered()
 		c.mu.Unlock()
 	}
 	if behind > 0 {
@@ -391,9 +403,8 @@ func (c *MetricsCollector) Store(ctx context.Context) error {
 	}
 	c.recheck = false
 	c.storing.succeeded()
-	c.mu.Lock()
-	c.storedAt = time.Now()
-	c.mu.Unlock()
+	now := time.Now()
+	c.storedAt.Store(&now)
 	return nil
 }
 
@@ -415,6 +426,7 @@ func (c *MetricsCollector) DropSuperseded(log zerolog.Logger, lastCycleAt time.T
 		return
 	}
 	c.disk.Observe(log, c.buffer.Remove(through-uint64(len(waiting)-left)), spoolBroken, spoolMended)
+	c.buffered()
 	c.observer.Superseded(countSamples(superseded))
 	log.Info().Int("cycles", left).Time("through", lastCycleAt).Msg("buffered cycles superseded: another replica has stored that time")
 }
@@ -427,28 +439,30 @@ func (c *MetricsCollector) waitingCycles() []spool.Cycle {
 	return cycles
 }
 
-// waiting is how many cycles wait to be stored.
-func (c *MetricsCollector) waiting() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.buffer.Len()
+// buffered notes what waits to be stored, and returns how many cycles do.
+func (c *MetricsCollector) buffered() int {
+	waits := backlog{cycles: c.buffer.Len()}
+	if first, _ := c.buffer.Oldest(0); len(first) > 0 {
+		waits.oldest = first[0].At
+	}
+	c.backlog.Store(&waits)
+	return waits.cycles
 }
 
 // Waiting is how many cycles wait to be stored, and the time of the oldest.
 func (c *MetricsCollector) Waiting() (cycles int, oldest time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if first, _ := c.buffer.Oldest(0); len(first) > 0 {
-		oldest = first[0].At
-	}
-	return c.buffer.Len(), oldest
+	waits := c.backlog.Load()
+	return waits.cycles, waits.oldest
 }
+
+func (c *MetricsCollector) waiting() int { return c.backlog.Load().cycles }
 
 // StoredAt is when a store last succeeded; zero before the first.
 func (c *MetricsCollector) StoredAt() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.storedAt
+	if at := c.storedAt.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
 }
 
 // storeBatch sends one store.

@@ -45,30 +45,29 @@ func (b stuckBuffer) Push(c spool.Cycle) ([]spool.Cycle, error) {
 	return b.Buffer.Push(c)
 }
 
-// stuckHeart waits where a loop says that it turns.
-type stuckHeart struct {
-	*stuck
-	loop string
-}
+// stuckHeart waits where turns go to disk.
+type stuckHeart struct{ *stuck }
 
-func (h stuckHeart) Beat(loop string, _ time.Duration) error {
-	if loop == h.loop {
-		h.wait()
-	}
+func (h stuckHeart) Beat(string, time.Duration) error {
+	h.wait()
 	return nil
 }
-func (stuckHeart) Forget(...string) error { return nil }
+
+func (h stuckHeart) Forget(...string) error {
+	h.wait()
+	return nil
+}
 
 // inMemory is a worker whose store, buffer and heart are a test's own.
 func inMemory(store Store, leases lease.Store, buffer spool.Buffer, heart Heart, probed probe.Probe, log *logtest.Log) *Worker {
 	w := &Worker{
 		cfg:      config.Config{MetricsInterval: 5 * time.Second, HealthInterval: time.Minute, LeaseTTL: 15 * time.Second},
 		log:      log.Logger(),
-		heart:    heart,
+		beats:    newBeats(heart, log.Logger()),
 		Observer: NoObserver,
 		other:    &otherWriter{},
 	}
-	w.Lease = lease.New(leases, "stuck", w.cfg.LeaseTTL, w.log, lease.Hooks{})
+	w.Lease = lease.New(leases, "stuck", w.cfg.LeaseTTL, w.log, lease.Hooks{Turned: func(next time.Duration) { w.beats.turned(leaseLoop, next) }})
 	targets := watching(config.ProbeCounters, map[string]probe.Probe{"ingest": probed})
 	w.Health = NewHealthMonitor(targets, store, w.Lease, w.cfg.HealthInterval, Alerts{})
 	w.Metrics = NewMetricsCollector(targets, store, w.Lease, buffer, w.cfg.MetricsInterval)
@@ -84,10 +83,9 @@ func TestALeaderWhoseLoopStandsStillGivesUpItsLease(t *testing.T) {
 		what   string
 		within time.Duration
 	}{
-		"a probe":             {"probe", metrics},
-		"a disk":              {"buffer", metrics},
-		"the state directory": {"heart", metrics},
-		"a store of health":   {"store", health},
+		"a probe":           {"probe", metrics},
+		"a disk":            {"buffer", metrics},
+		"a store of health": {"store", health},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { testAStandstill(t, test.what, test.within) })
@@ -105,7 +103,7 @@ func testAStandstill(t *testing.T, what string, within time.Duration) {
 	}
 	fake := newFakeStore()
 	var log logtest.Log
-	w := inMemory(stuckStore{fake, of("store")}, fake, stuckBuffer{spool.NewMemory(100), of("buffer")}, stuckHeart{of("heart"), MetricsLoop},
+	w := inMemory(stuckStore{fake, of("store")}, fake, stuckBuffer{spool.NewMemory(100), of("buffer")}, NoHeart,
 		func(context.Context) probe.Reading {
 			of("probe").wait()
 			return probe.Reading{Status: probe.Healthy}
@@ -131,6 +129,8 @@ func testAStandstill(t *testing.T, what string, within time.Duration) {
 		t.Errorf("it leads for %s, want %s at most", took, within)
 	}
 	pass(10 * time.Minute)
+	w.Metrics.StoredAt() // those that ask do not wait for it
+	w.Metrics.Waiting()
 	fake.Lock()
 	holder, epoch := fake.Holder, fake.Epoch
 	fake.Unlock()
@@ -153,6 +153,40 @@ func testAStandstill(t *testing.T, what string, within time.Duration) {
 	}
 	stop()
 	<-ended
+}
+
+// A state directory that hangs fails the health check, and keeps nothing from its work
+// or its end.
+func TestAStateDirectoryThatHangsStopsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fake, at := newFakeStore(), &stuck{}
+		var log logtest.Log
+		w := inMemory(fake, fake, spool.NewMemory(100), stuckHeart{at}, answering(probe.Reading{Status: probe.Healthy}), &log)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			defer w.beats.writing()()
+			w.Lease.Run(ctx, w.collect)
+		}()
+		pass(time.Minute)
+		gate := make(chan struct{})
+		at.gate.Store(&gate)
+		pass(time.Hour)
+		if stored := time.Since(w.Metrics.StoredAt()); !w.Lease.Status().Leading || w.Lease.Status().Epoch != 1 || stored > 6*time.Second {
+			t.Errorf("lease %+v, its newest store is %s old", w.Lease.Status(), stored)
+		}
+		stop()
+		begin := time.Now()
+		<-ended
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("it took %s to stop", took)
+		}
+		if fake.Holder != "" {
+			t.Errorf("the lease is still %s's", fake.Holder)
+		}
+		close(gate)
+	})
 }
 
 // Stores that fail, and a database that is away, are no standstill.

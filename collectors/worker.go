@@ -33,26 +33,18 @@ const (
 	startLoop     = "start"
 )
 
-// Heart is told of every turn of the loops.
-type Heart interface {
-	Beat(loop string, interval time.Duration) error
-	Forget(loops ...string) error
-}
-
 // Worker is the whole of it: the two jobs, the lease and the start.
 type Worker struct {
 	cfg    config.Config
 	pool   *pgxpool.Pool
 	log    zerolog.Logger
-	heart  Heart
+	beats  *beats
 	http   *probe.Client
 	client *db.Client
 	schema *schemaKeeper
 	other  *otherWriter
 	// loginRole is the role of pool, known once the database is ready.
 	loginRole string
-
-	heartFailed sync.Once
 
 	// Observer is told of what the worker does.
 	Observer Observer
@@ -70,7 +62,7 @@ type Worker struct {
 
 // NewWorker wires the parts; nothing runs yet, and the database is not asked.
 func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
-	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.ClientOf(cfg), Observer: NoObserver, SchemaPool: pool}
+	w := &Worker{cfg: cfg, pool: pool, log: log, beats: newBeats(heart, log), http: probe.ClientOf(cfg), Observer: NoObserver, SchemaPool: pool}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
 	w.schema = newSchemaKeeper(w.client, func(ctx context.Context) ([]db.Change, error) {
 		made, err := db.Ensure(ctx, w.SchemaPool, w.migratorOptions()...)
@@ -83,9 +75,9 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 	w.Store = NewPostgres(w.client, cfg.LeaseTTL)
 	leases := lease.NewPostgres(w.client)
 	leases.CycleInterval = cfg.MetricsInterval
-	w.other = newOtherWriter(cfg, leases, log, w.beat, func() { w.Lease.Seen() })
+	w.other = newOtherWriter(cfg, leases, log, w.beats.turned, func() { w.Lease.Seen() })
 	w.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, lease.Hooks{
-		Turned:     func(next time.Duration) { w.beat(leaseLoop, next) },
+		Turned:     func(next time.Duration) { w.beats.turned(leaseLoop, next) },
 		Superseded: func(lastCycleAt time.Time) { w.Metrics.DropSuperseded(log, lastCycleAt) },
 	})
 	w.Targets = probe.Targets(cfg.Services, w.http, w.Store.Ping)
@@ -121,24 +113,13 @@ func holderName() string {
 	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), uuid.NewString()[:8])
 }
 
-func (w *Worker) beat(loop string, interval time.Duration) {
-	w.noteBeat(w.heart.Beat(loop, interval))
-}
-
-// noteBeat logs the first failure: a health check that then fails should not be
-// a riddle.
-func (w *Worker) noteBeat(err error) {
-	if err != nil {
-		w.heartFailed.Do(func() { w.log.Warn().Err(err).Msg("heartbeat not written, healthcheck will fail") })
-	}
-}
-
 // Run prepares the database, waiting for it as long as it takes, and then
 // collects whenever this replica has the lease, until ctx is done. It fails where
 // the database is not one for the worker.
 func (w *Worker) Run(ctx context.Context) error {
 	w.Health.observer, w.Metrics.observer = w.Observer, w.Observer
 	ctx, stop := context.WithCancel(ctx)
+	defer w.beats.writing()()
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
@@ -150,7 +131,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if w.cfg.WaitForOtherWriter {
 		w.other.awaitSamples(ctx)
 	}
-	w.noteBeat(w.heart.Forget(startLoop))
+	w.beats.ended(startLoop)
 	running.Go(func() {
 		// Beside the lease: without its table nobody leads.
 		(&Loop{Name: schemaLoop, Interval: schemaInterval, Deadline: startDeadline, FirstAfter: schemaInterval, Cycle: w.schema.cycle, Log: w.log}).Run(ctx)
@@ -172,7 +153,7 @@ func (w *Worker) awaitDatabase(ctx context.Context) error {
 	retry := backoff.New(startBackOff)
 	var logged time.Time
 	for {
-		w.beat(startLoop, startDeadline)
+		w.beats.turned(startLoop, startDeadline)
 		err := w.attemptStart(ctx)
 		if err == nil || db.IsRefused(err) {
 			return err
@@ -212,9 +193,9 @@ func (w *Worker) Prepare(ctx context.Context) error {
 		// A replica of an older version may collect right now with the tables that
 		// stand; this one can as well.
 		if !w.schemaIsAnothers(err) || !w.canCollect(ctx) {
-			return err
+			return db.Unreachable(w.SchemaPool, err)
 		}
-		w.log.Warn().Err(err).Msg("the schema is not brought up to date, the tables that stand are used")
+		w.log.Warn().Err(db.Unreachable(w.SchemaPool, err)).Msg("the schema is not brought up to date, the tables that stand are used")
 	}
 	var session db.DescribeSessionRow
 	var role string
@@ -239,7 +220,7 @@ func (w *Worker) Prepare(ctx context.Context) error {
 		changes, err := w.grant(ctx)
 		w.schema.log(w.log, changes)
 		if err != nil {
-			return err
+			return db.Unreachable(w.SchemaPool, err)
 		}
 	}
 	target := w.pool.Config().ConnConfig
@@ -302,7 +283,7 @@ func (w *Worker) collect(ctx context.Context) {
 			w.Observer.CycleEnded(loop.Name, took, err, skipped)
 		}
 		if loop.Name == HealthLoop || loop.Name == MetricsLoop {
-			loop.Turned = func() { w.beat(loop.Name, loop.Interval) }
+			loop.Turned = func() { w.beats.turned(loop.Name, loop.Interval) }
 			loop.StandsStill = w.Lease.StandDown
 		}
 	}
@@ -310,7 +291,7 @@ func (w *Worker) collect(ctx context.Context) {
 	context.AfterFunc(ctx, func() { stopped <- time.Now() })
 	runLoops(ctx, loops)
 	w.storeLast(ctx, <-stopped)
-	w.noteBeat(w.heart.Forget(HealthLoop, MetricsLoop))
+	w.beats.ended(HealthLoop, MetricsLoop)
 }
 
 // readyIntervals is how many intervals a leader may be without a store that

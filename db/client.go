@@ -70,7 +70,7 @@ func (c *Client) run(ctx context.Context, options pgx.TxOptions, limits Limits, 
 func (c *Client) attempt(ctx context.Context, options pgx.TxOptions, limits Limits, fn func(context.Context, *Queries) error) (lost bool, err error) {
 	conn, err := c.pool.Acquire(ctx)
 	if err != nil {
-		return false, err
+		return false, Unreachable(c.pool, err)
 	}
 	defer conn.Release()
 	err = InTxWithin(ctx, conn, options, limits, func(q *Queries) error { return fn(ctx, q) })

@@ -339,6 +339,9 @@ func (m *Migrator) down(ctx context.Context, options DownOptions) (changes []Cha
 		if err := RefuseElsewhere(ctx, q); err != nil {
 			return err
 		}
+		if err := CheckRowSecurity(ctx, q); err != nil {
+			return err
+		}
 		if states, err = Migrations(ctx, q); err != nil {
 			return err
 		}

@@ -322,9 +322,11 @@ func Unreachable(pool *pgxpool.Pool, err error) error {
 		return err
 	}
 	config := pool.Config().ConnConfig.Config
-	cause := strings.Join(strings.Fields(RootCause(err).Error()), " ")
-	if errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
-		cause = "no answer within " + config.ConnectTimeout.String()
+	root := RootCause(err)
+	cause := strings.Join(strings.Fields(root.Error()), " ")
+	var timeout net.Error
+	if errors.As(root, &timeout) && timeout.Timeout() {
+		cause = "no answer in time"
 	}
 	return &UnreachableError{cause, Target(config), err}
 }

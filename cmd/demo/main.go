@@ -193,13 +193,11 @@ func simulate(ctx context.Context, name string) (*platformsim.Service, net.Liste
 }
 
 // runWorker runs the worker until the context ends. Variables of fixed replace the environment's, those of defaults
-// only fill in. The worker has a process group of its own: a Ctrl-C at the terminal would reach it beside the signal
-// that is sent here, and a second signal makes it end at once.
+// only fill in.
 func (d *demo) runWorker(ctx context.Context, fixed []string, defaults map[string]string) error {
 	command := exec.CommandContext(ctx, d.worker, "run")
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	command.WaitDelay = stopTimeout
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Stdout, command.Stderr = d.output, os.Stderr
 	command.Env = os.Environ()
 	for name, value := range defaults {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	stdlog "log"
-	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
@@ -139,7 +138,6 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 		return &exitError{exitUsage, fmt.Errorf("%w. %s", err, config.PlatformWorkerAdvice)}
 	}
 	signal.Ignore(syscall.SIGPIPE) // a log whose reader is gone ends no worker
-	defer endInTime(ctx)()
 	log, endLog := newQueuedLogger(cfg, stderr)
 	defer endLog()
 	// net/http logs there what a service sends unasked.
@@ -153,28 +151,6 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	return withPools(context.WithoutCancel(ctx), cfg, func(p pools) error {
 		return runOn(ctx, cfg, p, heart, anyDatabase, log)
 	})
-}
-
-// stopLimit is how long a stop may take.
-const stopLimit = 4900 * time.Millisecond
-
-// endInTime ends the process where it has not ended within stopLimit of ctx: something
-// stands still that nothing else can end. It returns what calls that off.
-func endInTime(ctx context.Context) (callOff func()) {
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		limit := time.NewTimer(stopLimit)
-		defer limit.Stop()
-		select {
-		case <-ended:
-		case <-limit.C:
-			os.Exit(exitFailed)
-		}
-	})
-	return func() {
-		stop()
-		close(ended)
-	}
 }
 
 // runOn is runWorker with what it needs.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,11 +37,20 @@ func main() {
 	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
 		signals = append(signals, syscall.SIGHUP)
 	}
-	// After the first signal the default handling is back, so a second one ends
-	// the process at once.
-	ctx, stop := signal.NotifyContext(context.Background(), signals...)
-	context.AfterFunc(ctx, stop)
+	ctx, _ := signal.NotifyContext(context.Background(), signals...)
+	context.AfterFunc(ctx, endInTime)
 	os.Exit(execute(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+// stopLimit is how long a stop may take. No second signal shortens it: a worker that
+// is killed hands back no lease.
+const stopLimit = 4900 * time.Millisecond
+
+// endInTime ends the process where it has not ended in time: something stands still
+// that nothing else can end.
+func endInTime() {
+	time.Sleep(stopLimit)
+	os.Exit(exitFailed)
 }
 
 // exitError carries a command's exit status; an empty one prints nothing.

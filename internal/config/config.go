@@ -185,14 +185,21 @@ func FromEnvironment(environ []string) (Config, error) {
 // libpqVariable is one of the driver's own, such as PGHOST: no misspelling of ours.
 var libpqVariable = regexp.MustCompile(`^PG[A-Z]`)
 
-// misspelt warns of variables that are none of ours, begin like one and are nearly it.
+// misspelt warns of variables that are none of ours, and are nearly one or go on where
+// it ends.
 func misspelt(set map[string]string) (warnings []string) {
 	known := variables()
 	for _, name := range slices.Sorted(maps.Keys(set)) {
-		if slices.Contains(known, name) || libpqVariable.MatchString(name) {
+		if slices.Contains(known, name) || libpqVariable.MatchString(name) || serviceLink.MatchString(name) {
 			continue
 		}
 		near := slices.DeleteFunc(humanize.Near(name, known), func(near string) bool { return near[:3] != name[:min(3, len(name))] })
+		if len(near) == 0 { // PG_PASSWORD
+			near = slices.DeleteFunc(slices.Clone(known), func(ours string) bool {
+				more, begins := strings.CutPrefix(name, ours)
+				return !begins || strings.ContainsAny(more, "_0123456789")
+			})
+		}
 		if len(near) > 0 {
 			warnings = append(warnings, fmt.Sprintf("%s is no setting: is %s meant?", name, strings.Join(near, " or ")))
 		}

@@ -115,7 +115,7 @@ func TestFaults(t *testing.T) {
 				s.worker(t)
 				s.database.Exec(t, "ALTER TABLE device_state ENABLE ROW LEVEL SECURITY; ALTER TABLE device_state FORCE ROW LEVEL SECURITY")
 			},
-			check: "row security", result: Fail, found: `row-level security policy for table "device_state" (used by the aggregate devices)`,
+			check: "row security", result: Fail, found: `row-level security policy for table "device_state" (used by the aggregate devices, the aggregate devices offline)`,
 			advice: "GRANT pulse_operator TO role_",
 		},
 		"policies bind the worker behind a view": {

@@ -207,7 +207,7 @@ func (r *Reader) Read(ctx context.Context) (Report, error) {
 type NoTablesError struct{ Target string }
 
 func (e *NoTablesError) Error() string {
-	return "none of the worker's tables is there: " + e.Target + "; is it the right database? `ops-worker migrate up` makes them"
+	return "none of the worker's tables is there: " + e.Target + "; is it the right database? `ops-worker migrate up` makes them, or says why not"
 }
 
 func (r *Reader) explain(err error) error {
