@@ -53,10 +53,14 @@ func newOnceCommand(load loader) *cobra.Command {
 	sub("metrics", "Collect every sample once, however long they take", len(db.Aggregates),
 		func(ctx context.Context, w *collectors.Worker) error {
 			err := w.Metrics.Once(ctx)
-			if failed := w.Metrics.FailedAggregates(); len(failed) > 0 {
-				err = errors.Join(err, fmt.Errorf("aggregates that failed, whose samples are missing: %s", strings.Join(failed, ", ")))
+			failed := w.Metrics.FailedAggregates()
+			if len(failed) == 0 {
+				return err
 			}
-			return err
+			if away := w.Store.Ping(ctx); away != nil {
+				return away
+			}
+			return errors.Join(err, fmt.Errorf("aggregates that failed, whose samples are missing: %s", strings.Join(failed, ", ")))
 		},
 		func(out io.Writer, w *collectors.Worker) error { return printMetrics(out, w.Metrics.Last(), asJSON) })
 	return once

@@ -62,6 +62,15 @@ func TestCommandsWithoutTheirDatabase(t *testing.T) {
 	}
 }
 
+// A dry run shows what the services say without a database, and one line on that.
+func TestADryRunWithoutItsDatabase(t *testing.T) {
+	t.Parallel()
+	r := command(t, []string{"DATABASE_URL=postgres://iot:hunter2@127.0.0.1:1/iotcloud", "LOG_LEVEL=CRITICAL"}, "once", "metrics", "--dry-run")
+	if r.status != exitFailed || !strings.Contains(r.stdout, "healthy") || r.stderr != "ops-worker: connection refused: 127.0.0.1:1/iotcloud as iot\n" {
+		t.Errorf("status %d\n%s\n%s", r.status, r.stdout, r.stderr)
+	}
+}
+
 func TestStatusRefusesWhatItCannotDraw(t *testing.T) {
 	t.Parallel()
 	environ := []string{"DATABASE_URL=postgres://iot@127.0.0.1:1/iotcloud", "TERM=xterm"}

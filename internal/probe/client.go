@@ -168,8 +168,10 @@ type dialing struct {
 
 type dialKey struct{}
 
-func (c *Client) dialPlain(ctx context.Context, _, address string) (net.Conn, error) {
-	conn, _, err := c.dialFor(ctx.Value(dialKey{}).(dialing), address)
+func (c *Client) dialPlain(ctx context.Context, _, address string) (_ net.Conn, err error) {
+	d := ctx.Value(dialKey{}).(dialing)
+	defer faultlog.Recovered(d.ctx, func(panicked error) { err = panicked }) // net/http dials in a goroutine of its own
+	conn, _, err := c.dialFor(d, address)
 	if err != nil {
 		return nil, err
 	}
@@ -177,8 +179,9 @@ func (c *Client) dialPlain(ctx context.Context, _, address string) (net.Conn, er
 }
 
 // dialTLS speaks TLS under the URL's host, whatever address is dialled.
-func (c *Client) dialTLS(ctx context.Context, _, address string) (net.Conn, error) {
+func (c *Client) dialTLS(ctx context.Context, _, address string) (_ net.Conn, err error) {
 	d := ctx.Value(dialKey{}).(dialing)
+	defer faultlog.Recovered(d.ctx, func(panicked error) { err = panicked })
 	conn, host, err := c.dialFor(d, address)
 	if err != nil {
 		return nil, err

@@ -537,3 +537,19 @@ func TestALookUpThatPanics(t *testing.T) {
 		t.Errorf("log: %s", log.String())
 	}
 }
+
+// Nor does one under net/http, which dials in a goroutine of its own.
+func TestADialThatPanics(t *testing.T) {
+	for _, scheme := range []string{"http", "https"} {
+		var log logtest.Log
+		r := &records{answer: func(context.Context, string) ([]string, error) { panic("at the name") }}
+		_, targets := resolving(r, config.Service{Name: "ingest", Addresses: []string{scheme + "://ingest:8080/health"}})
+		ctx := log.Logger().WithContext(t.Context())
+		if o := Observe(ctx, targets, Timeout)[0]; o.Status == Healthy || !strings.Contains(o.Err, "panic: at the name") {
+			t.Errorf("%s: %+v", scheme, o)
+		}
+		if len(log.Lines(t, "panic")) != 1 {
+			t.Errorf("log: %s", log.String())
+		}
+	}
+}
