@@ -225,9 +225,16 @@ func TestOnceFailsWithAnAggregate(t *testing.T) {
 
 func TestOnlyYesIsYes(t *testing.T) {
 	for answer, want := range map[string]bool{"y\n": true, "YES\n": true, "\n": false, "": false, "no\n": false, "yep\n": false} {
-		if got := confirmed(strings.NewReader(answer), &bytes.Buffer{}, "?"); got != want {
+		if got := confirmed(t.Context(), strings.NewReader(answer), &bytes.Buffer{}, "?"); got != want {
 			t.Errorf("confirmed(%q) = %t", answer, got)
 		}
+	}
+	nobody, silent := io.Pipe()
+	defer silent.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if confirmed(ctx, nobody, &bytes.Buffer{}, "?") {
+		t.Error("a signal is taken for yes")
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,7 +74,7 @@ func newMigrateDownCommand(load loader) *cobra.Command {
 	}
 	cmd.RunE = func(c *cobra.Command, args []string) error {
 		if options.All && !yes && isTerminal(c.InOrStdin()) &&
-			!confirmed(c.InOrStdin(), c.ErrOrStderr(), "This drops service_health and system_metrics with every sample. Go on? [y/N] ") {
+			!confirmed(c.Context(), c.InOrStdin(), c.ErrOrStderr(), "This drops service_health and system_metrics with every sample. Go on? [y/N] ") {
 			return errors.New("nothing was taken back")
 		}
 		return withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
@@ -152,13 +153,18 @@ func isTerminal(in any) bool {
 	return ok && isatty.IsTerminal(file.Fd())
 }
 
-// confirmed asks, and takes anything but yes for no.
-func confirmed(in io.Reader, out io.Writer, question string) bool {
+// confirmed asks, and takes anything but yes for no, a signal too.
+func confirmed(ctx context.Context, in io.Reader, out io.Writer, question string) bool {
 	fmt.Fprint(out, question)
-	answer, _ := bufio.NewReader(in).ReadString('\n')
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return true
+	answers := make(chan string, 1)
+	go func() {
+		answer, _ := bufio.NewReader(in).ReadString('\n')
+		answers <- answer
+	}()
+	select {
+	case answer := <-answers:
+		return slices.Contains([]string{"y", "yes"}, strings.ToLower(strings.TrimSpace(answer)))
+	case <-ctx.Done():
+		return false
 	}
-	return false
 }
