@@ -600,16 +600,17 @@ func TestCyclesOfATimeThatAnotherReplicaHasStoredAreDropped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			store := newFakeStore()
 			observer := &droppedObserver{Observer: NoObserver}
-			collector := NewMetricsCollector(nil, store, heldLease(t, store), buffer(), 5*time.Second)
-			collector.observer = observer
-			var log logtest.Log
 			first := time.Now().UTC().Truncate(time.Second)
 			at := func(n int) time.Time { return first.Add(time.Duration(n) * 5 * time.Second) }
+			waits := buffer()
 			for n := range 10 {
-				if _, err := collector.buffer.Push(spool.Cycle{At: at(n), Samples: []spool.Sample{sampleOf("ingest", "healthy", 1), sampleOf("postgres", "healthy", 1)}}); err != nil {
+				if _, err := waits.Push(spool.Cycle{At: at(n), Samples: []spool.Sample{sampleOf("ingest", "healthy", 1), sampleOf("postgres", "healthy", 1)}}); err != nil {
 					t.Fatal(err)
 				}
 			}
+			collector := NewMetricsCollector(nil, store, heldLease(t, store), waits, 5*time.Second)
+			collector.observer = observer
+			var log logtest.Log
 			for _, test := range []struct {
 				through          time.Time
 				left, superseded int
