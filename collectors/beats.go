@@ -55,13 +55,10 @@ func (b *beats) write(ctx context.Context) {
 		select {
 		case beat := <-b.queue:
 			b.tell(beat)
-			continue
-		default:
-		}
-		select {
-		case beat := <-b.queue:
-			b.tell(beat)
 		case <-ctx.Done():
+			for len(b.queue) > 0 {
+				b.tell(<-b.queue)
+			}
 			return
 		}
 	}
