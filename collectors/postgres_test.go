@@ -610,7 +610,9 @@ func TestOpenAlertsAreCountedByTheirIndex(t *testing.T) {
 			SELECT 't', 's', 'd', 'X', i::text, CASE WHEN i % 200 = 0 THEN 'OPEN' ELSE 'CLOSED' END, 'x' FROM generate_series(1, 20000) i`)
 		database.Exec(t, "VACUUM ANALYZE fleet_alert")
 		plan := strings.Join(pgtest.Plans(t, pool, func(ctx context.Context, q *db.Queries) { _, _ = q.AlertSamples(ctx) }), "\n")
-		if !strings.Contains(plan, "idx_fleet_alert_open_uq") || strings.Contains(plan, "Seq Scan") {
+		// PostgreSQL 18 may skip through the index on tenant and status instead.
+		byIndex := strings.Contains(plan, "idx_fleet_alert_open_uq") || strings.Contains(plan, "Index Cond: (status = 'OPEN'::text)")
+		if !byIndex || strings.Contains(plan, "Seq Scan") {
 			t.Errorf("%s index: %s", name, plan)
 		}
 	}
