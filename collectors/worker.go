@@ -170,7 +170,7 @@ func (w *Worker) awaitDatabase(ctx context.Context) error {
 			}
 		} else if now.Sub(logged) >= 30*time.Second {
 			logged = now
-			w.log.Error().Err(db.Unreachable(w.pool, err)).Dur("retry_in_ms", delay).Msg("database is not ready, waiting for it")
+			w.log.Error().Err(err).Dur("retry_in_ms", delay).Msg("database is not ready, waiting for it")
 		}
 		if backoff.Wait(ctx, delay); ctx.Err() != nil {
 			return nil
