@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"ops_worker/db"
+	"ops_worker/internal/schema"
 )
 
 const (
@@ -23,15 +24,15 @@ const (
 // replace a table, and somebody may drop one.
 type schemaKeeper struct {
 	client *db.Client
-	ensure func(context.Context) ([]db.Change, error)
+	ensure func(context.Context) ([]schema.Change, error)
 	ended  time.Time // the newest run without an error
 	// unmade is what could not be made in it: somebody has to mend that, so it is
 	// logged once.
-	unmade map[db.Change]bool
+	unmade map[schema.Change]bool
 }
 
-func newSchemaKeeper(client *db.Client, ensure func(context.Context) ([]db.Change, error)) *schemaKeeper {
-	return &schemaKeeper{client: client, ensure: ensure, ended: time.Now(), unmade: map[db.Change]bool{}}
+func newSchemaKeeper(client *db.Client, ensure func(context.Context) ([]schema.Change, error)) *schemaKeeper {
+	return &schemaKeeper{client: client, ensure: ensure, ended: time.Now(), unmade: map[schema.Change]bool{}}
 }
 
 // cycle ensures where a statement has met a missing table, and otherwise hourly.
@@ -51,9 +52,9 @@ func (k *schemaKeeper) cycle(ctx context.Context) error {
 
 // log logs how much was done, and what could not be done unless it was logged
 // before.
-func (k *schemaKeeper) log(log zerolog.Logger, changes []db.Change) {
+func (k *schemaKeeper) log(log zerolog.Logger, changes []schema.Change) {
 	before := k.unmade
-	k.unmade = map[db.Change]bool{}
+	k.unmade = map[schema.Change]bool{}
 	done := map[string]int{}
 	for _, c := range changes {
 		event := log.Debug()

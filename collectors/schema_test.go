@@ -15,6 +15,7 @@ import (
 	"ops_worker/internal/config"
 	"ops_worker/internal/logtest"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/schema"
 	"ops_worker/internal/spool"
 )
 
@@ -25,7 +26,7 @@ func TestTheSchemaIsEnsuredHourlyAndSoonAfterAMissingTable(t *testing.T) {
 		begin := time.Now()
 		var ensured []time.Duration
 		broken := false
-		keeper.ensure = func(context.Context) ([]db.Change, error) {
+		keeper.ensure = func(context.Context) ([]schema.Change, error) {
 			ensured = append(ensured, time.Since(begin))
 			if broken {
 				return nil, errors.New("away")
@@ -54,12 +55,12 @@ func TestTheSchemaIsEnsuredHourlyAndSoonAfterAMissingTable(t *testing.T) {
 func TestWhatCannotBeMadeIsLoggedOnce(t *testing.T) {
 	keeper := newSchemaKeeper(db.NewClient(nil, time.Second), nil)
 	var log logtest.Log
-	failure := db.Change{Object: "telemetry", Action: "failed", Detail: "permission denied"}
+	failure := schema.Change{Object: "telemetry", Action: "failed", Detail: "permission denied"}
 	for range 3 {
-		keeper.log(log.Logger(), []db.Change{failure, {Object: "alert_rules", Action: "created"}})
+		keeper.log(log.Logger(), []schema.Change{failure, {Object: "alert_rules", Action: "created"}})
 	}
 	keeper.log(log.Logger(), nil) // mended
-	keeper.log(log.Logger(), []db.Change{failure})
+	keeper.log(log.Logger(), []schema.Change{failure})
 	failures := 0
 	for _, line := range log.Lines(t, "schema change") {
 		if line["object"] == failure.Object {
@@ -135,7 +136,7 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 			if worker.client.RelationMissing() {
 				t.Error("a table is still missing")
 			}
-			states, err := db.Status(t.Context(), pool)
+			states, err := schema.Status(t.Context(), pool)
 			for _, s := range states {
 				if !s.Applied() {
 					t.Errorf("migration %s is pending", s.Name)
@@ -150,8 +151,8 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 
 func migrateDown(t *testing.T, database *pgtest.Database, all bool) {
 	t.Helper()
-	m := db.NewMigrator(database.Pool(t))
-	_, err := m.Down(t.Context(), db.DownOptions{All: all, Force: true})
+	m := schema.NewMigrator(database.Pool(t))
+	_, err := m.Down(t.Context(), schema.DownOptions{All: all, Force: true})
 	if err := errors.Join(err, m.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"ops_worker/db"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/probe"
+	"ops_worker/internal/schema"
 	"ops_worker/internal/spool"
 )
 
@@ -283,16 +284,16 @@ const dropLimit = 10 * time.Second
 // deletes on a plain table. It looks at the lease but does not hold it: a
 // take-over need not wait, and to remove what has expired twice is harmless.
 func (p *Postgres) ExpireSamples(ctx context.Context, token lease.Token, cutoff time.Time, batch int) (removed int64, more bool, err error) {
-	var expirer db.Expirer
-	var timescale *db.Timescale
+	var expirer schema.Expirer
+	var timescale *schema.Timescale
 	if err := p.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
-		expirer, timescale, err = db.FindExpirer(ctx, q)
+		expirer, timescale, err = schema.FindExpirer(ctx, q)
 		return err
 	}); err != nil {
 		return 0, false, fmt.Errorf("find out how samples expire: %w", err)
 	}
 	limit := expireLimit
-	if expirer == db.ExpiresByChunk {
+	if expirer == schema.ExpiresByChunk {
 		limit = dropLimit
 	}
 	err = p.client.WriteWithin(ctx, limit, func(ctx context.Context, q *db.Queries) error {
@@ -300,11 +301,11 @@ func (p *Postgres) ExpireSamples(ctx context.Context, token lease.Token, cutoff 
 			return fmt.Errorf("read lease: %w", err)
 		}
 		switch expirer {
-		case db.ExpiresByPolicy:
+		case schema.ExpiresByPolicy:
 			return nil
-		case db.ExpiresByChunk:
+		case schema.ExpiresByChunk:
 			removed, err = timescale.DropChunks(ctx, q, cutoff)
-		case db.ExpiresByDelete:
+		case schema.ExpiresByDelete:
 			removed, err = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: cutoff, BatchSize: int32(batch)})
 			more = removed >= int64(batch)
 		}

@@ -18,6 +18,7 @@ import (
 	"ops_worker/internal/faultlog"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/probe"
+	"ops_worker/internal/schema"
 	"ops_worker/internal/spool"
 )
 
@@ -64,8 +65,8 @@ type Worker struct {
 func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
 	w := &Worker{cfg: cfg, pool: pool, log: log, beats: newBeats(heart, log), http: probe.ClientOf(cfg), Observer: NoObserver, SchemaPool: pool}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
-	w.schema = newSchemaKeeper(w.client, func(ctx context.Context) ([]db.Change, error) {
-		made, err := db.Ensure(ctx, w.SchemaPool, w.migratorOptions()...)
+	w.schema = newSchemaKeeper(w.client, func(ctx context.Context) ([]schema.Change, error) {
+		made, err := schema.Ensure(ctx, w.SchemaPool, w.migratorOptions()...)
 		if err != nil {
 			return made, err
 		}
@@ -96,9 +97,9 @@ func (w *Worker) CountOn(beside *pgxpool.Pool) {
 	w.Store.beside = db.NewClient(beside, w.cfg.AggregateTimeout)
 }
 
-func (w *Worker) migratorOptions() []db.MigratorOption {
+func (w *Worker) migratorOptions() []schema.MigratorOption {
 	if w.AnyDatabase {
-		return []db.MigratorOption{db.AnyDatabase}
+		return []schema.MigratorOption{schema.AnyDatabase}
 	}
 	return nil
 }
@@ -155,14 +156,14 @@ func (w *Worker) awaitDatabase(ctx context.Context) error {
 	for {
 		w.beats.turned(startLoop, startDeadline)
 		err := w.attemptStart(ctx)
-		if err == nil || db.IsRefused(err) {
+		if err == nil || schema.IsRefused(err) {
 			return err
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		delay := retry.NextBackOff()
-		var early *db.NoTimescaleError
+		var early *schema.NoTimescaleError
 		if now := time.Now(); errors.As(err, &early) {
 			if now.Sub(logged) >= time.Minute {
 				logged = now
@@ -187,7 +188,7 @@ func (w *Worker) attemptStart(ctx context.Context) (err error) {
 
 // Prepare brings the schema up to date and logs what the worker found.
 func (w *Worker) Prepare(ctx context.Context) error {
-	changes, err := db.MigrateUp(ctx, w.SchemaPool, w.migratorOptions()...)
+	changes, err := schema.MigrateUp(ctx, w.SchemaPool, w.migratorOptions()...)
 	w.schema.log(w.log, changes)
 	if err != nil {
 		// A replica of an older version may collect right now with the tables that
@@ -199,15 +200,15 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	}
 	var session db.DescribeSessionRow
 	var role string
-	var timescale *db.Timescale
+	var timescale *schema.Timescale
 	describeErr := w.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
-		if err := db.CheckRowSecurity(ctx, q); err != nil {
+		if err := schema.CheckRowSecurity(ctx, q); err != nil {
 			return err
 		}
 		if session, err = q.DescribeSession(ctx); err != nil {
 			return err
 		}
-		if timescale, err = db.FindTimescale(ctx, q); err != nil {
+		if timescale, err = schema.FindTimescale(ctx, q); err != nil {
 			return err
 		}
 		role, err = q.EnterPlatformScope(ctx)
@@ -241,17 +242,17 @@ func (w *Worker) Prepare(ctx context.Context) error {
 // schemaIsAnothers reports whether an error of a migration is one that another has to
 // mend: this role may not make tables, or the one that may cannot be reached.
 func (w *Worker) schemaIsAnothers(err error) bool {
-	return db.IsForbidden(err) || w.SchemaPool != w.pool && !db.IsRefused(err)
+	return db.IsForbidden(err) || w.SchemaPool != w.pool && !schema.IsRefused(err)
 }
 
 // canCollect reports whether the tables stand without which nothing is collected.
 func (w *Worker) canCollect(ctx context.Context) bool {
-	var stands map[string]db.DescribeRelationsRow
+	var stands map[string]schema.Relation
 	err := w.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
-		stands, err = db.StandingRelations(ctx, q)
+		stands, err = schema.StandingRelations(ctx, q)
 		return err
 	})
-	for _, name := range []string{db.LeaseTable, "system_metrics", "service_health"} {
+	for _, name := range []string{schema.LeaseTable, "system_metrics", "service_health"} {
 		if _, exists := stands[name]; !exists {
 			return false
 		}
@@ -260,11 +261,11 @@ func (w *Worker) canCollect(ctx context.Context) bool {
 }
 
 // grant lets the login role use what another has made for it.
-func (w *Worker) grant(ctx context.Context) ([]db.Change, error) {
+func (w *Worker) grant(ctx context.Context) ([]schema.Change, error) {
 	if w.SchemaPool == w.pool {
 		return nil, nil
 	}
-	return db.GrantOwn(ctx, w.SchemaPool, w.loginRole, w.cfg.DatabaseUses())
+	return schema.GrantOwn(ctx, w.SchemaPool, w.loginRole, w.cfg.DatabaseUses())
 }
 
 // collect runs the loops until ctx is done.

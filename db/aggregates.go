@@ -14,8 +14,8 @@ type Sample struct {
 	Value      float64
 }
 
-// reader is a generated method that returns samples.
-type reader func(context.Context, *Queries) ([]Sample, error)
+// Reader is a generated method that returns samples.
+type Reader func(context.Context, *Queries) ([]Sample, error)
 
 // reads makes a reader of any generated method whose rows are samples: a query with
 // other columns does not compile.
@@ -24,7 +24,7 @@ func reads[R ~struct {
 	Service    string
 	Tags       string
 	Value      float64
-}](query func(*Queries, context.Context) ([]R, error)) reader {
+}](query func(*Queries, context.Context) ([]R, error)) Reader {
 	return func(ctx context.Context, q *Queries) ([]Sample, error) {
 		rows, err := query(q, ctx)
 		samples := make([]Sample, len(rows))
@@ -45,7 +45,8 @@ type Aggregate struct {
 	// Every is how often it is due while that is cheap; 0 is with every cycle.
 	Every time.Duration
 
-	read reader
+	// Read is the generated method.
+	Read Reader
 }
 
 // Aggregates is the list to extend for a table that is not read yet. Another number
@@ -54,25 +55,25 @@ type Aggregate struct {
 // Those that read the platform come last, since its role holds to the end of the
 // transaction. Of these the slowest comes last: it cannot take time from the others.
 var Aggregates = []Aggregate{
-	{Name: "database", read: reads((*Queries).DatabaseSamples)},
-	{Name: "size", read: reads((*Queries).SizeSamples)},
-	{Name: "activity", read: reads((*Queries).ActivitySamples), Every: time.Minute},
-	{Name: "locks", read: reads((*Queries).LockSamples), Every: time.Minute},
-	{Name: "database totals", read: reads((*Queries).DatabaseTotalSamples), Every: time.Minute},
-	{Name: "wal", read: reads((*Queries).WalSamples), Every: time.Minute},
-	{Name: "replication lag", read: reads((*Queries).ReplicationLagSamples), Every: time.Minute},
-	{Name: "replication bytes", read: reads((*Queries).ReplicationByteSamples), Every: time.Minute},
-	{Name: "tables", read: reads((*Queries).TableSamples), Every: time.Minute},
-	{Name: "tenants", read: reads((*Queries).TenantSamples), Platform: true, Every: time.Minute},
-	{Name: "rules", read: reads((*Queries).RuleSamples), Platform: true, Every: time.Minute},
-	{Name: "integrations", read: reads((*Queries).IntegrationSamples), Platform: true, Every: time.Minute},
-	{Name: "alerts", read: reads((*Queries).AlertSamples), Platform: true},
-	{Name: "deliveries", read: reads((*Queries).DeliverySamples), Platform: true},
-	{Name: "alert totals", read: reads((*Queries).AlertTotalSamples), Platform: true, Every: time.Minute},
-	{Name: "delivery totals", read: reads((*Queries).DeliveryTotalSamples), Platform: true, Every: time.Minute},
-	{Name: "registry", read: reads((*Queries).RegistrySamples), Platform: true, Every: time.Minute},
-	{Name: "devices", read: reads((*Queries).DeviceSamples), Platform: true},
-	{Name: "devices offline", read: reads((*Queries).OfflineSamples), Platform: true, Every: 5 * time.Minute},
+	{Name: "database", Read: reads((*Queries).DatabaseSamples)},
+	{Name: "size", Read: reads((*Queries).SizeSamples)},
+	{Name: "activity", Read: reads((*Queries).ActivitySamples), Every: time.Minute},
+	{Name: "locks", Read: reads((*Queries).LockSamples), Every: time.Minute},
+	{Name: "database totals", Read: reads((*Queries).DatabaseTotalSamples), Every: time.Minute},
+	{Name: "wal", Read: reads((*Queries).WalSamples), Every: time.Minute},
+	{Name: "replication lag", Read: reads((*Queries).ReplicationLagSamples), Every: time.Minute},
+	{Name: "replication bytes", Read: reads((*Queries).ReplicationByteSamples), Every: time.Minute},
+	{Name: "tables", Read: reads((*Queries).TableSamples), Every: time.Minute},
+	{Name: "tenants", Read: reads((*Queries).TenantSamples), Platform: true, Every: time.Minute},
+	{Name: "rules", Read: reads((*Queries).RuleSamples), Platform: true, Every: time.Minute},
+	{Name: "integrations", Read: reads((*Queries).IntegrationSamples), Platform: true, Every: time.Minute},
+	{Name: "alerts", Read: reads((*Queries).AlertSamples), Platform: true},
+	{Name: "deliveries", Read: reads((*Queries).DeliverySamples), Platform: true},
+	{Name: "alert totals", Read: reads((*Queries).AlertTotalSamples), Platform: true, Every: time.Minute},
+	{Name: "delivery totals", Read: reads((*Queries).DeliveryTotalSamples), Platform: true, Every: time.Minute},
+	{Name: "registry", Read: reads((*Queries).RegistrySamples), Platform: true, Every: time.Minute},
+	{Name: "devices", Read: reads((*Queries).DeviceSamples), Platform: true},
+	{Name: "devices offline", Read: reads((*Queries).OfflineSamples), Platform: true, Every: 5 * time.Minute},
 }
 
 // Use is what its statement is for.
@@ -92,7 +93,7 @@ func ReadAggregates(ctx context.Context, q *Queries, list []Aggregate, done func
 			entered = true
 		}
 		began := time.Now()
-		samples, err := a.read(ctx, q)
+		samples, err := a.Read(ctx, q)
 		if err != nil {
 			return err
 		}

@@ -59,7 +59,7 @@ func (c *Client) run(ctx context.Context, options pgx.TxOptions, limits Limits, 
 	ctx, cancel := context.WithTimeoutCause(ctx, deadline, fmt.Errorf("transaction exceeded its deadline of %s", deadline))
 	defer cancel()
 	lost, err := c.attempt(ctx, options, limits, fn)
-	if ctx.Err() == nil && (lost || isConflict(err)) {
+	if ctx.Err() == nil && (lost || IsConflict(err)) {
 		_, err = c.attempt(ctx, options, limits, fn)
 	}
 	c.Note(err)
@@ -150,9 +150,9 @@ func IsMissingTable(err error) bool { return code(err) == "42P01" }
 // have hidden rows.
 func IsForbidden(err error) bool { return code(err) == "42501" }
 
-// isConflict reports whether another transaction was in the way at that moment:
+// IsConflict reports whether another transaction was in the way at that moment:
 // a serialization failure or a deadlock.
-func isConflict(err error) bool { return code(err) == "40001" || code(err) == "40P01" }
+func IsConflict(err error) bool { return code(err) == "40001" || code(err) == "40P01" }
 
 // IsRowSecurity reports whether row-level security would have hidden rows. The
 // server speaks the language it was set up with, so the routine that raised the

@@ -50,10 +50,11 @@ func InTx(ctx context.Context, on Beginner, options pgx.TxOptions, limit time.Du
 
 // InTxWithin is InTx with limits that differ.
 func InTxWithin(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits, fn func(*Queries) error) error {
-	return inTx(ctx, on, options, limits, func(tx pgx.Tx) error { return fn(New(tx)) })
+	return Transaction(ctx, on, options, limits, func(tx pgx.Tx) error { return fn(New(tx)) })
 }
 
-func inTx(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits, fn func(pgx.Tx) error) error {
+// Transaction is InTxWithin for statements that sqlc cannot compile.
+func Transaction(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits, fn func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, on, options, func(tx pgx.Tx) error {
 		if err := New(tx).ConfigureTransaction(ctx, limits.params()); err != nil {
 			return fmt.Errorf("configure transaction: %w", err)
@@ -64,3 +65,9 @@ func inTx(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits
 
 // IsNoRows reports whether a :one query found nothing.
 func IsNoRows(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
+
+// Raw is what q runs its statements on, for those that sqlc cannot compile.
+func (q *Queries) Raw() DBTX { return q.db }
+
+// LeaseName is the name of the one row of the lease's table.
+const LeaseName = "ops_worker"

@@ -17,8 +17,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"ops_worker/db"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/schema"
 )
 
 // envRole makes this test binary play the worker, or the demonstration's own process, in a test of the other.
@@ -54,7 +54,7 @@ func fakeWorker() int {
 			return err
 		}
 		defer pool.Close()
-		if _, err := db.MigrateUp(ctx, pool); err != nil {
+		if _, err := schema.MigrateUp(ctx, pool); err != nil {
 			return err
 		}
 		const rows = `

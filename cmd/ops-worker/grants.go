@@ -13,6 +13,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/humanize"
+	"ops_worker/internal/schema"
 )
 
 // grantsLimit bounds each statement that reads what stands.
@@ -47,10 +48,10 @@ func newGrantsCommand(load loader) *cobra.Command {
 	return cmd
 }
 
-func printGrants(ctx context.Context, pool *pgxpool.Pool, role string, uses db.Uses, out io.Writer) error {
-	var grants []db.Grant
+func printGrants(ctx context.Context, pool *pgxpool.Pool, role string, uses schema.Uses, out io.Writer) error {
+	var grants []schema.Grant
 	if err := db.InTx(ctx, pool, db.Snapshot, grantsLimit, func(q *db.Queries) (err error) {
-		grants, err = db.Grants(ctx, q, role, uses)
+		grants, err = schema.Grants(ctx, q, role, uses)
 		return err
 	}); err != nil {
 		return err

@@ -52,7 +52,7 @@ func revocations(statement string) []string {
 // right less it does not.
 func TestGrantsAreEnoughAndNeeded(t *testing.T) {
 	t.Parallel()
-	newest, err := os.ReadFile("../../db/testdata/platform_new.sql")
+	newest, err := os.ReadFile("../../internal/schema/testdata/platform_new.sql")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,12 +11,12 @@ import (
 	"strings"
 	"time"
 
+	"ops_worker/internal/schema"
+
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-
-	"ops_worker/db"
 )
 
 func newMigrateCommand(load loader) *cobra.Command {
@@ -46,11 +46,11 @@ func newMigrateUpCommand(load loader) *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	cmd.RunE = withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-		var options []db.MigratorOption
+		var options []schema.MigratorOption
 		if anyDatabase {
-			options = append(options, db.AnyDatabase)
+			options = append(options, schema.AnyDatabase)
 		}
-		changes, err := db.MigrateUp(ctx, pool, options...)
+		changes, err := schema.MigrateUp(ctx, pool, options...)
 		for _, c := range changes {
 			if c.Failed() {
 				err = errors.Join(err, fmt.Errorf("%s could not be made: %s", c.Object, c.Detail))
@@ -63,7 +63,7 @@ func newMigrateUpCommand(load loader) *cobra.Command {
 }
 
 func newMigrateDownCommand(load loader) *cobra.Command {
-	var options db.DownOptions
+	var options schema.DownOptions
 	var yes bool
 	cmd := &cobra.Command{
 		Use:   "down",
@@ -78,7 +78,7 @@ func newMigrateDownCommand(load loader) *cobra.Command {
 			return errors.New("nothing was taken back")
 		}
 		return withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-			m := db.NewMigrator(pool)
+			m := schema.NewMigrator(pool)
 			changes, err := m.Down(ctx, options)
 			return errors.Join(printChanges(out, changes, err, "nothing to take back"), err, m.Close())
 		})(c, args)
@@ -96,7 +96,7 @@ func newMigrateStatusCommand(load loader) *cobra.Command {
 		Long:  "Lists the migrations and when they were applied. It only reads, and takes no lock.",
 		Args:  cobra.NoArgs,
 		RunE: withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-			states, err := db.Status(ctx, pool)
+			states, err := schema.Status(ctx, pool)
 			if err != nil {
 				return err
 			}
@@ -128,14 +128,14 @@ func withDatabase(load loader, fn func(ctx context.Context, pool *pgxpool.Pool, 
 
 // refusal gives a database that is refused the exit status of a wrong setting.
 func refusal(err error) error {
-	if db.IsRefused(err) {
+	if schema.IsRefused(err) {
 		return &exitError{exitUsage, err}
 	}
 	return err
 }
 
 // printChanges prints what was done, also before an error.
-func printChanges(out io.Writer, changes []db.Change, err error, none string) error {
+func printChanges(out io.Writer, changes []schema.Change, err error, none string) error {
 	if len(changes) == 0 {
 		if err != nil {
 			return nil

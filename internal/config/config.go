@@ -23,6 +23,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/humanize"
+	"ops_worker/internal/schema"
 )
 
 // Config is a complete, validated configuration. FromEnvironment is the way to
@@ -125,8 +126,8 @@ func (c Config) DatabaseOptions() db.Options {
 }
 
 // DatabaseUses are what a worker with these settings does in the database.
-func (c Config) DatabaseUses() db.Uses {
-	return db.Uses{Retention: c.MetricsRetention > 0, SystemAlerts: c.SystemAlerts, OtherWriter: c.WaitForOtherWriter}
+func (c Config) DatabaseUses() schema.Uses {
+	return schema.Uses{Retention: c.MetricsRetention > 0, SystemAlerts: c.SystemAlerts, OtherWriter: c.WaitForOtherWriter}
 }
 
 // SchemaOptions are what the schema is made with: MIGRATE_DATABASE_URL's role, or

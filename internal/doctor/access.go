@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"ops_worker/db"
+	"ops_worker/internal/schema"
 )
 
 // session is who the worker is to the database.
@@ -42,7 +43,7 @@ func (r *run) roles(ctx context.Context) (db.DoctorRoleRow, error) {
 type access struct {
 	session
 	roles    db.DoctorRoleRow
-	stands   map[string]db.DescribeRelationsRow
+	stands   map[string]schema.Relation
 	refusals []refusal
 }
 
@@ -86,22 +87,22 @@ func checkRole(ctx context.Context, r *run, f *findings) error {
 	switch {
 	case !roles.OperatorExists && session.Superuser && r.pending(ctx):
 		f.warn("nothing, if the worker is about to be started: it makes the role; else `ops-worker migrate up`",
-			"the role %s does not exist yet, and %s need it", db.OperatorRole, routes)
+			"the role %s does not exist yet, and %s need it", schema.OperatorRole, routes)
 	case !roles.OperatorExists:
-		f.fail(fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; GRANT %[1]s TO %s; and to the API's login role; then `ops-worker migrate up` grants it what the routes read", db.OperatorRole, db.Ident(roles.LoginRole)),
-			"the role %s does not exist, and %s fail without it", db.OperatorRole, routes)
+		f.fail(fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; GRANT %[1]s TO %s; and to the API's login role; then `ops-worker migrate up` grants it what the routes read", schema.OperatorRole, schema.Ident(roles.LoginRole)),
+			"the role %s does not exist, and %s fail without it", schema.OperatorRole, routes)
 	case !roles.OperatorBypasses:
-		f.warn(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", db.OperatorRole),
-			"%s has no BYPASSRLS: where row-level security is on, %s count 0 rows without an error", db.OperatorRole, routes)
+		f.warn(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", schema.OperatorRole),
+			"%s has no BYPASSRLS: where row-level security is on, %s count 0 rows without an error", schema.OperatorRole, routes)
 	case !roles.OperatorUsesSchema && roles.UsesSchema:
-		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA public TO %s;", db.OperatorRole),
-			"%s may not use the schema public, so %s fail", db.OperatorRole, routes)
+		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA public TO %s;", schema.OperatorRole),
+			"%s may not use the schema public, so %s fail", schema.OperatorRole, routes)
 	case !roles.OperatorGranted:
 		f.warn(r.grantOperator(roles.LoginRole)+" unless the API logs in as another role, which has it",
-			"%s may not take on %s: where the API logs in as it, %s fail", roles.LoginRole, db.OperatorRole, routes)
+			"%s may not take on %s: where the API logs in as it, %s fail", roles.LoginRole, schema.OperatorRole, routes)
 	}
 	if !roles.UsesSchema {
-		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA public TO %s;", db.Ident(roles.LoginRole)),
+		f.fail(fmt.Sprintf("GRANT USAGE ON SCHEMA public TO %s;", schema.Ident(roles.LoginRole)),
 			"%s may not use the schema public, or there is none", roles.LoginRole)
 	}
 	return nil
@@ -113,7 +114,7 @@ type lacking struct {
 	rights map[string][]string // by "role relation"
 }
 
-func (l *lacking) add(role string, p db.Privilege, use string) {
+func (l *lacking) add(role string, p schema.Privilege, use string) {
 	if l.rights == nil {
 		l.rights = map[string][]string{}
 	}
@@ -129,7 +130,7 @@ func (l *lacking) report(f *findings) {
 	for _, key := range l.order {
 		role, relation, _ := strings.Cut(key, " ")
 		rights := strings.Join(slices.Sorted(slices.Values(l.rights[key])), ", ")
-		f.fail(fmt.Sprintf("GRANT %s ON %s TO %s;", rights, relation, db.Ident(role)), "%s lacks %s on %s (%s)", role, rights, relation, l.text(key))
+		f.fail(fmt.Sprintf("GRANT %s ON %s TO %s;", rights, relation, schema.Ident(role)), "%s lacks %s on %s (%s)", role, rights, relation, l.text(key))
 	}
 }
 
@@ -152,14 +153,14 @@ func checkPrivileges(ctx context.Context, r *run, f *findings) error {
 		}
 	}
 	if !a.roles.CreatesTables && r.pending(ctx) {
-		f.fail(fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA public TO %s; or run `ops-worker migrate up` once as a role that may", db.Ident(a.LoginRole)),
+		f.fail(fmt.Sprintf("GRANT USAGE, CREATE ON SCHEMA public TO %s; or run `ops-worker migrate up` once as a role that may", schema.Ident(a.LoginRole)),
 			"%s may not create tables in the schema public, and migrations are pending", a.LoginRole)
 	}
 	if f.result == OK {
 		f.note("%s may write what the worker writes and read what it reads", a.LoginRole)
 	}
 	if f.result == OK && a.roles.OperatorExists {
-		f.note("%s may read what the routes read", db.OperatorRole)
+		f.note("%s may read what the routes read", schema.OperatorRole)
 	}
 	return nil
 }
@@ -168,7 +169,7 @@ func checkPrivileges(ctx context.Context, r *run, f *findings) error {
 // security or without.
 func (a access) workerRefusals(code string, rowSecurity bool) []refusal {
 	return slices.DeleteFunc(slices.Clone(a.refusals), func(refused refusal) bool {
-		route := refused.role == db.OperatorRole && !refused.statement.Platform
+		route := refused.role == schema.OperatorRole && !refused.statement.Platform
 		return route || refused.err.Code != code || db.IsRowSecurity(refused.err) != rowSecurity
 	})
 }
@@ -178,7 +179,7 @@ func (r *run) workerLacks(ctx context.Context, a access, f *findings, lacks *lac
 	for _, refused := range a.workerRefusals(privilegeCode, false) {
 		var params db.DoctorPrivilegesParams
 		for _, p := range refused.statement.Privileges() {
-			for _, relation := range db.Behind(a.stands, p.Relation) {
+			for _, relation := range schema.Behind(a.stands, p.Relation) {
 				params.Roles = append(params.Roles, refused.role)
 				params.Relations = append(params.Relations, relation)
 				params.Privileges = append(params.Privileges, p.Right)
@@ -192,10 +193,10 @@ func (r *run) workerLacks(ctx context.Context, a access, f *findings, lacks *lac
 			return err
 		}
 		for _, m := range missing {
-			lacks.add(m.Role, db.Privilege{Relation: m.Relation, Right: m.Privilege}, refused.statement.Use)
+			lacks.add(m.Role, schema.Privilege{Relation: m.Relation, Right: m.Privilege}, refused.statement.Use)
 		}
 		if len(missing) == 0 { // no table, but a schema or a function
-			f.fail(fmt.Sprintf("as its owner: let %s do that", db.Ident(refused.role)), "%s, as %s: %s", refused.statement.Use, refused.role, refused.err.Message)
+			f.fail(fmt.Sprintf("as its owner: let %s do that", schema.Ident(refused.role)), "%s, as %s: %s", refused.statement.Use, refused.role, refused.err.Message)
 		}
 	}
 	return nil
@@ -203,10 +204,10 @@ func (r *run) workerLacks(ctx context.Context, a access, f *findings, lacks *lac
 
 // routeReads calls fn with every table that a route reads as the operator, and
 // with the one behind it where that is a view of ours.
-func (a access) routeReads(fn func(route db.Route, p db.Privilege, relation string)) {
-	for _, route := range db.Routes {
+func (a access) routeReads(fn func(route schema.Route, p schema.Privilege, relation string)) {
+	for _, route := range schema.Routes {
 		for _, p := range route.Statement().Privileges() {
-			for _, relation := range db.Behind(a.stands, p.Relation) {
+			for _, relation := range schema.Behind(a.stands, p.Relation) {
 				if route.Operator {
 					fn(route, p, relation)
 				}
@@ -217,9 +218,9 @@ func (a access) routeReads(fn func(route db.Route, p db.Privilege, relation stri
 
 // operatorLacks finds what the routes may not read.
 func (a access) operatorLacks(lacks *lacking) {
-	a.routeReads(func(route db.Route, p db.Privilege, relation string) {
+	a.routeReads(func(route schema.Route, p schema.Privilege, relation string) {
 		if stood, exists := a.stands[relation]; exists && !stood.OperatorReads {
-			lacks.add(db.OperatorRole, db.Privilege{Relation: relation, Right: p.Right}, route.Name)
+			lacks.add(schema.OperatorRole, schema.Privilege{Relation: relation, Right: p.Right}, route.Name)
 		}
 	})
 }
@@ -228,7 +229,7 @@ func (a access) operatorLacks(lacks *lacking) {
 func (r *run) sequences(ctx context.Context, a access, f *findings) error {
 	var names []string
 	if err := r.read(ctx, func(q *db.Queries) error {
-		behind, err := db.AlertSequences(ctx, q, a.stands)
+		behind, err := schema.AlertSequences(ctx, q, a.stands)
 		if err != nil {
 			return err
 		}
@@ -238,7 +239,7 @@ func (r *run) sequences(ctx context.Context, a access, f *findings) error {
 		return err
 	}
 	for _, name := range names {
-		f.fail(fmt.Sprintf("GRANT USAGE ON SEQUENCE %s TO %s;", name, db.Ident(a.platformRole)), "%s may not draw from %s, so no system alert can be opened", a.platformRole, name)
+		f.fail(fmt.Sprintf("GRANT USAGE ON SEQUENCE %s TO %s;", name, schema.Ident(a.platformRole)), "%s may not draw from %s, so no system alert can be opened", a.platformRole, name)
 	}
 	return nil
 }
@@ -265,15 +266,15 @@ func checkRowSecurity(ctx context.Context, r *run, f *findings) error {
 	}
 
 	var enabled []string
-	a.routeReads(func(_ db.Route, _ db.Privilege, relation string) {
+	a.routeReads(func(_ schema.Route, _ schema.Privilege, relation string) {
 		if a.stands[relation].RowSecurity && !slices.Contains(enabled, relation) {
 			enabled = append(enabled, relation)
 		}
 	})
 	slices.Sort(enabled)
 	if len(enabled) > 0 && a.roles.OperatorExists && !a.roles.OperatorBypasses {
-		f.fail(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", db.OperatorRole),
-			"%s is bound by the policies of %s: the routes count 0 rows there", db.OperatorRole, strings.Join(enabled, ", "))
+		f.fail(fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS;", schema.OperatorRole),
+			"%s is bound by the policies of %s: the routes count 0 rows there", schema.OperatorRole, strings.Join(enabled, ", "))
 	}
 	switch {
 	case f.result != OK:
@@ -286,7 +287,7 @@ func checkRowSecurity(ctx context.Context, r *run, f *findings) error {
 }
 
 // disableAdvice is what to do about policies on the worker's own tables.
-func (a access) disableAdvice(s db.Statement) string {
+func (a access) disableAdvice(s schema.Statement) string {
 	for _, p := range s.Privileges() {
 		if a.stands[p.Relation].RowSecurity {
 			return fmt.Sprintf("ALTER TABLE %s DISABLE ROW LEVEL SECURITY; (it is the worker's own table)", p.Relation)
@@ -297,7 +298,7 @@ func (a access) disableAdvice(s db.Statement) string {
 
 // grantOperator lets a login role take on the operator's.
 func (r *run) grantOperator(login string) string {
-	return db.GrantOperator(r.server.VersionNum, db.Ident(login)) + ";"
+	return schema.GrantOperator(r.server.VersionNum, schema.Ident(login)) + ";"
 }
 
 // operatorAdvice is how to let the worker read past the policies.
@@ -305,9 +306,9 @@ func (r *run) operatorAdvice(roles db.DoctorRoleRow, login string) string {
 	grant := r.grantOperator(login)
 	switch {
 	case !roles.OperatorExists:
-		return fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; %s", db.OperatorRole, grant)
+		return fmt.Sprintf("as a superuser: CREATE ROLE %s NOLOGIN BYPASSRLS; %s", schema.OperatorRole, grant)
 	case !roles.OperatorBypasses:
-		return fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS; %s", db.OperatorRole, grant)
+		return fmt.Sprintf("as a superuser: ALTER ROLE %s BYPASSRLS; %s", schema.OperatorRole, grant)
 	}
 	return grant
 }

@@ -11,6 +11,7 @@ import (
 	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/probe"
+	"ops_worker/internal/schema"
 )
 
 // leaseState is who collects; exists is false where nobody ever has.
@@ -28,7 +29,7 @@ func readLease(ctx context.Context, q *db.Queries) (leaseState, error) {
 }
 
 func (r *run) holder(ctx context.Context) (leaseState, error) {
-	if err := r.require(ctx, db.LeaseTable); err != nil {
+	if err := r.require(ctx, schema.LeaseTable); err != nil {
 		return leaseState{}, err
 	}
 	return r.lease.get(func() (state leaseState, err error) {

@@ -22,6 +22,7 @@ import (
 	"ops_worker/internal/config"
 	"ops_worker/internal/humanize"
 	"ops_worker/internal/probe"
+	"ops_worker/internal/schema"
 )
 
 // Result is the verdict of one check.
@@ -136,7 +137,7 @@ type run struct {
 
 	session    cached[session]
 	role       cached[db.DoctorRoleRow]
-	relations  cached[map[string]db.DescribeRelationsRow]
+	relations  cached[map[string]schema.Relation]
 	plans      cached[[]refusal]
 	migrations cached[migrationState]
 	timescale  cached[*timescale]

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"ops_worker/db"
 	"ops_worker/internal/lease"
+	"ops_worker/internal/schema"
 )
 
 // TestFaults plants one fault at a time on a platform in which all is well.
@@ -467,7 +467,7 @@ func newPlatform(t *testing.T, s *stage) {
 			job_id bigserial PRIMARY KEY, tenant_id text, alert_id bigint, channel_id int, rule_id int,
 			deliver_on_event text, status text, attempts int, next_run_at timestamptz, last_error text,
 			payload_json jsonb, created_at timestamptz, updated_at timestamptz)`)
-	if _, err := db.MigrateUp(t.Context(), s.pool); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), s.pool); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -502,7 +502,7 @@ func follow(t *testing.T, s *stage, advice []string) (followed bool) {
 			followed = true
 		}
 		if strings.Contains(line, "ops-worker migrate up") || strings.Contains(line, "restart the worker") {
-			if _, err := db.MigrateUp(t.Context(), s.pool); err != nil {
+			if _, err := schema.MigrateUp(t.Context(), s.pool); err != nil {
 				t.Errorf("migrate up: %v", err)
 			}
 			followed = true

@@ -11,11 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"ops_worker/db"
+	"ops_worker/internal/schema"
 )
 
 // refusal is a statement that the server would not run.
 type refusal struct {
-	statement db.Statement
+	statement schema.Statement
 	role      string // that would run it
 	err       *pgconn.PgError
 }
@@ -26,10 +27,10 @@ type refusal struct {
 func (r *run) refusals(ctx context.Context) ([]refusal, error) {
 	return r.plans.get(func() ([]refusal, error) {
 		var list []refusal
-		plan := func(s db.Statement, role string, ignored ...string) error {
+		plan := func(s schema.Statement, role string, ignored ...string) error {
 			as, err := s.Plan(ctx, r.pool, r.limits.check, role)
 			var refused *pgconn.PgError
-			var wrongRole *db.RoleError
+			var wrongRole *schema.RoleError
 			switch {
 			case err == nil:
 				return nil
@@ -40,7 +41,7 @@ func (r *run) refusals(ctx context.Context) ([]refusal, error) {
 			}
 			return nil
 		}
-		for _, s := range db.WorkerStatements() {
+		for _, s := range schema.WorkerStatements() {
 			if r.runs(s) {
 				if err := plan(s, ""); err != nil {
 					return nil, err
@@ -55,12 +56,12 @@ func (r *run) refusals(ctx context.Context) ([]refusal, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, route := range db.Routes {
+		for _, route := range schema.Routes {
 			if _, exists := stands[route.If]; route.If != "" && !exists {
 				continue
 			}
 			if route.Operator && roles.OperatorGranted {
-				err = plan(route.Statement(), db.OperatorRole)
+				err = plan(route.Statement(), schema.OperatorRole)
 			} else {
 				// Of another role's rights nothing can be planned; its tables and
 				// columns are the same.
@@ -73,7 +74,7 @@ func (r *run) refusals(ctx context.Context) ([]refusal, error) {
 		if r.server.Standby {
 			return list, nil
 		}
-		for _, trial := range db.Trials() {
+		for _, trial := range schema.Trials() {
 			use := func(refused refusal) bool { return refused.statement.Use == trial.Statement.Use }
 			if !r.runs(trial.Statement) || slices.ContainsFunc(list, use) || slices.ContainsFunc(list, needsLease) {
 				continue
@@ -94,10 +95,10 @@ func (r *run) refusals(ctx context.Context) ([]refusal, error) {
 
 // needsLease reports whether a refusal is one of the lease, without which there is
 // nothing to try.
-func needsLease(refused refusal) bool { return refused.statement.Use == db.ForLease }
+func needsLease(refused refusal) bool { return refused.statement.Use == schema.ForLease }
 
 // runs reports whether a worker with these settings runs a statement.
-func (r *run) runs(s db.Statement) bool { return r.cfg.DatabaseUses().Run(s) }
+func (r *run) runs(s schema.Statement) bool { return r.cfg.DatabaseUses().Run(s) }
 
 // The server's words for what a plan may lack. A policy that would hide rows is
 // a matter of privilege too, and told apart by db.IsRowSecurity.
@@ -131,10 +132,10 @@ func (n *users) text(what string) string {
 
 // standing are the relations that stand of those that the worker or the routes
 // use.
-func (r *run) standing(ctx context.Context) (map[string]db.DescribeRelationsRow, error) {
-	return r.relations.get(func() (stands map[string]db.DescribeRelationsRow, err error) {
+func (r *run) standing(ctx context.Context) (map[string]schema.Relation, error) {
+	return r.relations.get(func() (stands map[string]schema.Relation, err error) {
 		err = r.read(ctx, func(q *db.Queries) error {
-			stands, err = db.StandingRelations(ctx, q)
+			stands, err = schema.StandingRelations(ctx, q)
 			return err
 		})
 		return stands, err
@@ -182,7 +183,7 @@ func checkTables(ctx context.Context, r *run, f *findings) error {
 	for _, message := range missing.order {
 		f.fail(advice[message], "%s (%s)", message, missing.text(message))
 	}
-	if coming := db.Missing(a.stands); pending && len(coming) > 0 {
+	if coming := schema.Missing(a.stands); pending && len(coming) > 0 {
 		f.warn("nothing, if the worker is about to be started: it makes what is missing; else `ops-worker migrate up`",
 			"not there yet: %s", strings.Join(coming, ", "))
 	}
@@ -206,14 +207,14 @@ func (refused refusal) advice() string {
 	table, columns := refused.statement.Conflict()
 	switch {
 	case e.Code == "42P10" && table != "":
-		return fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s);", db.Ident(table), columns)
+		return fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s);", schema.Ident(table), columns)
 	case e.Code == "23502" && e.TableName != "":
-		return fmt.Sprintf("give the column a default, or: ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;", db.Ident(e.TableName), db.Ident(e.ColumnName))
-	case e.Code == "55000" && refused.statement.Use == db.ForRetention:
+		return fmt.Sprintf("give the column a default, or: ALTER TABLE %s ALTER COLUMN %s DROP NOT NULL;", schema.Ident(e.TableName), schema.Ident(e.ColumnName))
+	case e.Code == "55000" && refused.statement.Use == schema.ForRetention:
 		// A publication of deletes needs to tell rows apart, and samples have no key.
 		return "ALTER TABLE system_metrics REPLICA IDENTITY FULL;"
 	case e.Code == "23514" && e.ConstraintName != "":
-		return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s;", db.Ident(e.TableName), db.Ident(e.ConstraintName))
+		return fmt.Sprintf("ALTER TABLE %s DROP CONSTRAINT %s;", schema.Ident(e.TableName), schema.Ident(e.ConstraintName))
 	case e.Code == "23514":
 		return "make the partition that is missing"
 	}
@@ -222,8 +223,8 @@ func (refused refusal) advice() string {
 	}
 	if match := typedOther.FindStringSubmatch(e.Message); match != nil && e.Code == "42804" {
 		for _, p := range refused.statement.Privileges() {
-			if p.Right == "INSERT" && slices.Contains(db.OwnTables(), p.Relation) {
-				return fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s;", db.Ident(p.Relation), db.Ident(match[1]), match[2])
+			if p.Right == "INSERT" && slices.Contains(schema.OwnTables(), p.Relation) {
+				return fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s TYPE %s;", schema.Ident(p.Relation), schema.Ident(match[1]), match[2])
 			}
 		}
 	}
@@ -237,7 +238,7 @@ func checkStandIns(ctx context.Context, r *run, f *findings) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range db.StandIns {
+	for _, s := range schema.StandIns {
 		stood, exists := stands[s.Name]
 		_, succeeded := stands[s.Successor]
 		switch {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"ops_worker/db"
+	"ops_worker/internal/schema"
 )
 
 // migrationState compares the migrations in this binary with those applied.
@@ -19,9 +20,9 @@ type migrationState struct {
 
 func (r *run) migrated(ctx context.Context) (migrationState, error) {
 	return r.migrations.get(func() (state migrationState, err error) {
-		var list []db.MigrationState
+		var list []schema.MigrationState
 		if err = r.read(ctx, func(q *db.Queries) error {
-			list, err = db.Migrations(ctx, q)
+			list, err = schema.Migrations(ctx, q)
 			return err
 		}); err != nil {
 			return state, err
@@ -50,15 +51,15 @@ func (r *run) pending(ctx context.Context) bool {
 }
 
 func checkSchema(ctx context.Context, r *run, f *findings) error {
-	err := r.read(ctx, func(q *db.Queries) error { return db.RefuseElsewhere(ctx, q) })
-	var elsewhere *db.ElsewhereError
+	err := r.read(ctx, func(q *db.Queries) error { return schema.RefuseElsewhere(ctx, q) })
+	var elsewhere *schema.ElsewhereError
 	if errors.As(err, &elsewhere) {
 		f.fail("", "%s", elsewhere)
 	} else if err != nil {
 		return err
 	}
 	state, err := r.migrated(ctx)
-	var hidden *db.RowSecurityError
+	var hidden *schema.RowSecurityError
 	if errors.As(err, &hidden) {
 		f.fail(hidden.Advice(), "row-level security hides from %s which migrations are applied", r.server.LoginRole)
 		return nil
@@ -86,9 +87,9 @@ func checkSchema(ctx context.Context, r *run, f *findings) error {
 // checkMigrator looks whether the platform's migrator has applied its files, or
 // believes that it has.
 func checkMigrator(ctx context.Context, r *run, f *findings) error {
-	var found db.Settlement
+	var found schema.Settlement
 	if err := r.read(ctx, func(q *db.Queries) (err error) {
-		found, err = db.FindSettlement(ctx, q)
+		found, err = schema.FindSettlement(ctx, q)
 		return err
 	}); err != nil {
 		return err
@@ -100,10 +101,10 @@ func checkMigrator(ctx context.Context, r *run, f *findings) error {
 		f.fail(found.Repair()+" and run the platform's migrator again: it goes on from the tables that stand",
 			"the platform's tables are missing, or as ops_worker made them: it has noted %d files and run none, as it does where it finds tables and no note", found.Files)
 	case found.WouldRuin():
-		f.warn("`ops-worker migrate up`, or a start of the worker, leaves a mark in "+db.MigratorTable+" that keeps it from that",
+		f.warn("`ops-worker migrate up`, or a start of the worker, leaves a mark in "+schema.MigratorTable+" that keeps it from that",
 			"the platform's migrator would take this database for one that it has migrated, and run none of its files")
 	case found.Unreadable:
-		f.note("%s may not read %s", r.server.LoginRole, db.MigratorTable)
+		f.note("%s may not read %s", r.server.LoginRole, schema.MigratorTable)
 	case found.Marked:
 		f.note("it has not run yet; ops_worker's mark lets it apply all its files")
 	default:

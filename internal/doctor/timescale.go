@@ -8,20 +8,21 @@ import (
 	"time"
 
 	"ops_worker/db"
+	"ops_worker/internal/schema"
 )
 
 // timescale is TimescaleDB, and what it does with system_metrics: nil where that
 // is no hypertable.
 type timescale struct {
 	version string
-	*db.Hypertable
+	*schema.Hypertable
 }
 
 // extension is what TimescaleDB says, nil on plain PostgreSQL.
 func (r *run) extension(ctx context.Context) (*timescale, error) {
 	return r.timescale.get(func() (t *timescale, err error) {
 		err = r.read(ctx, func(q *db.Queries) error {
-			found, err := db.FindTimescale(ctx, q)
+			found, err := schema.FindTimescale(ctx, q)
 			if found == nil || err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"ops_worker/db"
+	"ops_worker/internal/schema"
 )
 
 func TestExitCode(t *testing.T) {
@@ -127,7 +128,7 @@ func TestVerdicts(t *testing.T) {
 		return &run{session: login, migrations: cached[migrationState]{known: true}, role: cached[db.DoctorRoleRow]{known: true, value: r}}
 	}
 	chunks := func(change func(*timescale)) *run {
-		ts := &timescale{"2.28", &db.Hypertable{ChunkSeconds: 3600}}
+		ts := &timescale{"2.28", &schema.Hypertable{ChunkSeconds: 3600}}
 		if err := json.Unmarshal([]byte(`[{"id": 1000, "name": "policy_retention", "scheduled": true, "drop_seconds": 604800}]`), &ts.Jobs); err != nil {
 			t.Fatal(err)
 		}
@@ -189,7 +190,7 @@ func TestVerdicts(t *testing.T) {
 func TestIdent(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{"iot": "iot", "iot-app": `"iot-app"`, `a"b`: `"a""b"`, "Iot": `"Iot"`} {
-		if got := db.Ident(name); got != want {
+		if got := schema.Ident(name); got != want {
 			t.Errorf("db.Ident(%s) = %s, want %s", name, got, want)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"ops_worker/db"
 	"ops_worker/internal/humanize"
 	"ops_worker/internal/lease"
+	"ops_worker/internal/schema"
 )
 
 // evidence is what the tables say of their writers at one moment.
@@ -35,7 +36,7 @@ func (r *run) evidence(ctx context.Context) (e evidence, err error) {
 	_, metrics := columns(expected)
 	// One snapshot, so that the lease and the samples are of one moment.
 	err = r.read(ctx, func(q *db.Queries) error {
-		if _, ok := stands[db.LeaseTable]; ok {
+		if _, ok := stands[schema.LeaseTable]; ok {
 			if e.lease, err = readLease(ctx, q); err != nil {
 				return err
 			}

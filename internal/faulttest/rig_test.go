@@ -25,8 +25,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
-	"ops_worker/db"
 	"ops_worker/internal/pgserver"
+	"ops_worker/internal/schema"
 )
 
 // What the suite runs the workers with: fast, so that faults show quickly. The
@@ -130,7 +130,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.direct.Close)
-	if _, err := db.MigrateUp(t.Context(), r.direct); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), r.direct); err != nil {
 		t.Fatal(err)
 	}
 	// What was acknowledged must outlive an immediate shutdown.

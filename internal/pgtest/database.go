@@ -14,6 +14,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/pgserver"
+	"ops_worker/internal/schema"
 )
 
 // template is the migrated database that every other is cloned from. It is made on first use, once for a server.
@@ -55,7 +56,7 @@ func (t *template) build(ctx context.Context, s *pgserver.Server, name string) e
 		if err != nil {
 			return err
 		}
-		_, err = db.MigrateUp(ctx, pool)
+		_, err = schema.MigrateUp(ctx, pool)
 		pool.Close()
 		if err != nil {
 			return errors.Join(fmt.Errorf("migrate: %w", err), s.Drop(ctx, name))

@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"ops_worker/db"
 	"strings"
 	"testing"
 	"time"
+
+	"ops_worker/db"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"ops_worker/db"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/schema"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -262,7 +262,7 @@ func TestTheFleetWaitsForItsTablesAndMoves(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- RunFleet(ctx, pool, 10*time.Millisecond) }()
-	if _, err := db.MigrateUp(t.Context(), pool); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool); err != nil {
 		t.Fatal(err)
 	}
 	pgtest.Eventually(t, "the fleet is seeded", func() bool { return pgtest.Count(t, pool, "SELECT count(*) FROM device_registry") == 200 })

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/db"
+	"ops_worker/internal/schema"
 )
 
 //go:embed seed.sql
@@ -40,7 +41,7 @@ func AwaitTables(ctx context.Context, pool *pgxpool.Pool) error {
 	pause := time.NewTicker(100 * time.Millisecond)
 	defer pause.Stop()
 	for {
-		if missing, err := db.MissingTables(ctx, db.New(pool)); err == nil && len(missing) == 0 {
+		if missing, err := schema.MissingTables(ctx, db.New(pool)); err == nil && len(missing) == 0 {
 			return nil
 		}
 		select {

@@ -23,6 +23,7 @@ import (
 	"ops_worker/internal/config"
 	"ops_worker/internal/humanize"
 	"ops_worker/internal/probe"
+	"ops_worker/internal/schema"
 )
 
 // readTimeout bounds a reading.
@@ -246,7 +247,7 @@ type section struct {
 // sections are in the order of reading: the one that may take the longest comes
 // last, when all the time that is left is its own.
 var sections = []section{
-	{LeaderSection, db.LeaseTable, func(ctx context.Context, q *db.Queries, g *gathering) error {
+	{LeaderSection, schema.LeaseTable, func(ctx context.Context, q *db.Queries, g *gathering) error {
 		lease, err := q.ReadLease(ctx, db.LeaseName)
 		if err == nil {
 			g.lease = &lease

@@ -17,6 +17,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/pgserver"
+	"ops_worker/internal/schema"
 )
 
 // statusFailed is the exit status when the command could not be run at all; flag itself uses 2 for wrong usage.
@@ -91,6 +92,6 @@ func migrateUp(ctx context.Context, address string) error {
 		return err
 	}
 	defer pool.Close()
-	_, err = db.MigrateUp(ctx, pool)
+	_, err = schema.MigrateUp(ctx, pool)
 	return err
 }

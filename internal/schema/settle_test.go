@@ -1,4 +1,4 @@
-package db_test
+package schema_test
 
 import (
 	"errors"
@@ -14,6 +14,7 @@ import (
 	"ops_worker/db"
 	"ops_worker/internal/contracttest"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/schema"
 )
 
 // tables lists every table outside of the server's own schemas.
@@ -65,7 +66,7 @@ func TestThePlatformsMigratorRunsAllItsFiles(t *testing.T) {
 				wantRoutes(t, pool)
 				mu.Lock()
 				defer mu.Unlock()
-				schemas[name] = schema(t, pool)
+				schemas[name] = describe(t, pool)
 			})
 		}
 	})
@@ -86,9 +87,9 @@ func migrator(t *testing.T, pool *pgxpool.Pool) {
 }
 
 func down(t *testing.T, pool *pgxpool.Pool) {
-	m := db.NewMigrator(pool)
+	m := schema.NewMigrator(pool)
 	defer m.Close()
-	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); err != nil {
+	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -98,7 +99,7 @@ func TestAMigratorsNotesThatMayNotBeReadWarnOfNothing(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
 	_, address := database.Role(t, "NOSUPERUSER")
-	found, err := db.FindSettlement(t.Context(), db.New(database.PoolAs(t, address)))
+	found, err := schema.FindSettlement(t.Context(), db.New(database.PoolAs(t, address)))
 	if err != nil || !found.Unreadable || found.WouldRuin() || found.Ruined() {
 		t.Errorf("%+v, %v", found, err)
 	}
@@ -110,9 +111,9 @@ func TestARuinedPlatformIsMended(t *testing.T) {
 	database := pgtest.New(t)
 	database.Exec(t, "DROP TABLE schema_migrations")
 	pool := database.Pool(t)
-	look := func() db.Settlement {
+	look := func() schema.Settlement {
 		t.Helper()
-		found, err := db.FindSettlement(t.Context(), db.New(pool))
+		found, err := schema.FindSettlement(t.Context(), db.New(pool))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +146,7 @@ func TestWithoutTheMarkNothingIsMade(t *testing.T) {
 	database.Exec(t, "GRANT CREATE, USAGE ON SCHEMA public TO "+name)
 	database.Exec(t, "CREATE TABLE schema_migrations (version text PRIMARY KEY, filename text NOT NULL)")
 	database.Exec(t, "GRANT SELECT ON schema_migrations TO "+name)
-	if _, err := db.MigrateUp(t.Context(), database.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "schema_migrations") {
+	if _, err := schema.MigrateUp(t.Context(), database.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "schema_migrations") {
 		t.Errorf("up: %v", err)
 	}
 	if got := tables(t, database.Pool(t)); len(got) != 1 {
@@ -156,7 +157,7 @@ func TestWithoutTheMarkNothingIsMade(t *testing.T) {
 func TestReadingTheStatusLeavesAnEmptyDatabaseEmpty(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.NewEmpty(t).Pool(t)
-	states, err := db.Status(t.Context(), pool)
+	states, err := schema.Status(t.Context(), pool)
 	if err != nil || len(states) < 2 {
 		t.Errorf("%v, %v", states, err)
 	}
@@ -212,9 +213,9 @@ func TestTablesInAnotherSchemaAreRefusedAndMoved(t *testing.T) {
 			database.Exec(t, "INSERT INTO system_metrics (time, metric_name, value) VALUES (now(), 'x', 1)")
 			database.Exec(t, fmt.Sprintf("ALTER SCHEMA public RENAME TO iot; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; ALTER DATABASE %q SET search_path = %s", database.Name, path))
 			pool := database.Pool(t)
-			_, err := db.MigrateUp(t.Context(), pool)
-			var elsewhere *db.ElsewhereError
-			if !errors.As(err, &elsewhere) || !db.IsRefused(err) {
+			_, err := schema.MigrateUp(t.Context(), pool)
+			var elsewhere *schema.ElsewhereError
+			if !errors.As(err, &elsewhere) || !schema.IsRefused(err) {
 				t.Fatalf("up: %v", err)
 			}
 			for _, part := range []string{`ALTER TABLE "iot"."ops_worker_lease" SET SCHEMA public;`, `ALTER VIEW "iot"."system_metrics_latest" SET SCHEMA public;`} {
@@ -243,7 +244,7 @@ func TestTwoSetsOfTables(t *testing.T) {
 	migrate(t, pool)
 	// Half a set is, of which public has the other half.
 	database.Exec(t, "DROP TABLE ops_worker_lease")
-	if _, err := db.MigrateUp(t.Context(), pool); !db.IsRefused(err) || !strings.Contains(err.Error(), `ALTER TABLE "old"."ops_worker_lease" SET SCHEMA public;`) || !strings.Contains(err.Error(), "public has service_health too") {
+	if _, err := schema.MigrateUp(t.Context(), pool); !schema.IsRefused(err) || !strings.Contains(err.Error(), `ALTER TABLE "old"."ops_worker_lease" SET SCHEMA public;`) || !strings.Contains(err.Error(), "public has service_health too") {
 		t.Errorf("up: %v", err)
 	}
 }
@@ -260,14 +261,14 @@ func TestAReadOnlyDefaultIsToldWithItsMend(t *testing.T) {
 	write := func(sql string) { database.Exec(t, "BEGIN READ WRITE; "+sql+"; COMMIT") }
 	defer write(fmt.Sprintf("ALTER DATABASE %q RESET default_transaction_read_only", database.Name))
 	write("DROP TABLE service_health")
-	_, err := db.MigrateUp(t.Context(), pool)
-	var readOnly *db.ReadOnlyError
+	_, err := schema.MigrateUp(t.Context(), pool)
+	var readOnly *schema.ReadOnlyError
 	if !errors.As(err, &readOnly) || !strings.Contains(err.Error(), fmt.Sprintf("ALTER ROLE %q SET default_transaction_read_only = off", role)) {
 		t.Fatalf("up: %v", err)
 	}
-	m := db.NewMigrator(pool)
+	m := schema.NewMigrator(pool)
 	defer m.Close()
-	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); !errors.As(err, &readOnly) {
+	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); !errors.As(err, &readOnly) {
 		t.Errorf("down: %v", err)
 	}
 	write(fmt.Sprintf("ALTER ROLE %q SET default_transaction_read_only = off", role))
@@ -286,12 +287,12 @@ func TestRowSecurityOnTheWorkersOwnTablesIsTold(t *testing.T) {
 	pool := database.PoolAs(t, address)
 	for _, table := range []string{"ops_worker_schema_version", "ops_worker_lease", "system_metrics"} {
 		database.Exec(t, "ALTER TABLE "+table+" ENABLE ROW LEVEL SECURITY")
-		_, err := db.MigrateUp(t.Context(), pool)
-		var hidden *db.RowSecurityError
+		_, err := schema.MigrateUp(t.Context(), pool)
+		var hidden *schema.RowSecurityError
 		if !errors.As(err, &hidden) || hidden.Advice() != "ALTER TABLE public."+table+" DISABLE ROW LEVEL SECURITY;" {
 			t.Fatalf("%s: %v", table, err)
 		}
-		if _, err := db.Status(t.Context(), pool); errors.As(err, &hidden) != (table == "ops_worker_schema_version") {
+		if _, err := schema.Status(t.Context(), pool); errors.As(err, &hidden) != (table == "ops_worker_schema_version") {
 			t.Errorf("status: %v", err)
 		}
 		database.Exec(t, hidden.Advice())
@@ -304,18 +305,18 @@ func TestAForeignDatabaseIsRefused(t *testing.T) {
 	database := pgtest.NewEmpty(t)
 	database.Exec(t, "CREATE TABLE books (id bigint)")
 	pool := database.Pool(t)
-	_, err := db.MigrateUp(t.Context(), pool)
-	var foreign *db.ForeignDatabaseError
+	_, err := schema.MigrateUp(t.Context(), pool)
+	var foreign *schema.ForeignDatabaseError
 	if !errors.As(err, &foreign) || !strings.Contains(err.Error(), database.Name) {
 		t.Errorf("up: %v", err)
 	}
 	if diff := cmp.Diff([]string{"public.books"}, tables(t, pool)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := db.MigrateUp(t.Context(), pool, db.AnyDatabase); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool, schema.AnyDatabase); err != nil {
 		t.Error(err)
 	}
-	if _, err := db.MigrateUp(t.Context(), pool); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool); err != nil {
 		t.Errorf("the second time: %v", err)
 	}
 	// One with any table of the platform's is none.

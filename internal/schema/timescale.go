@@ -1,4 +1,4 @@
-package db
+package schema
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"ops_worker/db"
 	"ops_worker/sql"
 )
 
@@ -24,9 +25,9 @@ type Timescale struct {
 }
 
 // FindTimescale is nil on plain PostgreSQL.
-func FindTimescale(ctx context.Context, q *Queries) (*Timescale, error) {
+func FindTimescale(ctx context.Context, q *db.Queries) (*Timescale, error) {
 	row, err := q.TimescaleExtension(ctx)
-	if IsNoRows(err) {
+	if db.IsNoRows(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -75,7 +76,7 @@ func (m *Migrator) ensureTimescale(ctx context.Context) ([]Change, error) {
 // while nothing of the platform's stands; early is that nothing of the worker's does
 // either.
 func (m *Migrator) wantsTimescale(ctx context.Context) (wanted, early bool, err error) {
-	err = InTx(ctx, m.pool, ReadOnly, whileRunning.limits.Statement, func(q *Queries) error {
+	err = db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) error {
 		found, err := examine(ctx, q, m.anyDatabase)
 		early = !found.Ours
 		if err != nil || found.Platform || found.Files > 0 {
@@ -104,7 +105,7 @@ func (m *Migrator) createTimescale(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	return inTx(ctx, conn, ReadWrite, atStart.limits, func(tx pgx.Tx) error {
+	return db.Transaction(ctx, conn, db.ReadWrite, atStart.limits, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "CREATE EXTENSION IF NOT EXISTS timescaledb WITH SCHEMA public")
 		return err
 	})
@@ -121,14 +122,14 @@ func (t *Timescale) text(file string) (string, bool) {
 func (t *Timescale) conversion(table string) (string, bool) { return t.text("hypertables/" + table) }
 
 // ask runs a statement that answers one value.
-func ask[T any](ctx context.Context, t *Timescale, q *Queries, file string, args ...any) (value T, err error) {
+func ask[T any](ctx context.Context, t *Timescale, q *db.Queries, file string, args ...any) (value T, err error) {
 	statement, _ := t.text(file)
-	err = q.db.QueryRow(ctx, statement, args...).Scan(&value)
+	err = q.Raw().QueryRow(ctx, statement, args...).Scan(&value)
 	return value, err
 }
 
 // IsHypertable reports whether a table is one.
-func (t *Timescale) IsHypertable(ctx context.Context, q *Queries, table string) (bool, error) {
+func (t *Timescale) IsHypertable(ctx context.Context, q *db.Queries, table string) (bool, error) {
 	return ask[bool](ctx, t, q, "is_hypertable", table)
 }
 
@@ -151,14 +152,14 @@ type TimescaleJob struct {
 }
 
 // Describe is nil where system_metrics is no hypertable.
-func (t *Timescale) Describe(ctx context.Context, q *Queries) (*Hypertable, error) {
+func (t *Timescale) Describe(ctx context.Context, q *db.Queries) (*Hypertable, error) {
 	statement, _ := t.text("describe")
-	rows, err := q.db.Query(ctx, statement)
+	rows, err := q.Raw().Query(ctx, statement)
 	if err != nil {
 		return nil, err
 	}
 	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Hypertable])
-	if IsNoRows(err) {
+	if db.IsNoRows(err) {
 		return nil, nil
 	}
 	return &found, err
@@ -176,7 +177,7 @@ const (
 )
 
 // FindExpirer reports how samples expire in q's database.
-func FindExpirer(ctx context.Context, q *Queries) (Expirer, *Timescale, error) {
+func FindExpirer(ctx context.Context, q *db.Queries) (Expirer, *Timescale, error) {
 	t, err := FindTimescale(ctx, q)
 	if err != nil || t == nil {
 		return ExpiresByDelete, nil, err
@@ -194,6 +195,6 @@ func FindExpirer(ctx context.Context, q *Queries) (Expirer, *Timescale, error) {
 
 // DropChunks drops the chunks of system_metrics that end before cutoff and
 // returns how many.
-func (t *Timescale) DropChunks(ctx context.Context, q *Queries, cutoff time.Time) (int64, error) {
+func (t *Timescale) DropChunks(ctx context.Context, q *db.Queries, cutoff time.Time) (int64, error) {
 	return ask[int64](ctx, t, q, "drop_chunks", cutoff)
 }

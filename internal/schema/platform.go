@@ -1,4 +1,4 @@
-package db
+package schema
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"ops_worker/db"
 	"ops_worker/migrations"
 	"ops_worker/sql"
 )
@@ -30,10 +31,13 @@ const (
 	mark         = madeByWorker + " in its first form; the platform may replace it"
 )
 
+// Relation is a table, view or index that stands.
+type Relation db.DescribeRelationsRow
+
 // MadeByWorker reports whether the worker made the relation in the platform's
 // place, and nobody has made it their own since. The comment alone does not tell:
 // the platform's migrator goes on from a table that stands.
-func (r DescribeRelationsRow) MadeByWorker() bool {
+func (r Relation) MadeByWorker() bool {
 	if !strings.HasPrefix(r.Comment, madeByWorker) {
 		return false
 	}
@@ -42,7 +46,7 @@ func (r DescribeRelationsRow) MadeByWorker() bool {
 
 // Spare reports whether the relation is a table that the worker made and that
 // never had a row.
-func (r DescribeRelationsRow) Spare() bool { return r.MadeByWorker() && !r.IsView() && !r.Filled }
+func (r Relation) Spare() bool { return r.MadeByWorker() && !r.IsView() && !r.Filled }
 
 var columnLine = regexp.MustCompile(`(?m)^    ([a-z_]+) `)
 
@@ -68,7 +72,7 @@ func firstIndexes(table string) map[string]string {
 }
 
 // IsView reports whether the relation is a view.
-func (r DescribeRelationsRow) IsView() bool { return r.Kind == "v" }
+func (r Relation) IsView() bool { return r.Kind == "v" }
 
 // StandIn is a view that takes the name of a table which newer releases of the
 // platform have dropped.
@@ -160,17 +164,17 @@ func readRoutes() []Route {
 
 // occasion is when the platform's tables are made sure of.
 type occasion struct {
-	limits Limits
+	limits db.Limits
 	// thorough lets system_metrics become a hypertable, and tables that an earlier
 	// worker has made get their indexes.
 	thorough bool
 }
 
 var (
-	atStart = occasion{Limits{Statement: 4 * time.Minute, Lock: 4 * time.Minute}, true}
+	atStart = occasion{db.Limits{Statement: 4 * time.Minute, Lock: 4 * time.Minute}, true}
 	// Beside running loops, what waits for a migration of the platform is given
 	// up soon, and tried again.
-	whileRunning = occasion{Limits{Statement: 30 * time.Second, Lock: 5 * time.Second}, false}
+	whileRunning = occasion{db.Limits{Statement: 30 * time.Second, Lock: 5 * time.Second}, false}
 )
 
 // ensurePlatform makes sure of what the platform's system routes read: tables in
@@ -179,8 +183,8 @@ var (
 // could not make; none of these keeps it from the others.
 func ensurePlatform(ctx context.Context, pool *pgxpool.Pool, when occasion, anyDatabase bool) ([]Change, error) {
 	var e ensurer
-	err := inTx(ctx, pool, ReadWrite, when.limits, func(tx pgx.Tx) error {
-		e = ensurer{tx: tx, q: New(tx), when: when, anyDatabase: anyDatabase}
+	err := db.Transaction(ctx, pool, db.ReadWrite, when.limits, func(tx pgx.Tx) error {
+		e = ensurer{tx: tx, q: db.New(tx), when: when, anyDatabase: anyDatabase}
 		return e.run(ctx)
 	})
 	if err != nil {
@@ -192,12 +196,12 @@ func ensurePlatform(ctx context.Context, pool *pgxpool.Pool, when occasion, anyD
 // ensurer is one run of ensurePlatform, in one transaction.
 type ensurer struct {
 	tx          pgx.Tx
-	q           *Queries
+	q           *db.Queries
 	when        occasion
 	anyDatabase bool
-	server      DescribeServerRow
+	server      db.DescribeServerRow
 	timescale   *Timescale // nil on plain PostgreSQL
-	stands      map[string]DescribeRelationsRow
+	stands      map[string]Relation
 	changes     []Change
 }
 
@@ -235,20 +239,20 @@ func (e *ensurer) look(ctx context.Context) error {
 }
 
 // StandingRelations are those of Relations that stand.
-func StandingRelations(ctx context.Context, q *Queries) (map[string]DescribeRelationsRow, error) {
+func StandingRelations(ctx context.Context, q *db.Queries) (map[string]Relation, error) {
 	rows, err := q.DescribeRelations(ctx, Relations())
 	if err != nil {
 		return nil, err
 	}
-	stands := make(map[string]DescribeRelationsRow, len(rows))
+	stands := make(map[string]Relation, len(rows))
 	for _, row := range rows {
-		stands[row.Name] = row
+		stands[row.Name] = Relation(row)
 	}
 	return stands, nil
 }
 
 // Missing are the tables and views that the worker makes and that do not stand.
-func Missing(stands map[string]DescribeRelationsRow) []string {
+func Missing(stands map[string]Relation) []string {
 	return slices.DeleteFunc(slices.Concat(OwnTables(), PlatformTables), func(name string) bool {
 		_, exists := stands[name]
 		return exists || succeeded(stands, name)
@@ -256,7 +260,7 @@ func Missing(stands map[string]DescribeRelationsRow) []string {
 }
 
 // MissingTables are Missing of a database.
-func MissingTables(ctx context.Context, q *Queries) ([]string, error) {
+func MissingTables(ctx context.Context, q *db.Queries) ([]string, error) {
 	stands, err := StandingRelations(ctx, q)
 	if err != nil {
 		return nil, err
@@ -399,7 +403,7 @@ func (e *ensurer) ensureIndexes(ctx context.Context) error {
 			return err
 		}
 		for _, name := range names {
-			if slices.ContainsFunc(stand, func(r DescribeRelationsRow) bool { return r.Name == name }) {
+			if slices.ContainsFunc(stand, func(r db.DescribeRelationsRow) bool { return r.Name == name }) {
 				continue
 			}
 			if err := e.step(ctx, Change{name, created, "index of " + table}, statements[name]); err != nil {
@@ -412,7 +416,7 @@ func (e *ensurer) ensureIndexes(ctx context.Context) error {
 
 // succeeded reports whether the platform keeps another table instead: an empty
 // one under the old name would read as zero, silently.
-func succeeded(stands map[string]DescribeRelationsRow, name string) bool {
+func succeeded(stands map[string]Relation, name string) bool {
 	return slices.ContainsFunc(StandIns, func(s StandIn) bool {
 		_, exists := stands[s.Successor]
 		return s.Name == name && exists
@@ -448,18 +452,21 @@ func (e *ensurer) convert(ctx context.Context, table string) error {
 	}
 	before := len(e.changes)
 	err := e.try(ctx, Change{table, created, "hypertable"}, func(savepoint pgx.Tx) error {
-		if _, err := savepoint.Exec(ctx, "SELECT set_config('lock_timeout', $1, true)", fmt.Sprint(conversionLock.Milliseconds())); err != nil {
-			return err
+		for _, s := range []string{limitLocks(conversionLock), statement, limitLocks(e.when.limits.Lock)} {
+			if _, err := savepoint.Exec(ctx, s); err != nil {
+				return err
+			}
 		}
-		if _, err := savepoint.Exec(ctx, statement); err != nil {
-			return err
-		}
-		return New(savepoint).ConfigureTransaction(ctx, e.when.limits.params())
+		return nil
 	})
 	if err == nil && e.changes[before].Failed() {
 		e.changes[before].Detail = "hypertable: " + e.changes[before].Detail
 	}
 	return err
+}
+
+func limitLocks(limit time.Duration) string {
+	return fmt.Sprintf("SET LOCAL lock_timeout = %d", limit.Milliseconds())
 }
 
 // ensureGrants lets the operator's role read what the routes read.
@@ -496,12 +503,12 @@ func (e *ensurer) ensureGrants(ctx context.Context) error {
 }
 
 // IsIndex reports whether the relation is an index, which nobody reads by name.
-func (r DescribeRelationsRow) IsIndex() bool { return r.Kind == "i" || r.Kind == "I" }
+func (r Relation) IsIndex() bool { return r.Kind == "i" || r.Kind == "I" }
 
 // dropStandIns takes back the views that the worker has made. The platform's
 // tables stay, those that it made included: they may hold data by now.
 func dropStandIns(ctx context.Context, tx pgx.Tx) (changes []Change, err error) {
-	stands, err := StandingRelations(ctx, New(tx))
+	stands, err := StandingRelations(ctx, db.New(tx))
 	if err != nil {
 		return nil, err
 	}

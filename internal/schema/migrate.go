@@ -1,4 +1,4 @@
-package db
+package schema
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 
+	"ops_worker/db"
 	"ops_worker/migrations"
 )
 
@@ -27,11 +28,8 @@ const (
 	lockTable    = "ops_worker_schema_lock"
 )
 
-// The lease's table, and the name of the one row in it.
-const (
-	LeaseTable = "ops_worker_lease"
-	LeaseName  = "ops_worker"
-)
+// LeaseTable is the lease's.
+const LeaseTable = "ops_worker_lease"
 
 // The migration lock expires by itself when its holder dies, so a crash in the
 // middle of a migration delays the next start by at most this long.
@@ -124,7 +122,7 @@ func (m *Migrator) provider(options ...goose.ProviderOption) (*goose.Provider, e
 		lock.WithTableLockTimeout(lockRetry, lockRetries),
 		lock.WithTableLogger(slog.New(slog.DiscardHandler)),
 		// What the server refuses for good is not asked for two minutes long.
-		lock.WithTableRetryPolicy(func(err error) bool { return !IsServerError(err) || isConflict(err) }),
+		lock.WithTableRetryPolicy(func(err error) bool { return !db.IsServerError(err) || db.IsConflict(err) }),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("prepare migration lock: %w", err)
@@ -147,8 +145,8 @@ func (m *Migrator) holders(ctx context.Context) string {
 	for _, s := range StandIns {
 		names = append(names, s.Name)
 	}
-	var holders []HoldersOfRow
-	err := InTx(ctx, m.pool, ReadOnly, whileRunning.limits.Statement, func(q *Queries) (err error) {
+	var holders []db.HoldersOfRow
+	err := db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) (err error) {
 		holders, err = q.HoldersOf(ctx, names)
 		return err
 	})
@@ -165,7 +163,7 @@ func (m *Migrator) holders(ctx context.Context) string {
 
 // explain says of an error whether a lock was in the way, and whose.
 func (m *Migrator) explain(ctx context.Context, doing string, err error) error {
-	if IsLocked(err) {
+	if db.IsLocked(err) {
 		return fmt.Errorf("%s: %w; in the way: %s", doing, err, m.holders(ctx))
 	}
 	return fmt.Errorf("%s: %w", doing, err)
@@ -183,8 +181,8 @@ func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
 	var marked []Change
 	var pending bool
 	var missing []string
-	err = inTx(ctx, m.pool, ReadWrite, atStart.limits, func(tx pgx.Tx) (err error) {
-		q := New(tx)
+	err = db.Transaction(ctx, m.pool, db.ReadWrite, atStart.limits, func(tx pgx.Tx) (err error) {
+		q := db.New(tx)
 		if err := q.LockSchema(ctx); err != nil {
 			return err
 		}
@@ -205,7 +203,7 @@ func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
 			return changes, err
 		}
 		// They are made, but for what is applied and was dropped since.
-		err = InTx(ctx, m.pool, ReadOnly, atStart.limits.Statement, func(q *Queries) (err error) {
+		err = db.InTx(ctx, m.pool, db.ReadOnly, atStart.limits.Statement, func(q *db.Queries) (err error) {
 			missing, err = missingOwn(ctx, q)
 			return err
 		})
@@ -226,7 +224,7 @@ func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
 
 // ownState is whether migrations are pending, and which of the worker's own relations
 // do not stand. It fails where goose could not mend that.
-func ownState(ctx context.Context, q *Queries) (pending bool, missing []string, err error) {
+func ownState(ctx context.Context, q *db.Queries) (pending bool, missing []string, err error) {
 	if err := CheckRowSecurity(ctx, q); err != nil {
 		return false, nil, err
 	}
@@ -242,7 +240,7 @@ func ownState(ctx context.Context, q *Queries) (pending bool, missing []string, 
 }
 
 // checkWritable fails with a ReadOnlyError where goose could write nothing.
-func checkWritable(ctx context.Context, q *Queries) error {
+func checkWritable(ctx context.Context, q *db.Queries) error {
 	database, err := q.DescribeDatabase(ctx)
 	if err == nil && database.ReadOnly {
 		err = &ReadOnlyError{database.LoginRole}
@@ -294,7 +292,7 @@ func (m *Migrator) makeAgain(ctx context.Context, missing []string) ([]Change, e
 }
 
 // missingOwn are those of the worker's own relations that do not stand.
-func missingOwn(ctx context.Context, q *Queries) ([]string, error) {
+func missingOwn(ctx context.Context, q *db.Queries) ([]string, error) {
 	stands, err := StandingRelations(ctx, q)
 	if err != nil {
 		return nil, err
@@ -334,8 +332,8 @@ func (m *Migrator) Down(ctx context.Context, options DownOptions) ([]Change, err
 
 func (m *Migrator) down(ctx context.Context, options DownOptions) (changes []Change, err error) {
 	var states []MigrationState
-	err = inTx(ctx, m.pool, ReadWrite, whileRunning.limits, func(tx pgx.Tx) error {
-		q := New(tx)
+	err = db.Transaction(ctx, m.pool, db.ReadWrite, whileRunning.limits, func(tx pgx.Tx) error {
+		q := db.New(tx)
 		if err := RefuseElsewhere(ctx, q); err != nil {
 			return err
 		}
@@ -369,7 +367,7 @@ func (m *Migrator) down(ctx context.Context, options DownOptions) (changes []Cha
 }
 
 func (m *Migrator) takeBack(ctx context.Context, all bool) ([]*goose.MigrationResult, error) {
-	if err := InTx(ctx, m.pool, ReadOnly, whileRunning.limits.Statement, func(q *Queries) error { return checkWritable(ctx, q) }); err != nil {
+	if err := db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) error { return checkWritable(ctx, q) }); err != nil {
 		return nil, err
 	}
 	p, err := m.provider()
@@ -386,13 +384,13 @@ func (m *Migrator) takeBack(ctx context.Context, all bool) ([]*goose.MigrationRe
 	return []*goose.MigrationResult{result}, err
 }
 
-func refuseWhileHeld(ctx context.Context, q *Queries) error {
+func refuseWhileHeld(ctx context.Context, q *db.Queries) error {
 	if stands, err := q.DescribeRelations(ctx, []string{LeaseTable}); err != nil || len(stands) == 0 {
 		return err
 	}
-	lease, err := q.ReadLease(ctx, LeaseName)
+	lease, err := q.ReadLease(ctx, db.LeaseName)
 	switch {
-	case IsNoRows(err):
+	case db.IsNoRows(err):
 		return nil
 	case err == nil && lease.Held:
 		return &LeaseHeldError{lease.Holder}
@@ -402,7 +400,7 @@ func refuseWhileHeld(ctx context.Context, q *Queries) error {
 
 // Migrations lists every migration in order, and when it was applied. It reads
 // only.
-func Migrations(ctx context.Context, q *Queries) ([]MigrationState, error) {
+func Migrations(ctx context.Context, q *db.Queries) ([]MigrationState, error) {
 	var states []MigrationState
 	for _, file := range must(fs.Glob(migrations.FS, "*.sql")) {
 		number, _, _ := strings.Cut(file, "_")
@@ -429,7 +427,7 @@ func Migrations(ctx context.Context, q *Queries) ([]MigrationState, error) {
 
 // Status is Migrations of a database that is not asked for anything else.
 func Status(ctx context.Context, pool *pgxpool.Pool) (states []MigrationState, err error) {
-	err = InTx(ctx, pool, ReadOnly, whileRunning.limits.Statement, func(q *Queries) error {
+	err = db.InTx(ctx, pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) error {
 		states, err = Migrations(ctx, q)
 		return err
 	})
@@ -444,7 +442,7 @@ func Status(ctx context.Context, pool *pgxpool.Pool) (states []MigrationState, e
 func Ensure(ctx context.Context, pool *pgxpool.Pool, options ...MigratorOption) ([]Change, error) {
 	m := NewMigrator(pool, options...)
 	var missing []string
-	err := InTx(ctx, pool, ReadOnly, whileRunning.limits.Statement, func(q *Queries) (err error) {
+	err := db.InTx(ctx, pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) (err error) {
 		missing, err = missingOwn(ctx, q)
 		return err
 	})

@@ -1,4 +1,4 @@
-package db
+package schema
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"ops_worker/db"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,7 +22,7 @@ type Statement struct {
 	Use string
 	// Platform marks what runs in the role that EnterPlatformScope takes on.
 	Platform bool
-	call     func(context.Context, *Queries) error
+	call     func(context.Context, *db.Queries) error
 }
 
 // What some of the statements are for.
@@ -41,59 +43,62 @@ const (
 // nothing: none of them is executed.
 func WorkerStatements() []Statement {
 	list := []Statement{
-		{ForLease, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.AcquireLease(ctx, AcquireLeaseParams{})
+		{ForLease, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.AcquireLease(ctx, db.AcquireLeaseParams{})
 			return err
 		}},
-		{ForLease, false, func(ctx context.Context, q *Queries) error { return q.CreateLease(ctx, "") }},
-		{ForLease, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.CorrectNewestCycle(ctx, CorrectNewestCycleParams{})
+		{ForLease, false, func(ctx context.Context, q *db.Queries) error { return q.CreateLease(ctx, "") }},
+		{ForLease, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.CorrectNewestCycle(ctx, db.CorrectNewestCycleParams{})
 			return err
 		}},
-		{ForLease, false, func(ctx context.Context, q *Queries) error { _, err := q.HoldLease(ctx, HoldLeaseParams{}); return err }},
-		{ForLease, false, func(ctx context.Context, q *Queries) error { _, err := q.LockLease(ctx, ""); return err }},
-		{ForLease, false, func(ctx context.Context, q *Queries) error { _, err := q.ReadLease(ctx, ""); return err }},
-		{ForLease, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.ReleaseLease(ctx, ReleaseLeaseParams{})
+		{ForLease, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.HoldLease(ctx, db.HoldLeaseParams{})
 			return err
 		}},
-		{ForLease, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.RenewLease(ctx, RenewLeaseParams{})
+		{ForLease, false, func(ctx context.Context, q *db.Queries) error { _, err := q.LockLease(ctx, ""); return err }},
+		{ForLease, false, func(ctx context.Context, q *db.Queries) error { _, err := q.ReadLease(ctx, ""); return err }},
+		{ForLease, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.ReleaseLease(ctx, db.ReleaseLeaseParams{})
 			return err
 		}},
-		{ForLease, false, func(ctx context.Context, q *Queries) error { _, err := q.TouchLease(ctx, ""); return err }},
-		{"the worker's start", false, func(ctx context.Context, q *Queries) error { _, err := q.AppliedMigrations(ctx); return err }},
-		{ForOtherWriter, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.NewestWrites(ctx, NewestWritesParams{})
+		{ForLease, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.RenewLease(ctx, db.RenewLeaseParams{})
 			return err
 		}},
-		{forStreaks, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.CountChecks(ctx, CountChecksParams{})
+		{ForLease, false, func(ctx context.Context, q *db.Queries) error { _, err := q.TouchLease(ctx, ""); return err }},
+		{"the worker's start", false, func(ctx context.Context, q *db.Queries) error { _, err := q.AppliedMigrations(ctx); return err }},
+		{ForOtherWriter, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.NewestWrites(ctx, db.NewestWritesParams{})
 			return err
 		}},
-		{forHealthRows, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.UpsertServiceHealth(ctx, UpsertServiceHealthParams{})
+		{forStreaks, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.CountChecks(ctx, db.CountChecksParams{})
 			return err
 		}},
-		{forSamples, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.AppendSamples(ctx, AppendSamplesParams{Recheck: true})
+		{forHealthRows, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.UpsertServiceHealth(ctx, db.UpsertServiceHealthParams{})
 			return err
 		}},
-		{forSamples, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.NewestValues(ctx, NewestValuesParams{})
+		{forSamples, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.AppendSamples(ctx, db.AppendSamplesParams{Recheck: true})
 			return err
 		}},
-		{ForRetention, false, func(ctx context.Context, q *Queries) error {
-			_, err := q.DeleteExpiredSamples(ctx, DeleteExpiredSamplesParams{})
+		{forSamples, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.NewestValues(ctx, db.NewestValuesParams{})
 			return err
 		}},
-		{ForSystemAlerts, true, func(ctx context.Context, q *Queries) error {
-			_, err := q.SyncSystemAlerts(ctx, SyncSystemAlertsParams{})
+		{ForRetention, false, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{})
+			return err
+		}},
+		{ForSystemAlerts, true, func(ctx context.Context, q *db.Queries) error {
+			_, err := q.SyncSystemAlerts(ctx, db.SyncSystemAlertsParams{})
 			return err
 		}},
 	}
-	for _, a := range Aggregates {
-		list = append(list, Statement{a.Use(), a.Platform, func(ctx context.Context, q *Queries) error { _, err := a.read(ctx, q); return err }})
+	for _, a := range db.Aggregates {
+		list = append(list, Statement{a.Use(), a.Platform, func(ctx context.Context, q *db.Queries) error { _, err := a.Read(ctx, q); return err }})
 	}
 	return list
 }
@@ -101,8 +106,8 @@ func WorkerStatements() []Statement {
 // Statement is the route's read.
 func (r Route) Statement() Statement { return Statement{Use: r.Name, call: textCall(r.SQL)} }
 
-func textCall(text string) func(context.Context, *Queries) error {
-	return func(ctx context.Context, q *Queries) error { _, err := q.db.Exec(ctx, text); return err }
+func textCall(text string) func(context.Context, *db.Queries) error {
+	return func(ctx context.Context, q *db.Queries) error { _, err := q.Raw().Exec(ctx, text); return err }
 }
 
 // Plan lets the server plan a statement without executing it, in the role that
@@ -110,7 +115,7 @@ func textCall(text string) func(context.Context, *Queries) error {
 // tables and columns that are missing, and about rights and policies of that
 // role. It returns the role.
 func (s Statement) Plan(ctx context.Context, pool *pgxpool.Pool, limit time.Duration, role string) (as string, err error) {
-	err = InTx(ctx, pool, ReadOnly, limit, func(q *Queries) error {
+	err = db.InTx(ctx, pool, db.ReadOnly, limit, func(q *db.Queries) error {
 		var err error
 		if s.Platform && role == "" {
 			as, err = q.EnterPlatformScope(ctx)
@@ -120,7 +125,7 @@ func (s Statement) Plan(ctx context.Context, pool *pgxpool.Pool, limit time.Dura
 		if err != nil {
 			return &RoleError{Role: role, err: err}
 		}
-		if err := s.call(ctx, New(planner{q.db})); !errors.Is(err, errPlanned) {
+		if err := s.call(ctx, db.New(planner{q.Raw()})); !errors.Is(err, errPlanned) {
 			return err
 		}
 		return nil
@@ -129,7 +134,7 @@ func (s Statement) Plan(ctx context.Context, pool *pgxpool.Pool, limit time.Dura
 }
 
 // planner is a DBTX that has the server plan what it should run.
-type planner struct{ on DBTX }
+type planner struct{ on db.DBTX }
 
 var errPlanned = errors.New("planned, not run")
 
@@ -256,6 +261,6 @@ func isCatalogue(name string) bool {
 // text is what the statement sends.
 func (s Statement) text() string {
 	batch := &pgx.Batch{}
-	_ = s.call(context.Background(), New(recorder{batch: batch}))
+	_ = s.call(context.Background(), db.New(recorder{batch: batch}))
 	return batch.QueuedQueries[0].SQL
 }

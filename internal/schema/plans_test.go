@@ -1,4 +1,4 @@
-package db_test
+package schema_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/schema"
 )
 
 // million fills what grows with the fleet and with time: a million rows each, nearly all of them history.
@@ -67,7 +68,7 @@ func TestNoStatementButTheCountsScansALargeTable(t *testing.T) {
 	for _, a := range db.Aggregates {
 		counts["the aggregate "+a.Name] = a.Platform
 	}
-	for i, s := range db.WorkerStatements() {
+	for i, s := range schema.WorkerStatements() {
 		if !counts[s.Use] {
 			calls[fmt.Sprintf("%s (statement %d, without arguments)", s.Use, i)] = s.Call
 		}

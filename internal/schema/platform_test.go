@@ -1,4 +1,4 @@
-package db_test
+package schema_test
 
 import (
 	"os"
@@ -12,6 +12,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/schema"
 )
 
 func readFile(t *testing.T, name string) string {
@@ -25,7 +26,7 @@ func readFile(t *testing.T, name string) string {
 
 func wantRows(t *testing.T, pool *pgxpool.Pool, name string, want ...string) {
 	t.Helper()
-	for _, r := range db.Routes {
+	for _, r := range schema.Routes {
 		if r.Name != name {
 			continue
 		}
@@ -96,7 +97,7 @@ func TestViewsOnAServerWithoutSecurityInvokerAreTheOperatorsAlone(t *testing.T) 
 			status text, attempts int, next_run_at timestamptz, last_error text, payload_json jsonb, created_at timestamptz, updated_at timestamptz);
 		GRANT SELECT ON notification_channels, notification_jobs TO pulse_operator;
 		ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC`)
-	if changes, err := db.EnsurePlatformOnServer(t.Context(), pool, 140000); err != nil || slices.ContainsFunc(changes, db.Change.Failed) {
+	if changes, err := schema.EnsurePlatformOnServer(t.Context(), pool, 140000); err != nil || slices.ContainsFunc(changes, schema.Change.Failed) {
 		t.Fatalf("%v, %v", changes, err)
 	}
 	var owner string
@@ -127,7 +128,7 @@ func TestBothOldAndNewTablesLeaveTheOldInUse(t *testing.T) {
 	database := pgtest.New(t)
 	database.Exec(t, "COMMENT ON TABLE delivery_jobs IS NULL; CREATE TABLE notification_jobs (job_id bigint)")
 	pool := database.Pool(t)
-	if changes := migrate(t, pool); slices.ContainsFunc(changes, func(c db.Change) bool { return c.Object == "delivery_jobs" }) {
+	if changes := migrate(t, pool); slices.ContainsFunc(changes, func(c schema.Change) bool { return c.Object == "delivery_jobs" }) {
 		t.Errorf("changes: %v", changes)
 	}
 	wantRoutes(t, pool)
@@ -138,7 +139,7 @@ func TestOurOwnTableInTheWayOfANewOneIsNamed(t *testing.T) {
 	database := pgtest.New(t)
 	database.Exec(t, "CREATE TABLE notification_jobs (job_id bigint)")
 	changes := migrate(t, database.Pool(t))
-	if !slices.ContainsFunc(changes, func(c db.Change) bool {
+	if !slices.ContainsFunc(changes, func(c schema.Change) bool {
 		return c.Failed() && c.Object == "delivery_jobs" && strings.Contains(c.Detail, "hides notification_jobs")
 	}) {
 		t.Errorf("changes: %v", changes)
@@ -149,11 +150,11 @@ func TestTablesAreEnsuredAtEveryStart(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
 	pool := database.Pool(t)
-	before := schema(t, pool)
+	before := describe(t, pool)
 	database.Exec(t, "DROP TABLE operator_audit_log, alert_rules, service_health, ops_worker_lease; DROP TABLE system_metrics CASCADE")
 	migrate(t, pool)
 	wantRoutes(t, pool)
-	if diff := cmp.Diff(before, schema(t, pool)); diff != "" {
+	if diff := cmp.Diff(before, describe(t, pool)); diff != "" {
 		t.Errorf("what is made again differs: %s", diff)
 	}
 }
@@ -167,7 +168,7 @@ func TestALoginRoleThatMayNotCreateRolesIsToldSo(t *testing.T) {
 	changes := migrate(t, pool)
 	// On a server where another database's worker made the role there is
 	// nothing to fail, and the tables are granted to it.
-	if !slices.ContainsFunc(changes, func(c db.Change) bool {
+	if !slices.ContainsFunc(changes, func(c schema.Change) bool {
 		return c.Object == "pulse_operator" && c.Failed() || c.Object == "tenants" && c.Action == "granted"
 	}) {
 		t.Errorf("changes: %v", changes)
@@ -243,7 +244,7 @@ func TestTheRoleIsTakenOnOnce(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	for _, s := range db.WorkerStatements() {
+	for _, s := range schema.WorkerStatements() {
 		if !s.Platform {
 			continue
 		}

@@ -1,4 +1,4 @@
-package db
+package schema
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"ops_worker/db"
 	"ops_worker/migrations"
 )
 
@@ -34,7 +35,7 @@ func (e *ForeignDatabaseError) Error() string {
 
 // ElsewhereError is a database with tables of the worker outside of public, which is
 // where the platform's migrator puts its own and where the worker writes.
-type ElsewhereError struct{ Found []FindElsewhereRow }
+type ElsewhereError struct{ Found []db.FindElsewhereRow }
 
 func (e *ElsewhereError) Error() string {
 	var moves, twice []string
@@ -65,9 +66,9 @@ func IsRefused(err error) bool {
 
 // RefuseElsewhere fails with an ElsewhereError where tables of the worker stand
 // outside of public alone. A copy of what public has, such as a backup, is nobody's.
-func RefuseElsewhere(ctx context.Context, q *Queries) error {
+func RefuseElsewhere(ctx context.Context, q *db.Queries) error {
 	found, err := q.FindElsewhere(ctx, append(OwnTables(), VersionTable, lockTable))
-	if err == nil && slices.ContainsFunc(found, func(f FindElsewhereRow) bool { return !f.InPublic }) {
+	if err == nil && slices.ContainsFunc(found, func(f db.FindElsewhereRow) bool { return !f.InPublic }) {
 		err = &ElsewhereError{found}
 	}
 	return err
@@ -101,7 +102,7 @@ func (e *RowSecurityError) Advice() string {
 
 // CheckRowSecurity fails with a RowSecurityError where policies bind q's role in the
 // worker's own tables.
-func CheckRowSecurity(ctx context.Context, q *Queries) error {
+func CheckRowSecurity(ctx context.Context, q *db.Queries) error {
 	rows, err := q.DescribeRelations(ctx, keptTables())
 	var bound []string
 	for _, r := range rows {
@@ -123,7 +124,7 @@ func keptTables() []string {
 
 // standsElse reports whether a relation of the platform stands that the worker
 // did not make.
-func standsElse(stands map[string]DescribeRelationsRow) bool {
+func standsElse(stands map[string]Relation) bool {
 	own := OwnRelations()
 	for name, r := range stands {
 		if !slices.Contains(own, name) && !r.MadeByWorker() {
@@ -165,7 +166,7 @@ func (Settlement) Repair() string {
 }
 
 // FindSettlement looks at a database as its migrator would.
-func FindSettlement(ctx context.Context, q *Queries) (s Settlement, err error) {
+func FindSettlement(ctx context.Context, q *db.Queries) (s Settlement, err error) {
 	stands, err := StandingRelations(ctx, q)
 	if err != nil {
 		return s, err
@@ -187,7 +188,7 @@ func FindSettlement(ctx context.Context, q *Queries) (s Settlement, err error) {
 // the platform's migrator where that has not run yet: both before anything else is
 // made.
 func settle(ctx context.Context, tx pgx.Tx, anyDatabase bool) (changes []Change, err error) {
-	q := New(tx)
+	q := db.New(tx)
 	found, err := examine(ctx, q, anyDatabase)
 	if err != nil {
 		return nil, err
@@ -198,7 +199,7 @@ func settle(ctx context.Context, tx pgx.Tx, anyDatabase bool) (changes []Change,
 	if _, err := tx.Exec(ctx, sqlFile("platform/migrator", MigratorTable)); err != nil {
 		return nil, fmt.Errorf("make %s, which keeps the platform's migrator from taking this database for a migrated one: %w", MigratorTable, err)
 	}
-	marked, err := q.MarkForMigrator(ctx, MarkForMigratorParams{Version: MigratorMark, Filename: markFile})
+	marked, err := q.MarkForMigrator(ctx, db.MarkForMigratorParams{Version: MigratorMark, Filename: markFile})
 	if err != nil {
 		return nil, fmt.Errorf("leave a mark in %s, which keeps the platform's migrator from taking this database for a migrated one: %w", MigratorTable, err)
 	}
@@ -209,7 +210,7 @@ func settle(ctx context.Context, tx pgx.Tx, anyDatabase bool) (changes []Change,
 }
 
 // examine looks at the database, and refuses one that is not for the worker.
-func examine(ctx context.Context, q *Queries, anyDatabase bool) (Settlement, error) {
+func examine(ctx context.Context, q *db.Queries, anyDatabase bool) (Settlement, error) {
 	database, err := q.DescribeDatabase(ctx)
 	if err != nil {
 		return Settlement{}, err

@@ -1,7 +1,9 @@
-package db
+package schema
 
 import (
 	"context"
+
+	"ops_worker/db"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -11,8 +13,8 @@ import (
 // another version, which is not to be had everywhere.
 func EnsurePlatformOnServer(ctx context.Context, pool *pgxpool.Pool, version int32) ([]Change, error) {
 	var e ensurer
-	err := inTx(ctx, pool, ReadWrite, atStart.limits, func(tx pgx.Tx) (err error) {
-		e = ensurer{tx: tx, q: New(tx)}
+	err := db.Transaction(ctx, pool, db.ReadWrite, atStart.limits, func(tx pgx.Tx) (err error) {
+		e = ensurer{tx: tx, q: db.New(tx)}
 		if e.server, err = e.q.DescribeServer(ctx); err != nil {
 			return err
 		}
@@ -34,4 +36,4 @@ func PrivilegesOf(text string) []Privilege {
 func (s Statement) Text() string { return s.text() }
 
 // Call sends what the statement sends, through q.
-func (s Statement) Call(ctx context.Context, q *Queries) { s.call(ctx, q) }
+func (s Statement) Call(ctx context.Context, q *db.Queries) { s.call(ctx, q) }

@@ -1,4 +1,4 @@
-package db_test
+package schema_test
 
 import (
 	"errors"
@@ -17,6 +17,7 @@ import (
 	"ops_worker/db"
 	"ops_worker/internal/contracttest"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/schema"
 )
 
 // A statement that doctor does not plan is one that it knows nothing of.
@@ -24,12 +25,12 @@ func TestEveryQueryOnATableIsPlanned(t *testing.T) {
 	t.Parallel()
 	// Asked where their tables stand, on the way to making others.
 	planned := map[string]bool{"MarkForMigrator": true, "MigratorHistory": true, "SamplesEmpty": true}
-	for _, s := range db.WorkerStatements() {
+	for _, s := range schema.WorkerStatements() {
 		_, name, _ := strings.Cut(s.Text(), "-- name: ")
 		name, _, _ = strings.Cut(name, " ")
 		planned[name] = true
 	}
-	files, err := filepath.Glob("../sql/queries/*.sql")
+	files, err := filepath.Glob("../../sql/queries/*.sql")
 	if err != nil || len(files) < 5 {
 		t.Fatalf("%v, %v", files, err)
 	}
@@ -40,18 +41,18 @@ func TestEveryQueryOnATableIsPlanned(t *testing.T) {
 		}
 		for _, query := range strings.Split(string(content), "-- name: ")[1:] {
 			name, text, _ := strings.Cut(query, " ")
-			onTable := len(db.PrivilegesOf("--"+text)) > 0
+			onTable := len(schema.PrivilegesOf("--"+text)) > 0
 			// Doctor's and status's own reads are no needs of the worker.
 			own := strings.HasPrefix(name, "Doctor") || strings.HasPrefix(name, "Status")
 			if onTable && !planned[name] && !own {
-				t.Errorf("%s of %s reads or writes a table: add it to WorkerStatements in db/statements.go", name, filepath.Base(file))
+				t.Errorf("%s of %s reads or writes a table: add it to WorkerStatements in internal/schema/statements.go", name, filepath.Base(file))
 			}
 		}
 	}
 }
 
 // grant lets a role do what a list of rights says.
-func grant(t *testing.T, database *pgtest.Database, role string, rights []db.Privilege) {
+func grant(t *testing.T, database *pgtest.Database, role string, rights []schema.Privilege) {
 	t.Helper()
 	for _, p := range rights {
 		database.Exec(t, fmt.Sprintf("GRANT %s ON %s TO %s", p.Right, p.Relation, role))
@@ -69,8 +70,8 @@ func TestTheRightsOfAStatementAreWhatTheServerAsksFor(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
 	database.Exec(t, "CREATE TABLE rate_limit_events (created_at timestamptz, tenant_id text, device_id text, event_count int)")
-	statements := db.WorkerStatements()
-	for _, r := range db.Routes {
+	statements := schema.WorkerStatements()
+	for _, r := range schema.Routes {
 		statements = append(statements, r.Statement())
 	}
 	// One role for all, since only its rights change.
@@ -87,7 +88,7 @@ func TestTheRightsOfAStatementAreWhatTheServerAsksFor(t *testing.T) {
 			if _, err := s.Plan(t.Context(), pool, 5*time.Second, ""); !isRefused(err) {
 				t.Errorf("%s without %v: %v", s.Use, p, err)
 			}
-			grant(t, database, role, []db.Privilege{p})
+			grant(t, database, role, []schema.Privilege{p})
 		}
 		for _, p := range rights {
 			database.Exec(t, fmt.Sprintf("REVOKE ALL ON %s FROM %s", p.Relation, role))
@@ -98,7 +99,7 @@ func TestTheRightsOfAStatementAreWhatTheServerAsksFor(t *testing.T) {
 func TestPlanningExecutesNothing(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t).Pool(t)
-	for _, s := range db.WorkerStatements() {
+	for _, s := range schema.WorkerStatements() {
 		if _, err := s.Plan(t.Context(), pool, 5*time.Second, ""); err != nil {
 			t.Errorf("%s: %v", s.Use, err)
 		}
@@ -122,14 +123,14 @@ func TestPlanningSeesWhatIsWrong(t *testing.T) {
 			database := pgtest.New(t)
 			database.Exec(t, test.spoil)
 			pool := database.Pool(t)
-			if !slices.ContainsFunc(db.WorkerStatements(), func(s db.Statement) bool { return codeOf(t, s, pool) == test.code }) {
+			if !slices.ContainsFunc(schema.WorkerStatements(), func(s schema.Statement) bool { return codeOf(t, s, pool) == test.code }) {
 				t.Errorf("no statement is refused with %s", test.code)
 			}
 		})
 	}
 }
 
-func codeOf(t *testing.T, s db.Statement, pool *pgxpool.Pool) string {
+func codeOf(t *testing.T, s schema.Statement, pool *pgxpool.Pool) string {
 	t.Helper()
 	_, err := s.Plan(t.Context(), pool, 5*time.Second, "")
 	var refused *pgconn.PgError

@@ -1,4 +1,4 @@
-package db
+package schema
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"ops_worker/db"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -43,7 +45,7 @@ func (e *NotMigratedError) Error() string {
 
 // Behind is a table under a name, and the one whose rows are read where a view
 // stands in for it.
-func Behind(stands map[string]DescribeRelationsRow, name string) []string {
+func Behind(stands map[string]Relation, name string) []string {
 	for _, s := range StandIns {
 		if s.Name == name && stands[name].IsView() {
 			return []string{name, s.Successor}
@@ -53,7 +55,7 @@ func Behind(stands map[string]DescribeRelationsRow, name string) []string {
 }
 
 // AlertSequences are those that opening an alert draws from.
-func AlertSequences(ctx context.Context, q *Queries, stands map[string]DescribeRelationsRow) ([]string, error) {
+func AlertSequences(ctx context.Context, q *db.Queries, stands map[string]Relation) ([]string, error) {
 	var inserted []string
 	for _, s := range WorkerStatements() {
 		for _, p := range s.Privileges() {
@@ -101,7 +103,7 @@ type rights struct {
 
 // needed are the rights to tables behind the statements that a worker runs: its
 // own as the login role, the platform's as the role that it takes on.
-func needed(stands map[string]DescribeRelationsRow, uses Uses, role, platformRole string) rights {
+func needed(stands map[string]Relation, uses Uses, role, platformRole string) rights {
 	n := rights{rights: map[holding]map[string]bool{}, uses: map[holding][]string{}}
 	for _, s := range WorkerStatements() {
 		if !uses.Run(s) {
@@ -130,7 +132,7 @@ func needed(stands map[string]DescribeRelationsRow, uses Uses, role, platformRol
 
 // Grants are what lets a login role do exactly what the worker does, read off the
 // statements that it runs. The tables must stand, the roles need not.
-func Grants(ctx context.Context, q *Queries, role string, uses Uses) ([]Grant, error) {
+func Grants(ctx context.Context, q *db.Queries, role string, uses Uses) ([]Grant, error) {
 	stands, err := StandingRelations(ctx, q)
 	if err != nil {
 		return nil, err
@@ -195,16 +197,16 @@ func Grants(ctx context.Context, q *Queries, role string, uses Uses) ([]Grant, e
 // through a pool whose role makes the schema: a table that a migration has just
 // made would be out of its reach.
 func GrantOwn(ctx context.Context, schema *pgxpool.Pool, role string, uses Uses) (changes []Change, err error) {
-	err = inTx(ctx, schema, ReadWrite, whileRunning.limits, func(tx pgx.Tx) error {
-		q := New(tx)
+	err = db.Transaction(ctx, schema, db.ReadWrite, whileRunning.limits, func(tx pgx.Tx) error {
+		q := db.New(tx)
 		own, err := q.DescribeRelations(ctx, keptTables())
 		if err != nil {
 			return err
 		}
-		params := LacksPrivilegesParams{Role: role}
+		params := db.LacksPrivilegesParams{Role: role}
 		tables := needed(nil, uses, role, role)
 		for _, key := range tables.order {
-			if !slices.ContainsFunc(own, func(r DescribeRelationsRow) bool { return r.Name == key.relation }) {
+			if !slices.ContainsFunc(own, func(r db.DescribeRelationsRow) bool { return r.Name == key.relation }) {
 				continue
 			}
 			for _, right := range slices.Sorted(maps.Keys(tables.rights[key])) {
@@ -220,7 +222,7 @@ func GrantOwn(ctx context.Context, schema *pgxpool.Pool, role string, uses Uses)
 				_, err := savepoint.Exec(ctx, fmt.Sprintf("GRANT %s ON %s TO %s", l.Privilege, quoted(l.Relation), quoted(role)))
 				return err
 			})
-			if err != nil && !IsServerError(err) {
+			if err != nil && !db.IsServerError(err) {
 				return err
 			}
 		}

@@ -1,4 +1,4 @@
-package db_test
+package schema_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/schema"
 )
 
 // fakeTimescale stands in for TimescaleDB 2 in what our functions ask of it,
@@ -148,7 +149,7 @@ func TestOnTimescaleAConversionGivesUpOnALock(t *testing.T) {
 		t.Fatal(err)
 	}
 	changes := migrate(t, pool)
-	if !slices.ContainsFunc(changes, func(c db.Change) bool { return c.Failed() && strings.Contains(c.Detail, "lock timeout") }) {
+	if !slices.ContainsFunc(changes, func(c schema.Change) bool { return c.Failed() && strings.Contains(c.Detail, "lock timeout") }) {
 		t.Errorf("changes: %v", changes)
 	}
 }
@@ -159,7 +160,7 @@ func TestOnTimescaleAConversionThatFailsIsToldAndHarmless(t *testing.T) {
 	database.Exec(t, fakeTimescale)
 	database.Exec(t, "DROP FUNCTION create_hypertable(regclass, name, name, integer, anyelement, boolean, boolean)")
 	changes := migrate(t, database.Pool(t))
-	if !slices.ContainsFunc(changes, func(c db.Change) bool {
+	if !slices.ContainsFunc(changes, func(c schema.Change) bool {
 		return c.Failed() && c.Object == "system_metrics" && strings.Contains(c.Detail, "hypertable")
 	}) {
 		t.Errorf("changes: %v", changes)
@@ -168,13 +169,13 @@ func TestOnTimescaleAConversionThatFailsIsToldAndHarmless(t *testing.T) {
 
 func TestRetentionIsLeftToWhoeverDoesIt(t *testing.T) {
 	t.Parallel()
-	mode := func(t *testing.T, prepare ...string) db.Expirer {
+	mode := func(t *testing.T, prepare ...string) schema.Expirer {
 		t.Helper()
 		database := pgtest.New(t)
 		for _, sql := range prepare {
 			database.Exec(t, sql)
 		}
-		expirer, _, err := db.FindExpirer(t.Context(), db.New(database.Pool(t)))
+		expirer, _, err := schema.FindExpirer(t.Context(), db.New(database.Pool(t)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,10 +184,10 @@ func TestRetentionIsLeftToWhoeverDoesIt(t *testing.T) {
 	const hypertable = "INSERT INTO timescaledb_information.hypertables VALUES ('public', 'system_metrics')"
 	const policy = "INSERT INTO timescaledb_information.jobs VALUES ('policy_retention', 'public', 'system_metrics')"
 	const another = "INSERT INTO timescaledb_information.jobs VALUES ('policy_retention', 'public', 'telemetry'), ('policy_compression', 'public', 'system_metrics')"
-	for want, prepare := range map[db.Expirer][]string{
-		db.ExpiresByDelete: nil,
-		db.ExpiresByChunk:  {fakeTimescale, hypertable, another},
-		db.ExpiresByPolicy: {fakeTimescale, hypertable, policy},
+	for want, prepare := range map[schema.Expirer][]string{
+		schema.ExpiresByDelete: nil,
+		schema.ExpiresByChunk:  {fakeTimescale, hypertable, another},
+		schema.ExpiresByPolicy: {fakeTimescale, hypertable, policy},
 	} {
 		if got := mode(t, prepare...); got != want {
 			t.Errorf("samples expire in the way %d, want %d", got, want)
@@ -198,7 +199,7 @@ func TestRetentionIsLeftToWhoeverDoesIt(t *testing.T) {
 // platform's migrator could make no hypertable of a system_metrics with rows.
 func TestWithoutTheExtensionNothingIsMadeBeforeTheMigrator(t *testing.T) {
 	t.Parallel()
-	var early *db.NoTimescaleError
+	var early *schema.NoTimescaleError
 	plain := pgtest.NewEmpty(t)
 	plain.OfferTimescale(t)
 	plain.WithdrawTimescale(t) // it is not preloaded
@@ -208,16 +209,16 @@ func TestWithoutTheExtensionNothingIsMadeBeforeTheMigrator(t *testing.T) {
 	role, address := database.Role(t, "NOSUPERUSER")
 	database.Exec(t, "GRANT ALL ON SCHEMA public TO "+role)
 	pool := database.PoolAs(t, address)
-	if changes, err := db.MigrateUp(t.Context(), pool); !errors.As(err, &early) || db.IsRefused(err) || len(changes) != 0 {
+	if changes, err := schema.MigrateUp(t.Context(), pool); !errors.As(err, &early) || schema.IsRefused(err) || len(changes) != 0 {
 		t.Fatalf("up: %v, %v", changes, err)
 	}
 	if got := tables(t, pool); len(got) != 0 {
 		t.Errorf("tables: %v", got)
 	}
-	if _, err := db.MigrateUp(t.Context(), pool, db.AnyDatabase); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool, schema.AnyDatabase); err != nil {
 		t.Errorf("any database: %v", err)
 	}
-	if _, err := db.MigrateUp(t.Context(), pool); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool); err != nil {
 		t.Errorf("once tables stand: %v", err)
 	}
 	for name, prepare := range map[string]string{
@@ -246,8 +247,8 @@ func TestOnAServerWithTimescaleTheExtensionComesFirst(t *testing.T) {
 	preloaded := pgtest.Count(t, pool, "SELECT (current_setting('shared_preload_libraries') LIKE '%timescaledb%')::int") == 1
 	role, address := database.Role(t, "NOSUPERUSER")
 	database.Exec(t, "GRANT ALL ON SCHEMA public TO "+role)
-	var early *db.NoTimescaleError
-	if _, err := db.MigrateUp(t.Context(), database.PoolAs(t, address)); errors.As(err, &early) != preloaded {
+	var early *schema.NoTimescaleError
+	if _, err := schema.MigrateUp(t.Context(), database.PoolAs(t, address)); errors.As(err, &early) != preloaded {
 		t.Fatalf("as a role that may not: %v", err)
 	}
 	migrate(t, database.PoolAs(t, pgtest.NewPgBouncer(t, database.URL, "transaction", "").URL))

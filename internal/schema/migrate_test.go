@@ -1,4 +1,4 @@
-package db_test
+package schema_test
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/pgtest"
+	"ops_worker/internal/schema"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -26,10 +27,10 @@ var platformNewSQL string
 
 // readRoute runs a route's statement as the platform's API does and returns its
 // rows as text.
-func readRoute(ctx context.Context, pool *pgxpool.Pool, r db.Route) (rows []string, err error) {
+func readRoute(ctx context.Context, pool *pgxpool.Pool, r schema.Route) (rows []string, err error) {
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		if r.Operator {
-			if _, err := tx.Exec(ctx, "SET LOCAL ROLE "+db.OperatorRole); err != nil {
+			if _, err := tx.Exec(ctx, "SET LOCAL ROLE "+schema.OperatorRole); err != nil {
 				return err
 			}
 		}
@@ -48,7 +49,7 @@ func readRoute(ctx context.Context, pool *pgxpool.Pool, r db.Route) (rows []stri
 
 func wantRoutes(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	for _, r := range db.Routes {
+	for _, r := range schema.Routes {
 		var stands bool
 		if err := pool.QueryRow(t.Context(), "SELECT $1 = '' OR to_regclass($1) IS NOT NULL", r.If).Scan(&stands); err != nil {
 			t.Fatal(err)
@@ -59,17 +60,17 @@ func wantRoutes(t *testing.T, pool *pgxpool.Pool) {
 	}
 }
 
-func migrate(t *testing.T, pool *pgxpool.Pool) []db.Change {
+func migrate(t *testing.T, pool *pgxpool.Pool) []schema.Change {
 	t.Helper()
-	changes, err := db.MigrateUp(t.Context(), pool)
+	changes, err := schema.MigrateUp(t.Context(), pool)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return changes
 }
 
-// schema describes every table, view, index and routine, a line each.
-func schema(t *testing.T, pool *pgxpool.Pool) []string {
+// describe is every table, view, index and routine, a line each.
+func describe(t *testing.T, pool *pgxpool.Pool) []string {
 	t.Helper()
 	rows, err := pool.Query(t.Context(), `
 		SELECT format('%s.%s %s%s%s', c.table_name, c.column_name, c.data_type, ' default ' || c.column_default, CASE c.is_nullable WHEN 'NO' THEN ' not null' END)
@@ -117,7 +118,7 @@ func TestMigrationsOnAnEmptyDatabase(t *testing.T) {
 		"system_metrics.time timestamp with time zone not null",
 		"system_metrics.value double precision not null",
 	}
-	if diff := cmp.Diff(want, linesOf(schema(t, pool), "service_health", "system_metrics")); diff != "" {
+	if diff := cmp.Diff(want, linesOf(describe(t, pool), "service_health", "system_metrics")); diff != "" {
 		t.Error(diff)
 	}
 	var index string
@@ -140,11 +141,11 @@ func TestMigrationsOnAnEmptyDatabase(t *testing.T) {
 func TestMigrationsTwiceChangeNothing(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t).Pool(t)
-	before := schema(t, pool)
+	before := describe(t, pool)
 	if changes := migrate(t, pool); len(changes) != 0 {
 		t.Errorf("the second time did %v", changes)
 	}
-	if diff := cmp.Diff(before, schema(t, pool)); diff != "" {
+	if diff := cmp.Diff(before, describe(t, pool)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -156,7 +157,7 @@ func TestMigrationsOfReplicasThatStartTogether(t *testing.T) {
 	for range 4 {
 		pool := database.Pool(t)
 		starting.Go(func() {
-			if _, err := db.MigrateUp(t.Context(), pool); err != nil {
+			if _, err := schema.MigrateUp(t.Context(), pool); err != nil {
 				t.Error(err)
 			}
 		})
@@ -174,9 +175,9 @@ func TestMigrationsLeaveThePlatformsTablesAsTheyAre(t *testing.T) {
 	if err := pool.QueryRow(t.Context(), "SELECT array_agg(tablename::text) FROM pg_tables WHERE schemaname = 'public'").Scan(&platform); err != nil {
 		t.Fatal(err)
 	}
-	before := linesOf(schema(t, pool), platform...)
+	before := linesOf(describe(t, pool), platform...)
 	migrate(t, pool)
-	if diff := cmp.Diff(before, linesOf(schema(t, pool), platform...)); diff != "" {
+	if diff := cmp.Diff(before, linesOf(describe(t, pool), platform...)); diff != "" {
 		t.Errorf("the platform's tables changed: %s", diff)
 	}
 	wantRoutes(t, pool)
@@ -187,14 +188,14 @@ func TestDownRemovesWhatIsOursAndNothingElse(t *testing.T) {
 	database := pgtest.NewEmpty(t)
 	database.Exec(t, platformNewSQL)
 	pool := database.Pool(t)
-	before := schema(t, pool)
+	before := describe(t, pool)
 	migrate(t, pool)
-	m := db.NewMigrator(pool)
+	m := schema.NewMigrator(pool)
 	defer m.Close()
-	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); err != nil {
+	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); err != nil {
 		t.Fatal(err)
 	}
-	after := slices.DeleteFunc(schema(t, pool), func(line string) bool { return strings.Contains(line, "ops_worker_schema_") })
+	after := slices.DeleteFunc(describe(t, pool), func(line string) bool { return strings.Contains(line, "ops_worker_schema_") })
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Error(diff)
 	}
@@ -209,9 +210,9 @@ func TestDownStopsAtWhatThePlatformBuiltOnOurTables(t *testing.T) {
 	database := pgtest.New(t)
 	database.Exec(t, "CREATE VIEW the_platforms AS SELECT * FROM system_metrics")
 	pool := database.Pool(t)
-	m := db.NewMigrator(pool)
+	m := schema.NewMigrator(pool)
 	defer m.Close()
-	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); err == nil || !strings.Contains(err.Error(), "the_platforms") && !strings.Contains(err.Error(), "2BP01") {
+	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); err == nil || !strings.Contains(err.Error(), "the_platforms") && !strings.Contains(err.Error(), "2BP01") {
 		t.Errorf("down: %v", err)
 	}
 	if _, err := pool.Exec(t.Context(), "SELECT FROM the_platforms"); err != nil {
@@ -222,12 +223,12 @@ func TestDownStopsAtWhatThePlatformBuiltOnOurTables(t *testing.T) {
 func TestStatusListsEveryMigration(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t).Pool(t)
-	m := db.NewMigrator(pool)
+	m := schema.NewMigrator(pool)
 	defer m.Close()
-	if _, err := m.Down(t.Context(), db.DownOptions{}); err != nil {
+	if _, err := m.Down(t.Context(), schema.DownOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	states, err := db.Status(t.Context(), pool)
+	states, err := schema.Status(t.Context(), pool)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,8 +254,8 @@ func TestWithOnePoolConnectionMigrationsStillRun(t *testing.T) {
 func TestGoosesTableForSqlcIsWhatGooseMakes(t *testing.T) {
 	t.Parallel()
 	believed := pgtest.NewEmpty(t)
-	believed.Exec(t, readFile(t, "../sql/goose.sql"))
-	columns := func(pool *pgxpool.Pool) []string { return linesOf(schema(t, pool), "ops_worker_schema_version") }
+	believed.Exec(t, readFile(t, "../../sql/goose.sql"))
+	columns := func(pool *pgxpool.Pool) []string { return linesOf(describe(t, pool), "ops_worker_schema_version") }
 	if diff := cmp.Diff(columns(believed.Pool(t)), columns(pgtest.New(t).Pool(t))); diff != "" {
 		t.Error(diff)
 	}
@@ -264,25 +265,25 @@ func TestGoosesTableForSqlcIsWhatGooseMakes(t *testing.T) {
 func TestEveryFileOfThePlatformMakesWhatItIsNamedFor(t *testing.T) {
 	t.Parallel()
 	made := pgtest.NewEmpty(t)
-	for _, name := range db.PlatformTables {
-		made.Exec(t, readFile(t, "../sql/platform/tables/"+name+".sql"))
+	for _, name := range schema.PlatformTables {
+		made.Exec(t, readFile(t, "../../sql/platform/tables/"+name+".sql"))
 	}
-	stands, err := db.StandingRelations(t.Context(), db.New(made.Pool(t)))
+	stands, err := schema.StandingRelations(t.Context(), db.New(made.Pool(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(stands) != len(db.PlatformTables) {
-		t.Errorf("%d files made %v", len(db.PlatformTables), stands)
+	if len(stands) != len(schema.PlatformTables) {
+		t.Errorf("%d files made %v", len(schema.PlatformTables), stands)
 	}
-	if len(db.StandIns) != 2 || len(db.Routes) < 15 {
-		t.Errorf("%d stand-ins and %d routes: are the files read?", len(db.StandIns), len(db.Routes))
+	if len(schema.StandIns) != 2 || len(schema.Routes) < 15 {
+		t.Errorf("%d stand-ins and %d routes: are the files read?", len(schema.StandIns), len(schema.Routes))
 	}
-	for _, s := range db.StandIns {
-		if !slices.Contains(db.PlatformTables, s.Name) {
+	for _, s := range schema.StandIns {
+		if !slices.Contains(schema.PlatformTables, s.Name) {
 			t.Errorf("%s stands in for a table that has no first form", s.Name)
 		}
 	}
-	for _, r := range db.Routes {
+	for _, r := range schema.Routes {
 		if strings.Contains(r.Name, " as ") || strings.Contains(r.Name, " if ") || !strings.HasSuffix(r.SQL, ";") {
 			t.Errorf("the head of a route is not understood: %+v", r)
 		}
@@ -295,17 +296,17 @@ func TestDownRefusesWhileAWorkerCollects(t *testing.T) {
 	database.Exec(t, `INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl)
 		VALUES ('ops_worker', 'host/1/a', 1, now(), now() + interval '1 minute', '1 minute')`)
 	pool := database.Pool(t)
-	before := schema(t, pool)
-	m := db.NewMigrator(pool)
+	before := describe(t, pool)
+	m := schema.NewMigrator(pool)
 	defer m.Close()
-	var held *db.LeaseHeldError
-	if changes, err := m.Down(t.Context(), db.DownOptions{All: true}); !errors.As(err, &held) || held.Holder != "host/1/a" || len(changes) != 0 {
+	var held *schema.LeaseHeldError
+	if changes, err := m.Down(t.Context(), schema.DownOptions{All: true}); !errors.As(err, &held) || held.Holder != "host/1/a" || len(changes) != 0 {
 		t.Errorf("down: %v, %v", changes, err)
 	}
-	if diff := cmp.Diff(before, schema(t, pool)); diff != "" {
+	if diff := cmp.Diff(before, describe(t, pool)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := m.Down(t.Context(), db.DownOptions{All: true, Force: true}); err != nil {
+	if _, err := m.Down(t.Context(), schema.DownOptions{All: true, Force: true}); err != nil {
 		t.Error(err)
 	}
 }
@@ -317,14 +318,14 @@ func TestDownThatFailsHalfWayGoesOn(t *testing.T) {
 	database := pgtest.New(t)
 	database.Exec(t, "CREATE VIEW the_platforms AS SELECT * FROM system_metrics")
 	pool := database.Pool(t)
-	m := db.NewMigrator(pool)
+	m := schema.NewMigrator(pool)
 	defer m.Close()
-	changes, err := m.Down(t.Context(), db.DownOptions{All: true})
+	changes, err := m.Down(t.Context(), schema.DownOptions{All: true})
 	if err == nil || len(changes) != 3 || changes[2].Object != "00002_lease.sql" {
 		t.Errorf("down: %v, %v", changes, err)
 	}
 	database.Exec(t, "DROP VIEW the_platforms")
-	changes, err = m.Down(t.Context(), db.DownOptions{All: true})
+	changes, err = m.Down(t.Context(), schema.DownOptions{All: true})
 	if err != nil || len(changes) != 1 {
 		t.Errorf("down again: %v, %v", changes, err)
 	}
@@ -335,8 +336,8 @@ func TestUpThatFailsHalfWayTellsWhatItDid(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
 	database.Exec(t, "CREATE DOMAIN ops_worker_lease AS integer") // in the way of the table
-	changes, err := db.MigrateUp(t.Context(), database.Pool(t))
-	if err == nil || !slices.ContainsFunc(changes, func(c db.Change) bool { return strings.Contains(c.Object, "00001") }) {
+	changes, err := schema.MigrateUp(t.Context(), database.Pool(t))
+	if err == nil || !slices.ContainsFunc(changes, func(c schema.Change) bool { return strings.Contains(c.Object, "00001") }) {
 		t.Errorf("up: %v, %v", changes, err)
 	}
 }
@@ -348,14 +349,14 @@ func TestWhatIsForbiddenFailsAtOnce(t *testing.T) {
 	_, address := database.Role(t, "NOSUPERUSER")
 	database.Exec(t, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
 	began := time.Now()
-	if _, err := db.MigrateUp(t.Context(), database.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "42501") {
+	if _, err := schema.MigrateUp(t.Context(), database.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "42501") {
 		t.Errorf("up: %v", err)
 	}
 	applied := pgtest.New(t)
 	applied.Exec(t, "DELETE FROM ops_worker_schema_version WHERE version_id >= 3")
 	_, address = applied.Role(t, "NOSUPERUSER")
 	applied.Exec(t, "GRANT ALL ON schema_migrations TO PUBLIC; GRANT SELECT ON ops_worker_schema_version TO PUBLIC")
-	if _, err := db.MigrateUp(t.Context(), applied.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "42501") {
+	if _, err := schema.MigrateUp(t.Context(), applied.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "42501") {
 		t.Errorf("up without rights to the lock: %v", err)
 	}
 	if took := time.Since(began); took > 30*time.Second {
@@ -385,7 +386,7 @@ func TestEveryEarlierStateIsBroughtForward(t *testing.T) {
 			t.Parallel()
 			database := pgtest.New(t)
 			pool := database.Pool(t)
-			want := schema(t, pool)
+			want := describe(t, pool)
 			database.Exec(t, fmt.Sprintf("DROP TABLE ops_worker_lease; DELETE FROM ops_worker_schema_version WHERE version_id > %d; %s", test.migrated, test.prepare))
 			database.Exec(t, "DROP INDEX idx_fleet_alert_tenant, delivery_jobs_pending_idx")
 			ttl := ""
@@ -398,7 +399,7 @@ func TestEveryEarlierStateIsBroughtForward(t *testing.T) {
 					ttl, strings.ReplaceAll(ttl, "ttl", "interval '15 seconds'")))
 			}
 			migrate(t, pool)
-			got := slices.DeleteFunc(schema(t, pool), func(line string) bool { return line == "function ops_worker_retention_mode" })
+			got := slices.DeleteFunc(describe(t, pool), func(line string) bool { return line == "function ops_worker_retention_mode" })
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Error(diff)
 			}
@@ -411,9 +412,9 @@ func TestEveryEarlierStateIsBroughtForward(t *testing.T) {
 					t.Errorf("the lease of the worker that still runs: %+v, %v", lease, err)
 				}
 			}
-			m := db.NewMigrator(pool)
+			m := schema.NewMigrator(pool)
 			defer m.Close()
-			if _, err := m.Down(t.Context(), db.DownOptions{All: true, Force: true}); err != nil {
+			if _, err := m.Down(t.Context(), schema.DownOptions{All: true, Force: true}); err != nil {
 				t.Fatal(err)
 			}
 			pgtest.WantRows(t, pool, "SELECT proname FROM pg_proc WHERE proname LIKE 'ops\\_worker%'")
@@ -437,7 +438,7 @@ func TestWhoIsInTheWayOfAMigrationIsNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := db.NewMigrator(database.Pool(t))
+	m := schema.NewMigrator(database.Pool(t))
 	defer m.Close()
 	wantNamed := func(doing string, began time.Time, err error) {
 		t.Helper()
@@ -462,13 +463,13 @@ func TestWhoIsInTheWayOfAMigrationIsNamed(t *testing.T) {
 
 	does("BEGIN; LOCK TABLE system_metrics, ops_worker_streak IN ACCESS SHARE MODE") // as pg_dump does
 	began = time.Now()
-	changes, err := m.Down(t.Context(), db.DownOptions{All: true})
+	changes, err := m.Down(t.Context(), schema.DownOptions{All: true})
 	wantNamed("down", began, err)
 	if len(changes) != 1 { // that of no table
 		t.Errorf("down did %v", changes)
 	}
 	does("COMMIT")
-	if _, err := m.Down(t.Context(), db.DownOptions{All: true}); err != nil {
+	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); err != nil {
 		t.Error(err)
 	}
 }
