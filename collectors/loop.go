@@ -27,8 +27,6 @@ type Loop struct {
 	Deadline time.Duration
 	// FirstAfter delays the first cycle; 0 runs it at once.
 	FirstAfter time.Duration
-	// Await, where set, is called before the first cycle, which it delays.
-	Await func(context.Context)
 	// Trigger, where set, starts a cycle at each of its values, and Interval
 	// counts for nothing; it needs a Deadline.
 	Trigger <-chan struct{}
@@ -76,9 +74,6 @@ func (l *Loop) Run(ctx context.Context) {
 		return
 	}
 	var failing, overrunning faultlog.Log
-	if l.Await != nil {
-		l.Await(ctx)
-	}
 
 	timer := time.NewTimer(l.FirstAfter)
 	defer timer.Stop()

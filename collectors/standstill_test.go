@@ -65,7 +65,6 @@ func inMemory(store Store, leases lease.Store, buffer spool.Buffer, heart Heart,
 		log:      log.Logger(),
 		beats:    newBeats(heart, log.Logger()),
 		Observer: NoObserver,
-		other:    &otherWriter{},
 	}
 	w.Lease = lease.New(leases, "stuck", w.cfg.LeaseTTL, w.log, lease.Hooks{Turned: func(next time.Duration) { w.beats.turned(leaseLoop, next) }})
 	targets := watching(config.ProbeCounters, map[string]probe.Probe{"ingest": probed})

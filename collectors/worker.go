@@ -43,14 +43,9 @@ type Worker struct {
 	http   *probe.Client
 	client *db.Client
 	schema *schemaKeeper
-	other  *otherWriter
-	// loginRole is the role of pool, known once the database is ready.
-	loginRole string
 
 	// Observer is told of what the worker does.
 	Observer Observer
-	// SchemaPool is where the schema is made; the worker's own pool by default.
-	SchemaPool *pgxpool.Pool
 	// AnyDatabase accepts a database that is not the platform's.
 	AnyDatabase bool
 
@@ -63,20 +58,14 @@ type Worker struct {
 
 // NewWorker wires the parts; nothing runs yet, and the database is not asked.
 func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
-	w := &Worker{cfg: cfg, pool: pool, log: log, beats: newBeats(heart, log), http: probe.ClientOf(cfg), Observer: NoObserver, SchemaPool: pool}
+	w := &Worker{cfg: cfg, pool: pool, log: log, beats: newBeats(heart, log), http: probe.ClientOf(cfg), Observer: NoObserver}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
 	w.schema = newSchemaKeeper(w.client, func(ctx context.Context) ([]schema.Change, error) {
-		made, err := schema.Ensure(ctx, w.SchemaPool, w.migratorOptions()...)
-		if err != nil {
-			return made, err
-		}
-		granted, err := w.grant(ctx)
-		return append(made, granted...), err
+		return schema.Ensure(ctx, pool, w.migratorOptions()...)
 	})
 	w.Store = NewPostgres(w.client, cfg.LeaseTTL)
 	leases := lease.NewPostgres(w.client)
 	leases.CycleInterval = cfg.MetricsInterval
-	w.other = newOtherWriter(cfg, leases, log, w.beats.turned, func() { w.Lease.Seen() })
 	w.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, lease.Hooks{
 		Turned:     func(next time.Duration) { w.beats.turned(leaseLoop, next) },
 		Superseded: func(lastCycleAt time.Time) { w.Metrics.DropSuperseded(log, lastCycleAt) },
@@ -128,9 +117,6 @@ func (w *Worker) Run(ctx context.Context) error {
 	running.Go(func() { w.http.KeepInstances(ctx, w.log) })
 	if err := w.awaitDatabase(ctx); err != nil || ctx.Err() != nil {
 		return err
-	}
-	if w.cfg.WaitForOtherWriter {
-		w.other.awaitSamples(ctx)
 	}
 	w.beats.ended(startLoop)
 	running.Go(func() {
@@ -188,15 +174,15 @@ func (w *Worker) attemptStart(ctx context.Context) (err error) {
 
 // Prepare brings the schema up to date and logs what the worker found.
 func (w *Worker) Prepare(ctx context.Context) error {
-	changes, err := schema.MigrateUp(ctx, w.SchemaPool, w.migratorOptions()...)
+	changes, err := schema.MigrateUp(ctx, w.pool, w.migratorOptions()...)
 	w.schema.log(w.log, changes)
 	if err != nil {
 		// A replica of an older version may collect right now with the tables that
 		// stand; this one can as well.
-		if !w.schemaIsAnothers(err) || !w.canCollect(ctx) {
-			return db.Unreachable(w.SchemaPool, err)
+		if !db.IsForbidden(err) || !w.canCollect(ctx) {
+			return db.Unreachable(w.pool, err)
 		}
-		w.log.Warn().Err(db.Unreachable(w.SchemaPool, err)).Msg("the schema is not brought up to date, the tables that stand are used")
+		w.log.Warn().Err(err).Msg("the schema is not brought up to date, the tables that stand are used")
 	}
 	var session db.DescribeSessionRow
 	var role string
@@ -217,13 +203,6 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	if describeErr != nil {
 		return fmt.Errorf("describe session: %w", describeErr)
 	}
-	if w.loginRole = session.LoginRole; err == nil {
-		changes, err := w.grant(ctx)
-		w.schema.log(w.log, changes)
-		if err != nil {
-			return db.Unreachable(w.SchemaPool, err)
-		}
-	}
 	target := w.pool.Config().ConnConfig
 	w.log.Info().
 		Str("database", target.Database).
@@ -237,12 +216,6 @@ func (w *Worker) Prepare(ctx context.Context) error {
 		Bool("timescaledb", timescale != nil).
 		Msg("database is ready")
 	return nil
-}
-
-// schemaIsAnothers reports whether an error of a migration is one that another has to
-// mend: this role may not make tables, or the one that may cannot be reached.
-func (w *Worker) schemaIsAnothers(err error) bool {
-	return db.IsForbidden(err) || w.SchemaPool != w.pool && !schema.IsRefused(err)
 }
 
 // canCollect reports whether the tables stand without which nothing is collected.
@@ -260,19 +233,11 @@ func (w *Worker) canCollect(ctx context.Context) bool {
 	return err == nil
 }
 
-// grant lets the login role use what another has made for it.
-func (w *Worker) grant(ctx context.Context) ([]schema.Change, error) {
-	if w.SchemaPool == w.pool {
-		return nil, nil
-	}
-	return schema.GrantOwn(ctx, w.SchemaPool, w.loginRole, w.cfg.DatabaseUses())
-}
-
 // collect runs the loops until ctx is done.
 func (w *Worker) collect(ctx context.Context) {
 	loops := append(w.Metrics.loops(w.cfg.MetricsInterval),
 		&Loop{Name: HealthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10,
-			Await: w.other.awaitChecks, Cycle: w.Health.Cycle})
+			Cycle: w.Health.Cycle})
 	if w.cfg.MetricsRetention > 0 {
 		retention := NewRetention(w.Store, w.Lease, w.cfg.MetricsRetention)
 		loops = append(loops, &Loop{Name: retentionLoop, Interval: retentionInterval, Deadline: retentionDeadline,
@@ -300,7 +265,7 @@ func (w *Worker) collect(ctx context.Context) {
 const readyIntervals = 3
 
 // Ready fails unless this process leads and has stored within three intervals, or
-// stands by (or waits for another writer) and has read the lease within its ttl.
+// stands by and has read the lease within its ttl.
 func (w *Worker) Ready() error {
 	status := w.Lease.Status()
 	stored := w.Metrics.StoredAt()

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -176,7 +175,7 @@ func runOn(ctx context.Context, cfg config.Config, p pools, heart collectors.Hea
 		buffer = onDisk
 	}
 	worker := collectors.NewWorker(cfg, p.own, buffer, heart, log)
-	worker.AnyDatabase, worker.SchemaPool = anyDatabase, p.schema
+	worker.AnyDatabase = anyDatabase
 	worker.CountOn(p.beside)
 	for _, warning := range cfg.Warnings {
 		log.Warn().Msg(warning)
@@ -243,34 +242,14 @@ func withPool(ctx context.Context, options db.Options, fn func(*pgxpool.Pool) er
 	return db.Unreachable(pool, fn(pool))
 }
 
-// pools are the worker's: its own, that of the schema, which is its own unless another
-// role makes that, and that of aggregates that take long.
-type pools struct{ own, schema, beside *pgxpool.Pool }
+// pools are the worker's: its own, and that of aggregates that take long.
+type pools struct{ own, beside *pgxpool.Pool }
 
-// withPools is withPool for all of them.
+// withPools is withPool for both of them.
 func withPools(ctx context.Context, cfg config.Config, fn func(pools) error) error {
-	var p pools
-	for _, each := range []struct {
-		pool    **pgxpool.Pool
-		options db.Options
-		needed  bool
-	}{
-		{&p.own, cfg.DatabaseOptions(), true},
-		{&p.schema, cfg.SchemaOptions(), cfg.Database.MigrateURL != ""},
-		{&p.beside, cfg.BesideOptions(), true},
-	} {
-		if !each.needed {
-			continue
-		}
-		pool, err := db.Open(ctx, each.options)
-		if err != nil {
-			return err
-		}
-		defer db.Close(pool)
-		*each.pool = pool
-	}
-	p.schema = cmp.Or(p.schema, p.own)
-	return fn(p)
+	return withPool(ctx, cfg.DatabaseOptions(), func(own *pgxpool.Pool) error {
+		return withPool(ctx, cfg.BesideOptions(), func(beside *pgxpool.Pool) error { return fn(pools{own, beside}) })
+	})
 }
 
 // printTable prints n rows under a head, in columns.

@@ -28,7 +28,7 @@ func newGrantsCommand(load loader) *cobra.Command {
 			"as a superuser or as the owner of the tables, which must stand:\n\n" +
 			"  ops-worker migrate up\n" +
 			"  ops-worker grants ops_worker | psql --set ON_ERROR_STOP=1 \"$DATABASE_URL\"\n\n" +
-			"Do so again after an upgrade, unless MIGRATE_DATABASE_URL is set: then a start does.",
+			"Do so again after an upgrade.",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return errors.New("grants wants one argument, the login role: ops-worker grants ROLE")
@@ -41,7 +41,7 @@ func newGrantsCommand(load loader) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return withPool(cmd.Context(), cfg.SchemaOptions(), func(pool *pgxpool.Pool) error {
+		return withPool(cmd.Context(), cfg.DatabaseOptions(), func(pool *pgxpool.Pool) error {
 			return printGrants(cmd.Context(), pool, args[0], cfg.DatabaseUses(), cmd.OutOrStdout())
 		})
 	}

@@ -114,15 +114,14 @@ func newMigrateStatusCommand(load loader) *cobra.Command {
 	}
 }
 
-// withDatabase is a command on a pool of its own, as the role that makes the
-// schema. A command that is no loop does not wait for a database that is away.
+// withDatabase is a command on a pool of its own. A command that is no loop does not wait for a database that is away.
 func withDatabase(load loader, fn func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, _ []string) error {
 		cfg, err := load()
 		if err != nil {
 			return err
 		}
-		return withPool(cmd.Context(), cfg.SchemaOptions(), func(pool *pgxpool.Pool) error { return fn(cmd.Context(), pool, cmd.OutOrStdout()) })
+		return withPool(cmd.Context(), cfg.DatabaseOptions(), func(pool *pgxpool.Pool) error { return fn(cmd.Context(), pool, cmd.OutOrStdout()) })
 	}
 }
 

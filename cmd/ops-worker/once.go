@@ -79,7 +79,7 @@ func runOnce(cmd *cobra.Command, cfg config.Config, options onceOptions, cycle f
 	return withPools(ctx, cfg, func(p pools) error {
 		log := newLogger(cfg, cmd.ErrOrStderr())
 		worker := collectors.NewWorker(cfg, p.own, spool.NewMemory(1), collectors.NoHeart, log)
-		worker.AnyDatabase, worker.SchemaPool = options.anyDatabase, p.schema
+		worker.AnyDatabase = options.anyDatabase
 		worker.CountOn(p.beside)
 		if !options.dryRun {
 			if err := worker.Prepare(ctx); err != nil {

@@ -46,8 +46,6 @@ type Config struct {
 	AlertAfterFailures  int `env:"ALERT_AFTER_FAILURES" envDefault:"1"`
 	AlertAfterSuccesses int `env:"ALERT_AFTER_SUCCESSES" envDefault:"1"`
 
-	// WaitForOtherWriter lets a start wait while something else collects.
-	WaitForOtherWriter bool `env:"WAIT_FOR_OTHER_WRITER" envDefault:"false"`
 	// ReplacePlatformWorker accepts PlatformWorkerSettings.
 	ReplacePlatformWorker bool `env:"REPLACE_PLATFORM_WORKER" envDefault:"false"`
 	// PlatformWorkerSettings names the settings of the platform's own worker that
@@ -100,10 +98,6 @@ type Database struct {
 	// for every connection.
 	URLFile      string `env:"DATABASE_URL_FILE"`
 	PasswordFile string `env:"PG_PASS_FILE"`
-	// MigrateURL is where migrations go, as a role that may make tables; empty is
-	// URL.
-	MigrateURL     string `env:"MIGRATE_DATABASE_URL"`
-	MigrateURLFile string `env:"MIGRATE_DATABASE_URL_FILE"`
 
 	MinConns       int           `env:"PG_POOL_MIN" envDefault:"2"`
 	MaxConns       int           `env:"PG_POOL_MAX" envDefault:"10"`
@@ -127,22 +121,7 @@ func (c Config) DatabaseOptions() db.Options {
 
 // DatabaseUses are what a worker with these settings does in the database.
 func (c Config) DatabaseUses() schema.Uses {
-	return schema.Uses{Retention: c.MetricsRetention > 0, SystemAlerts: c.SystemAlerts, OtherWriter: c.WaitForOtherWriter}
-}
-
-// SchemaOptions are what the schema is made with: MIGRATE_DATABASE_URL's role, or
-// else the worker's own.
-func (c Config) SchemaOptions() db.Options {
-	options := c.DatabaseOptions()
-	if c.Database.MigrateURL == "" {
-		return options
-	}
-	options.URL, options.Reload = c.Database.MigrateURL, nil
-	if c.Database.MigrateURLFile != "" {
-		options.Reload = reloadURL("MIGRATE_DATABASE_URL", c.Database.MigrateURLFile)
-	}
-	options.MinConns, options.MaxConns = 0, 2
-	return options
+	return schema.Uses{Retention: c.MetricsRetention > 0, SystemAlerts: c.SystemAlerts}
 }
 
 // BesideOptions are for what takes long on the worker's own database: it takes no
@@ -186,11 +165,22 @@ func FromEnvironment(environ []string) (Config, error) {
 // libpqVariable is one of the driver's own, such as PGHOST: no misspelling of ours.
 var libpqVariable = regexp.MustCompile(`^PG[A-Z]`)
 
+// gone are settings of earlier versions, and what to do instead.
+var gone = map[string]string{
+	"AGGREGATE_DATABASE_URL": "AGGREGATE_BUDGET bounds what counting costs",
+	"MIGRATE_DATABASE_URL":   "run `ops-worker migrate up` and `ops-worker grants` as that role",
+	"WAIT_FOR_OTHER_WRITER":  "stop the other writer before the start",
+}
+
 // misspelt warns of variables that are none of ours, and are nearly one or go on where
 // it ends.
 func misspelt(set map[string]string) (warnings []string) {
 	known := variables()
 	for _, name := range slices.Sorted(maps.Keys(set)) {
+		if instead, ok := gone[strings.TrimSuffix(name, "_FILE")]; ok {
+			warnings = append(warnings, fmt.Sprintf("%s is no setting any more: %s", name, instead))
+			continue
+		}
 		if slices.Contains(known, name) || libpqVariable.MatchString(name) || serviceLink.MatchString(name) {
 			continue
 		}
@@ -308,7 +298,6 @@ func (d *Database) complete(set map[string]string, p *problems) {
 	if d.NotifyURL != "" {
 		checkDatabaseURL(p, "NOTIFY_DATABASE_URL", d.NotifyURL)
 	}
-	d.MigrateURL = p.databaseURL("MIGRATE_DATABASE_URL", d.MigrateURL, d.MigrateURLFile)
 	d.URL = p.databaseURL("DATABASE_URL", d.URL, d.URLFile)
 	if d.URL != "" || d.URLFile != "" {
 		d.PasswordFile = "" // nor does it take part where the address is read anew

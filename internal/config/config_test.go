@@ -345,10 +345,10 @@ func TestASecretMayStandInAFile(t *testing.T) {
 		return name
 	}
 	const url = "postgres://iot:hunter2@db:6432/iotcloud"
-	c, err := FromEnvironment([]string{"DATABASE_URL_FILE=" + write("  "+url+"\n"), "MIGRATE_DATABASE_URL_FILE=" + write(url+"\r\n"),
+	c, err := FromEnvironment([]string{"DATABASE_URL_FILE=" + write("  "+url+"\n"),
 		"HEALTH_SERVICES_FILE=" + write("a=http://a/health\nb=http://b/health,\n\n  c=http://c/health\n")})
-	if err != nil || c.Database.URL != url || c.Database.MigrateURL != url {
-		t.Errorf("%q and %q, %v", c.Database.URL, c.Database.MigrateURL, err)
+	if err != nil || c.Database.URL != url {
+		t.Errorf("%q, %v", c.Database.URL, err)
 	}
 	if n := len(c.Services); err == nil && c.Services[n-1].Name != "c" {
 		t.Errorf("services: %+v", c.Services)
@@ -375,7 +375,7 @@ func TestASecretMayStandInAFile(t *testing.T) {
 			t.Errorf("%v, want %s", err, test.want)
 		}
 	}
-	for _, name := range []string{"DATABASE_URL", "PG_PASS", "HEALTH_SERVICES", "MIGRATE_DATABASE_URL"} {
+	for _, name := range []string{"DATABASE_URL", "PG_PASS", "HEALTH_SERVICES"} {
 		_, err := FromEnvironment([]string{name + "_FILE=" + write("hunter2"), name + "=postgres://hunter2@h/d"})
 		if err == nil || !strings.Contains(err.Error(), name+"_FILE: goes without "+name) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("both of %s: %v", name, err)
@@ -456,6 +456,7 @@ func TestMisspeltVariables(t *testing.T) {
 		"LOGLEVEL":                   "LOGLEVEL is no setting: is LOG_LEVEL meant?",
 		"PG_PASSWORD":                "PG_PASSWORD is no setting: is PG_PASS meant?",
 		"PG_HOSTNAME":                "PG_HOSTNAME is no setting: is PG_HOST meant?",
+		"MIGRATE_DATABASE_URL_FILE":  "MIGRATE_DATABASE_URL_FILE is no setting any more: run `ops-worker migrate up` and `ops-worker grants` as that role",
 		"INGEST_HEALTH_URL_V2":       "",
 		"PG_SERVICE_HOST":            "",
 		"PGHOST":                     "",

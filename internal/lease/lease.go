@@ -134,8 +134,8 @@ func (l *Lease) Status() Status {
 	return status
 }
 
-// Seen notes that the lease was read, by whoever did.
-func (l *Lease) Seen() { l.note(func(s *Status) { s.SeenAt = time.Now() }) }
+// seen notes that the lease was read.
+func (l *Lease) seen() { l.note(func(s *Status) { s.SeenAt = time.Now() }) }
 
 func (l *Lease) note(change func(*Status)) {
 	l.mu.Lock()
@@ -275,7 +275,7 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 		d.failed(false)
 		return "", fmt.Errorf("read lease: %w", err)
 	}
-	l.Seen()
+	l.seen()
 	if lease.ReadOnly {
 		// Not tried: the server would log an error each time.
 		d.failed(true)

@@ -11,11 +11,10 @@ import (
 	"ops_worker/db"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Uses are what a worker does in the database, as its settings have it.
-type Uses struct{ Retention, SystemAlerts, OtherWriter bool }
+type Uses struct{ Retention, SystemAlerts bool }
 
 // Run reports whether such a worker runs a statement.
 func (u Uses) Run(s Statement) bool {
@@ -24,8 +23,6 @@ func (u Uses) Run(s Statement) bool {
 		return u.Retention
 	case ForSystemAlerts:
 		return u.SystemAlerts
-	case ForOtherWriter:
-		return u.OtherWriter
 	}
 	return true
 }
@@ -191,55 +188,4 @@ func Grants(ctx context.Context, q *db.Queries, role string, uses Uses) ([]Grant
 		}
 	}
 	return list, nil
-}
-
-// GrantOwn gives a login role the rights to the worker's own tables that it lacks,
-// through a pool whose role makes the schema: a table that a migration has just
-// made would be out of its reach.
-func GrantOwn(ctx context.Context, schema *pgxpool.Pool, role string, uses Uses) (changes []Change, err error) {
-	err = db.Transaction(ctx, schema, db.ReadWrite, whileRunning.limits, func(tx pgx.Tx) error {
-		q := db.New(tx)
-		own, err := q.DescribeRelations(ctx, keptTables())
-		if err != nil {
-			return err
-		}
-		params := db.LacksPrivilegesParams{Role: role}
-		tables := needed(nil, uses, role, role)
-		for _, key := range tables.order {
-			if !slices.ContainsFunc(own, func(r db.DescribeRelationsRow) bool { return r.Name == key.relation }) {
-				continue
-			}
-			for _, right := range slices.Sorted(maps.Keys(tables.rights[key])) {
-				params.Relations, params.Privileges = append(params.Relations, key.relation), append(params.Privileges, right)
-			}
-		}
-		lacking, err := q.LacksPrivileges(ctx, params)
-		if err != nil {
-			return err
-		}
-		for _, l := range lacking {
-			err := pgx.BeginFunc(ctx, tx, func(savepoint pgx.Tx) error {
-				_, err := savepoint.Exec(ctx, fmt.Sprintf("GRANT %s ON %s TO %s", l.Privilege, quoted(l.Relation), quoted(role)))
-				return err
-			})
-			if err != nil && !db.IsServerError(err) {
-				return err
-			}
-		}
-		// What is not ours to grant is an error or a mere warning; doctor says what
-		// it keeps from working.
-		left, err := q.LacksPrivileges(ctx, params)
-		for _, l := range lacking {
-			change := Change{l.Relation, granted, l.Privilege + " to " + role}
-			if slices.Contains(left, l) {
-				change.Action = failed
-			}
-			changes = append(changes, change)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("let %s use the worker's tables: %w", role, err)
-	}
-	return changes, nil
 }

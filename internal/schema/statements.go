@@ -30,7 +30,6 @@ const (
 	ForLease        = "the lease"
 	ForRetention    = "retention"
 	ForSystemAlerts = "system alerts"
-	ForOtherWriter  = "waiting for another writer"
 )
 
 const (
@@ -68,10 +67,6 @@ func WorkerStatements() []Statement {
 		}},
 		{ForLease, false, func(ctx context.Context, q *db.Queries) error { _, err := q.TouchLease(ctx, ""); return err }},
 		{"the worker's start", false, func(ctx context.Context, q *db.Queries) error { _, err := q.AppliedMigrations(ctx); return err }},
-		{ForOtherWriter, false, func(ctx context.Context, q *db.Queries) error {
-			_, err := q.NewestWrites(ctx, db.NewestWritesParams{})
-			return err
-		}},
 		{forStreaks, false, func(ctx context.Context, q *db.Queries) error {
 			_, err := q.CountChecks(ctx, db.CountChecksParams{})
 			return err

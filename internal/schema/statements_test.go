@@ -3,10 +3,7 @@ package schema_test
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -19,37 +16,6 @@ import (
 	"ops_worker/internal/pgtest"
 	"ops_worker/internal/schema"
 )
-
-// A statement that doctor does not plan is one that it knows nothing of.
-func TestEveryQueryOnATableIsPlanned(t *testing.T) {
-	t.Parallel()
-	// Asked where their tables stand, on the way to making others.
-	planned := map[string]bool{"MarkForMigrator": true, "MigratorHistory": true, "SamplesEmpty": true}
-	for _, s := range schema.WorkerStatements() {
-		_, name, _ := strings.Cut(s.Text(), "-- name: ")
-		name, _, _ = strings.Cut(name, " ")
-		planned[name] = true
-	}
-	files, err := filepath.Glob("../../sql/queries/*.sql")
-	if err != nil || len(files) < 5 {
-		t.Fatalf("%v, %v", files, err)
-	}
-	for _, file := range files {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, query := range strings.Split(string(content), "-- name: ")[1:] {
-			name, text, _ := strings.Cut(query, " ")
-			onTable := len(schema.PrivilegesOf("--"+text)) > 0
-			// Doctor's and status's own reads are no needs of the worker.
-			own := strings.HasPrefix(name, "Doctor") || strings.HasPrefix(name, "Status")
-			if onTable && !planned[name] && !own {
-				t.Errorf("%s of %s reads or writes a table: add it to WorkerStatements in internal/schema/statements.go", name, filepath.Base(file))
-			}
-		}
-	}
-}
 
 // grant lets a role do what a list of rights says.
 func grant(t *testing.T, database *pgtest.Database, role string, rights []schema.Privilege) {
