@@ -33,8 +33,9 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 			"through a pooler. It says when what it shows is old, and by the database's clock.\n" +
 			"What a role may not read costs its own section.\n" +
 			"Of all the settings it needs those of the database; the two intervals say what is old.\n\n" +
-			"With --watch it stays and draws again every few seconds, until q, Esc or Ctrl-C; where\n" +
-			"the database goes away, the last reading stays with its age, and it goes on by itself.\n" +
+			"With --watch it clears the terminal and prints again every few seconds, until q or\n" +
+			"Ctrl-C, as many lines as fit. While the database is away, the last reading stays with\n" +
+			"its age.\n" +
 			"Colour goes to a terminal alone, and not with NO_COLOR or TERM=dumb.\n" +
 			"Exits 0 when it could be shown, however the platform is, 1 when the database could not\n" +
 			"be read, 2 with wrong settings or arguments.",
@@ -55,7 +56,7 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 			defer reader.Close()
 			out := cmd.OutOrStdout()
 			if watch {
-				return status.Watch(cmd.Context(), reader.Read, status.Terminal{In: cmd.InOrStdin().(*os.File), Out: out.(*os.File), Colour: !terminal.Plain}, every)
+				return status.Watch(cmd.Context(), reader.Read, cmd.InOrStdin().(*os.File), out.(*os.File), !terminal.Plain, every)
 			}
 			report, err := reader.Read(cmd.Context())
 			if err != nil {
@@ -74,12 +75,12 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&watch, "watch", false, "draw again and again, on a terminal")
+	cmd.Flags().BoolVar(&watch, "watch", false, "clear the terminal and print again and again")
 	cmd.Flags().DurationVar(&every, "every", 5*time.Second, "with --watch, how often it reads")
 	return cmd
 }
 
-// checkWatch refuses what cannot be drawn.
+// checkWatch refuses what --watch cannot do.
 func checkWatch(cmd *cobra.Command, terminal config.Terminal, watch, asJSON bool, every time.Duration) error {
 	switch {
 	case !watch && cmd.Flags().Changed("every"):

@@ -120,8 +120,7 @@ var stages = map[string]func(*gathering){
 		g.lease.Held, g.lease.Holder, g.lease.LastHolder, g.lease.ExpiresAt = false, "", "node-1/41/0f3a", before(5*time.Second)
 	},
 	"standby": func(g *gathering) {
-		replayed := before(42 * time.Second)
-		g.server.Standby, g.replayedAt = true, &replayed
+		g.server.Standby, g.replayedAt = true, before(42*time.Second)
 		g.lease.Held, g.lease.ExpiresAt, g.lease.LastCycleAt = false, before(29*time.Second), before(44*time.Second)
 		g.unreadable[SinceSection], g.streaks = "there is no table ops_worker_streak", nil
 		g.unreadable[AlertsSection], g.alerts = "row-level security would hide rows of fleet_alert from iot", nil
@@ -234,7 +233,7 @@ func trimmed(text string) string {
 
 func TestColumns(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]int{"": 0, "abc": 3, "…▁█": 3, "漢字": 4, "é": 1, "e\u0301": 1} {
+	for text, want := range map[string]int{"": 0, "abc": 3, "…▁█": 3, "é": 1} {
 		if got := columns(text); got != want {
 			t.Errorf("columns(%q) = %d, want %d", text, got, want)
 		}
@@ -243,8 +242,8 @@ func TestColumns(t *testing.T) {
 		text string
 		room int
 		want string
-	}{{"abc", 3, "abc"}, {"abcd", 3, "ab…"}, {"漢字", 3, "漢…"}, {"漢字", 2, "…"}, {"abc", 0, ""}} {
-		if got := cut(test.text, test.room, false); got != test.want {
+	}{{"abc", 3, "abc"}, {"abcd", 3, "ab…"}, {"äöü", 2, "ä…"}, {"abc", 0, ""}} {
+		if got := cut(test.text, test.room); got != test.want {
 			t.Errorf("cut(%q, %d) = %q, want %q", test.text, test.room, got, test.want)
 		}
 	}
@@ -260,7 +259,7 @@ func TestFormat(t *testing.T) {
 		{Series{}, 0, "0"}, {Series{}, 7, "7"}, {Series{}, 7.25, "7.2"}, {Series{}, 0.004, "0.00"}, {Series{}, 123456, "123456"}, {Series{}, 123.4, "123"},
 		{Series{}, -9_412_345, "-9.4M"}, {Series{}, 2.5e9, "2.5G"}, {Series{}, 3e12, "3.0T"}, {Series{}, 1.7e308, "1.7e+308"},
 		{Series{Kind: Counter}, 12.5, "12.5/s"},
-		{Series{Metric: "db_size_bytes"}, 8.1e9, "8.1 GB"}, {Series{Metric: "db_size_bytes"}, -1500, "-1.5 kB"}, {Series{Metric: "db_size_bytes"}, 12, "12 B"},
+		{Series{Metric: "db_size_bytes"}, 8.1e9, "8.1GB"}, {Series{Metric: "db_size_bytes"}, -1500, "-1500B"}, {Series{Metric: "db_size_bytes"}, 12, "12B"},
 	} {
 		if got := test.s.format(test.v); got != test.want {
 			t.Errorf("format(%v) of %v = %s, want %s", test.v, test.s, got, test.want)
@@ -308,35 +307,5 @@ func TestMerge(t *testing.T) {
 		if got := sparkWidth(room); got != want || buckets%want != 0 {
 			t.Errorf("sparkWidth(%d) = %d, want %d", room, got, want)
 		}
-	}
-}
-
-// Of thousands of services the page shows the platform's, and what is not well.
-func TestThePageOfThousandsOfServicesIsShort(t *testing.T) {
-	t.Parallel()
-	g := sampled()
-	for i := range 2000 {
-		row := db.StatusServicesRow{Service: fmt.Sprintf("s%04d", i), Status: "healthy", State: "healthy", CheckedAt: before(time.Second)}
-		if i%4 != 0 {
-			row.Status, row.State = "unhealthy", "down"
-		}
-		g.services = append(g.services, row)
-		g.series = append(g.series, db.StatusSeriesRow{Service: row.Service, MetricName: "n", Newest: before(time.Second), Value: 1})
-	}
-	for i := range 98 {
-		g.alerts = append(g.alerts, db.StatusAlertsRow{Service: fmt.Sprintf("s%04d", i), Status: "OPEN", CreatedAt: before(time.Second), Open: 1502})
-	}
-	var page strings.Builder
-	if err := g.report(5*time.Second, time.Minute).Print(&page, 120, false); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"evaluator", "ingest", "devices_online", "s0001", "and 1451 more that are not healthy: --json has all",
-		"and 500 more that are healthy", "and 1402 more", "more of extra services: --json has all"} {
-		if !strings.Contains(page.String(), want) {
-			t.Errorf("%q is missing", want)
-		}
-	}
-	if n := strings.Count(page.String(), "\n"); n > 250 || t.Failed() {
-		t.Errorf("%d lines:\n%.6000s", n, page.String())
 	}
 }

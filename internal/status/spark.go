@@ -4,10 +4,8 @@ import "strings"
 
 var bars = []rune("▁▂▃▄▅▆▇█")
 
-const hole = ' '
-
-// sparkline draws values as one character each, from the least to the greatest of
-// them, and a hole where there is none. Values that are all alike are a low line.
+// sparkline draws each value as one character, from the least to the greatest of them,
+// and nil as a blank. Equal values are a low line.
 func sparkline(values []*float64) string {
 	low, high, seen := 0.0, 0.0, false
 	for _, v := range values {
@@ -23,10 +21,10 @@ func sparkline(values []*float64) string {
 	for _, v := range values {
 		switch {
 		case v == nil:
-			b.WriteRune(hole)
-		case high/2-low/2 <= 1e-9*max(high, -low): // what is left of rounding
+			b.WriteByte(' ')
+		case high/2-low/2 <= 1e-9*max(high, -low): // an error of rounding
 			b.WriteRune(bars[0])
-		default: // of halves, whose difference is always a number
+		default: // halves, whose difference never overflows
 			share := (*v/2 - low/2) / (high/2 - low/2)
 			b.WriteRune(bars[int(share*float64(len(bars)-1)+0.5)])
 		}
@@ -34,37 +32,31 @@ func sparkline(values []*float64) string {
 	return b.String()
 }
 
-// sparkWidths are the widths that an hour is drawn in: whole minutes a column.
-var sparkWidths = []int{60, 30, 20, 15, 12, 10, 6}
-
-// sparkWidth is the greatest of them that fits, the least where none does.
+// sparkWidth is how many characters an hour is drawn in: as many whole minutes a
+// character as fit.
 func sparkWidth(room int) int {
-	for _, width := range sparkWidths {
+	for _, width := range []int{60, 30, 20, 15, 12, 10} {
 		if width <= room {
 			return width
 		}
 	}
-	return sparkWidths[len(sparkWidths)-1]
+	return 6
 }
 
-// merge makes columns of the values, each the average of as many of them.
+// merge averages the values down to so many.
 func merge(values []*float64, columns int) []*float64 {
-	each := max(1, len(values)/columns)
-	merged := make([]*float64, 0, columns)
-	for start := 0; start+each <= len(values); start += each {
-		var average *float64
-		n := 0.0
-		for _, v := range values[start : start+each] {
-			if v == nil {
-				continue
+	each := len(values) / columns
+	merged := make([]*float64, columns)
+	for i := range merged {
+		sum, n := 0.0, 0.0
+		for _, v := range values[i*each : (i+1)*each] {
+			if v != nil {
+				sum, n = sum+*v, n+1
 			}
-			n++
-			if average == nil {
-				average = new(float64)
-			}
-			*average = *average*((n-1)/n) + *v/n
 		}
-		merged = append(merged, average)
+		if n > 0 {
+			merged[i] = number(sum / n)
+		}
 	}
 	return merged
 }

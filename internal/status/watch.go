@@ -1,124 +1,78 @@
 package status
 
 import (
+	"context"
 	"fmt"
-	"strings"
+	"io"
+	"os"
 	"time"
 
-	"ops_worker/internal/humanize"
+	"golang.org/x/term"
 )
 
-// screen is what --watch shows, and what it does next: a value that events change,
-// so that it can be tested without a terminal.
-type screen struct {
-	width, height int
-	colour        bool
-	every         time.Duration
-	top           int // the first line of the report that is shown
+// clearScreen moves the cursor to the top and clears what is below it.
+const clearScreen = "\x1b[H\x1b[2J"
 
-	report  *Report   // the newest, nil before the first
-	readAt  time.Time // when it came, by this process's monotonic clock
-	err     error     // of the newest reading, nil where it went well
-	began   time.Time // when the newest reading began
-	reading bool
-	now     time.Time
+// Watch prints a report every so often on a terminal, until q or Ctrl-C is pressed or
+// ctx ends. While the database is away, the newest report stays, with its age.
+func Watch(ctx context.Context, read func(context.Context) (Report, error), in, out *os.File, colour bool, every time.Duration) error {
+	before, err := term.MakeRaw(int(in.Fd())) // so that a key comes without Enter
+	if err != nil {
+		return fmt.Errorf("--watch: %w", err)
+	}
+	defer func() { _ = term.Restore(int(in.Fd()), before) }()
+	size := func() (width, height int) {
+		width, height, err := term.GetSize(int(out.Fd()))
+		if err != nil || width < 1 {
+			return 80, 24
+		}
+		return width, height
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go untilQuit(in, cancel)
+	return watch(ctx, read, out, size, colour, every)
 }
 
-// The events. A tick comes once a second.
-type (
-	tickEvent    time.Time
-	resizeEvent  struct{ width, height int }
-	keyEvent     string // the name of what was pressed
-	readingEvent struct {
-		report Report
-		err    error
-		at     time.Time
-	}
-)
-
-// action is what an event makes necessary.
-type action int
-
-const (
-	wait action = iota
-	read
-	quit
-)
-
-// update takes one event.
-func (s screen) update(event any) (screen, action) {
-	switch e := event.(type) {
-	case resizeEvent:
-		s.width, s.height = e.width, e.height
-	case tickEvent:
-		s.now = time.Time(e)
-		// One that hangs is waited for: it ends by itself.
-		if !s.reading && (s.began.IsZero() || s.now.Sub(s.began) >= s.every) {
-			s.reading, s.began = true, s.now
-			return s, read
-		}
-	case readingEvent:
-		s.reading, s.now, s.err = false, e.at, e.err
-		if e.err == nil {
-			s.report, s.readAt = &e.report, e.at
-		}
-	case keyEvent:
-		page := max(1, s.height-4)
-		switch string(e) {
-		case "q", "Q", "ctrl+c", "esc":
-			return s, quit
-		case "k", "up":
-			s.top--
-		case "j", "down":
-			s.top++
-		case "b", "pgup":
-			s.top -= page
-		case "space", "f", "pgdown":
-			s.top += page
+// untilQuit waits for q, Ctrl-C or the end of the keys.
+func untilQuit(keys io.Reader, quit func()) {
+	defer quit()
+	key := make([]byte, 1)
+	for {
+		if _, err := keys.Read(key); err != nil || key[0] == 'q' || key[0] == 3 {
+			return
 		}
 	}
-	s.top = max(0, min(s.top, len(s.body())-s.room()))
-	return s, wait
 }
 
-// head is what stands above the report: whether it is the newest there is.
-func (s screen) head() []line {
-	if s.err == nil {
-		return nil
+func watch(ctx context.Context, read func(context.Context) (Report, error), out io.Writer, size func() (int, int), colour bool, every time.Duration) error {
+	lines, readAt := []line{{{text: "nothing has been read yet"}}}, time.Time{}
+	for {
+		width, height := size()
+		report, err := read(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		var head []line
+		if err == nil {
+			lines, readAt = report.lines(width), time.Now()
+		} else {
+			head = []line{{{"! " + clean(err.Error()), alarm}}}
+			if !readAt.IsZero() {
+				head = append(head, line{{fmt.Sprintf("! this was read %s ago", ago(time.Since(readAt))), alarm}})
+			}
+		}
+		page := clearScreen
+		for _, l := range append(head, lines...)[:min(len(head)+len(lines), max(1, height-1))] {
+			page += l.render(width, colour) + "\r\n" // a raw terminal does not add the return
+		}
+		if _, err := io.WriteString(out, page); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(every):
+		}
 	}
-	shown := "nothing has been read yet"
-	if s.report != nil {
-		shown = fmt.Sprintf("this is the reading of %s ago", ago(s.now.Sub(s.readAt)))
-	}
-	return []line{{{"! " + shown + ", tried again every " + humanize.Age(s.every), alarm}}, {{"! " + s.err.Error(), alarm}}}
-}
-
-func (s screen) body() []line {
-	switch {
-	case s.report != nil:
-		return s.report.lines(s.width)
-	case s.err == nil:
-		return []line{{{text: "reading…"}}}
-	}
-	return nil
-}
-
-// room is how many lines of the report are shown at once.
-func (s screen) room() int { return max(1, s.height-len(s.head())-1) }
-
-// view is the screen, a line each, none longer than it is wide.
-func (s screen) view() []string {
-	body := s.body()
-	top := max(0, min(s.top, len(body)-s.room()))
-	end := min(len(body), top+s.room())
-	foot := fmt.Sprintf("every %s  q quits", humanize.Age(s.every))
-	if below := len(body) - end; below > 0 || top > 0 {
-		foot += fmt.Sprintf("  ↑↓ scroll: %d lines above, %d below", top, below)
-	}
-	lines := append(s.head(), body[top:end]...)
-	lines = append(lines, line{{foot, faint}})
-	if len(lines) > s.height {
-		lines = lines[:max(1, s.height)]
-	}
-	return strings.Split(strings.TrimSuffix(text(lines, s.width, s.colour, "\n"), "\n"), "\n")
 }
