@@ -45,28 +45,15 @@ func (b stuckBuffer) Push(c spool.Cycle) ([]spool.Cycle, error) {
 	return b.Buffer.Push(c)
 }
 
-// stuckHeart waits where turns go to disk.
-type stuckHeart struct{ *stuck }
-
-func (h stuckHeart) Beat(string, time.Duration) error {
-	h.wait()
-	return nil
-}
-
-func (h stuckHeart) Forget(...string) error {
-	h.wait()
-	return nil
-}
-
-// inMemory is a worker whose store, buffer and heart are a test's own.
-func inMemory(store Store, leases lease.Store, buffer spool.Buffer, heart Heart, probed probe.Probe, log *logtest.Log) *Worker {
+// inMemory is a worker whose store and buffer are a test's own.
+func inMemory(store Store, leases lease.Store, buffer spool.Buffer, probed probe.Probe, log *logtest.Log) *Worker {
 	w := &Worker{
 		cfg:      config.Config{MetricsInterval: 5 * time.Second, HealthInterval: time.Minute, LeaseTTL: 15 * time.Second},
 		log:      log.Logger(),
-		beats:    newBeats(heart, log.Logger()),
+		heart:    NoHeart,
 		Observer: NoObserver,
 	}
-	w.Lease = lease.New(leases, "stuck", w.cfg.LeaseTTL, w.log, lease.Hooks{Turned: func(next time.Duration) { w.beats.turned(leaseLoop, next) }})
+	w.Lease = lease.New(leases, "stuck", w.cfg.LeaseTTL, w.log, lease.Hooks{Turned: func(time.Duration) {}})
 	targets := watching(config.ProbeCounters, map[string]probe.Probe{"ingest": probed})
 	w.Health = NewHealthMonitor(targets, store, w.Lease, w.cfg.HealthInterval, Alerts{})
 	w.Metrics = NewMetricsCollector(targets, store, w.Lease, buffer, w.cfg.MetricsInterval)
@@ -102,7 +89,7 @@ func testAStandstill(t *testing.T, what string, within time.Duration) {
 	}
 	fake := newFakeStore()
 	var log logtest.Log
-	w := inMemory(stuckStore{fake, of("store")}, fake, stuckBuffer{spool.NewMemory(100), of("buffer")}, NoHeart,
+	w := inMemory(stuckStore{fake, of("store")}, fake, stuckBuffer{spool.NewMemory(100), of("buffer")},
 		func(context.Context) probe.Reading {
 			of("probe").wait()
 			return probe.Reading{Status: probe.Healthy}
@@ -154,46 +141,12 @@ func testAStandstill(t *testing.T, what string, within time.Duration) {
 	<-ended
 }
 
-// A state directory that hangs fails the health check, and keeps nothing from its work
-// or its end.
-func TestAStateDirectoryThatHangsStopsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fake, at := newFakeStore(), &stuck{}
-		var log logtest.Log
-		w := inMemory(fake, fake, spool.NewMemory(100), stuckHeart{at}, answering(probe.Reading{Status: probe.Healthy}), &log)
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			defer w.beats.writing()()
-			w.Lease.Run(ctx, w.collect)
-		}()
-		pass(time.Minute)
-		gate := make(chan struct{})
-		at.gate.Store(&gate)
-		pass(time.Hour)
-		if stored := time.Since(w.Metrics.StoredAt()); !w.Lease.Status().Leading || w.Lease.Status().Epoch != 1 || stored > 6*time.Second {
-			t.Errorf("lease %+v, its newest store is %s old", w.Lease.Status(), stored)
-		}
-		stop()
-		begin := time.Now()
-		<-ended
-		if took := time.Since(begin); took > time.Second {
-			t.Errorf("it took %s to stop", took)
-		}
-		if fake.Holder != "" {
-			t.Errorf("the lease is still %s's", fake.Holder)
-		}
-		close(gate)
-	})
-}
-
 // Stores that fail, and a database that is away, are no standstill.
 func TestAnOutageIsNoStandstill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fake := newFakeStore()
 		var log logtest.Log
-		w := inMemory(fake, fake, spool.NewMemory(10_000), NoHeart, answering(probe.Reading{Status: probe.Healthy}), &log)
+		w := inMemory(fake, fake, spool.NewMemory(10_000), answering(probe.Reading{Status: probe.Healthy}), &log)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
@@ -218,7 +171,7 @@ func TestAStopEndsWhileALoopStandsStill(t *testing.T) {
 		gate := make(chan struct{})
 		at.gate.Store(&gate)
 		var log logtest.Log
-		w := inMemory(stuckStore{fake, at}, fake, spool.NewMemory(10), NoHeart, answering(probe.Reading{Status: probe.Healthy}), &log)
+		w := inMemory(stuckStore{fake, at}, fake, spool.NewMemory(10), answering(probe.Reading{Status: probe.Healthy}), &log)
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {

@@ -39,7 +39,7 @@ type Worker struct {
 	cfg    config.Config
 	pool   *pgxpool.Pool
 	log    zerolog.Logger
-	beats  *beats
+	heart  Heart
 	http   *probe.Client
 	client *db.Client
 	schema *schemaKeeper
@@ -58,7 +58,7 @@ type Worker struct {
 
 // NewWorker wires the parts; nothing runs yet, and the database is not asked.
 func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart Heart, log zerolog.Logger) *Worker {
-	w := &Worker{cfg: cfg, pool: pool, log: log, beats: newBeats(heart, log), http: probe.ClientOf(cfg), Observer: NoObserver}
+	w := &Worker{cfg: cfg, pool: pool, log: log, heart: heart, http: probe.ClientOf(cfg), Observer: NoObserver}
 	w.client = db.NewClient(pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
 	w.schema = newSchemaKeeper(w.client, func(ctx context.Context) ([]schema.Change, error) {
 		return schema.Ensure(ctx, pool, w.migratorOptions()...)
@@ -67,7 +67,7 @@ func NewWorker(cfg config.Config, pool *pgxpool.Pool, buffer spool.Buffer, heart
 	leases := lease.NewPostgres(w.client)
 	leases.CycleInterval = cfg.MetricsInterval
 	w.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, lease.Hooks{
-		Turned:     func(next time.Duration) { w.beats.turned(leaseLoop, next) },
+		Turned:     func(next time.Duration) { w.heart.Beat(leaseLoop, next) },
 		Superseded: func(lastCycleAt time.Time) { w.Metrics.DropSuperseded(log, lastCycleAt) },
 	})
 	w.Targets = probe.Targets(cfg.Services, w.http, w.Store.Ping)
@@ -109,7 +109,6 @@ func holderName() string {
 func (w *Worker) Run(ctx context.Context) error {
 	w.Health.observer, w.Metrics.observer = w.Observer, w.Observer
 	ctx, stop := context.WithCancel(ctx)
-	defer w.beats.writing()()
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
@@ -118,7 +117,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if err := w.awaitDatabase(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	w.beats.ended(startLoop)
+	w.heart.Forget(startLoop)
 	running.Go(func() {
 		// Beside the lease: without its table nobody leads.
 		(&Loop{Name: schemaLoop, Interval: schemaInterval, Deadline: startDeadline, FirstAfter: schemaInterval, Cycle: w.schema.cycle, Log: w.log}).Run(ctx)
@@ -140,7 +139,7 @@ func (w *Worker) awaitDatabase(ctx context.Context) error {
 	retry := backoff.New(startBackOff)
 	var logged time.Time
 	for {
-		w.beats.turned(startLoop, startDeadline)
+		w.heart.Beat(startLoop, startDeadline)
 		err := w.attemptStart(ctx)
 		if err == nil || schema.IsRefused(err) {
 			return err
@@ -249,7 +248,7 @@ func (w *Worker) collect(ctx context.Context) {
 			w.Observer.CycleEnded(loop.Name, took, err, skipped)
 		}
 		if loop.Name == HealthLoop || loop.Name == MetricsLoop {
-			loop.Turned = func() { w.beats.turned(loop.Name, loop.Interval) }
+			loop.Turned = func() { w.heart.Beat(loop.Name, loop.Interval) }
 			loop.StandsStill = w.Lease.StandDown
 		}
 	}
@@ -257,7 +256,7 @@ func (w *Worker) collect(ctx context.Context) {
 	context.AfterFunc(ctx, func() { stopped <- time.Now() })
 	runLoops(ctx, loops)
 	w.storeLast(ctx, <-stopped)
-	w.beats.ended(HealthLoop, MetricsLoop)
+	w.heart.Forget(HealthLoop, MetricsLoop)
 }
 
 // readyIntervals is how many intervals a leader may be without a store that
@@ -306,14 +305,6 @@ func runLoops(ctx context.Context, loops []*Loop) {
 	}
 	running.Wait()
 }
-
-// NoHeart is for a worker that runs no loops.
-var NoHeart Heart = noHeart{}
-
-type noHeart struct{}
-
-func (noHeart) Beat(string, time.Duration) error { return nil }
-func (noHeart) Forget(...string) error           { return nil }
 
 // Once runs cycle under the lease. With dryRun the cycle stores nothing; nor
 // does it while another replica, which is then returned, holds the lease.

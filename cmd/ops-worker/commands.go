@@ -142,18 +142,35 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	// net/http logs there what a service sends unasked.
 	stdlog.SetOutput(faultlog.NewWriter(log))
 	stdlog.SetFlags(0)
-	heart, err := heartbeat.New(cfg.StateDir, cfg.ServiceName)
-	if err != nil {
-		log.Error().Err(err).Msg("heartbeat not written, healthcheck will fail")
-	}
-	defer heart.Close()
+	heart := heartbeat.New(cfg.StateDir, cfg.ServiceName)
+	defer beside(func(ctx context.Context) { heart.Run(ctx, log) })()
 	return withPools(context.WithoutCancel(ctx), cfg, func(p pools) error {
 		return runOn(ctx, cfg, p, heart, anyDatabase, log)
 	})
 }
 
+// besideGrace is how long a stop waits for what hangs on a disk.
+const besideGrace = 500 * time.Millisecond
+
+// beside runs something beside the worker, and returns what ends it.
+func beside(run func(context.Context)) (end func()) {
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		run(ctx)
+	}()
+	return func() {
+		stop()
+		select {
+		case <-ended:
+		case <-time.After(besideGrace):
+		}
+	}
+}
+
 // runOn is runWorker with what it needs.
-func runOn(ctx context.Context, cfg config.Config, p pools, heart collectors.Heart, anyDatabase bool, log zerolog.Logger) error {
+func runOn(ctx context.Context, cfg config.Config, p pools, heart *heartbeat.Heart, anyDatabase bool, log zerolog.Logger) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	buffer := spool.NewMemory(cfg.BufferCycles)
@@ -190,7 +207,7 @@ func runOn(ctx context.Context, cfg config.Config, p pools, heart collectors.Hea
 	var serving sync.WaitGroup
 	if cfg.HTTPAddr != "" {
 		metrics := observe(worker, p.own, names)
-		handler := listener.Handler(metrics, func() error { return heartbeat.Check(cfg.StateDir, cfg.ServiceName) }, worker.Ready)
+		handler := listener.Handler(metrics, heart.Check, worker.Ready)
 		serving.Go(func() { listener.Serve(ctx, cfg.HTTPAddr, handler, log) })
 	}
 	err := worker.Run(ctx)

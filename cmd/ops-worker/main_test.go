@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"ops_worker/internal/logtest"
@@ -373,6 +374,18 @@ func TestRunServesHTTP(t *testing.T) {
 	if strings.Contains(metrics+log.String(), "hunter2") {
 		t.Error("the password is out")
 	}
+}
+
+// A state directory that hangs keeps no worker from its end.
+func TestAStopDoesNotWaitForADiskThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, began := make(chan struct{}), time.Now()
+		beside(func(context.Context) { <-disk })()
+		if took := time.Since(began); took != besideGrace {
+			t.Errorf("it took %s", took)
+		}
+		close(disk)
+	})
 }
 
 func TestRunWaitsForADatabaseThatIsAway(t *testing.T) {

@@ -215,7 +215,7 @@ func variables() (names []string) {
 	return names
 }
 
-// settings are the variables that have a value.
+// settings are the variables that have a value, and STATE_DIR.
 func settings(environ []string) map[string]string {
 	set := map[string]string{}
 	for _, pair := range environ {
@@ -225,6 +225,12 @@ func settings(environ []string) map[string]string {
 		}
 		if value != "" {
 			set[name] = value
+		}
+	}
+	if set["STATE_DIR"] == "" {
+		set["STATE_DIR"] = filepath.Join(os.TempDir(), fmt.Sprintf("ops-worker-%d", os.Geteuid()))
+		if own := set["XDG_RUNTIME_DIR"]; own != "" {
+			set["STATE_DIR"] = filepath.Join(own, "ops-worker")
 		}
 	}
 	return set
@@ -241,14 +247,7 @@ type Heartbeat struct {
 // HeartbeatFrom reads it from "NAME=value" pairs.
 func HeartbeatFrom(environ []string) (h Heartbeat, err error) {
 	err = env.ParseWithOptions(&h, env.Options{Environment: settings(environ)})
-	h.complete()
 	return h, err
-}
-
-func (h *Heartbeat) complete() {
-	if h.StateDir == "" {
-		h.StateDir = filepath.Join(os.TempDir(), fmt.Sprintf("ops-worker-%d", os.Geteuid()))
-	}
 }
 
 // complete checks what the parsers let through, and fills in what follows from
@@ -279,7 +278,6 @@ func (c *Config) complete(p *problems) {
 	if c.BufferCycles == 0 && c.MetricsInterval >= minMetricsInterval {
 		c.BufferCycles = max(int(defaultBufferSpan/c.MetricsInterval), 1)
 	}
-	c.Heartbeat.complete()
 }
 
 const notAPort = "must be between 1 and 65535"
