@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -163,7 +162,7 @@ func FromEnvironment(environ []string) (Config, error) {
 }
 
 // libpqVariable is one of the driver's own, such as PGHOST: no misspelling of ours.
-var libpqVariable = regexp.MustCompile(`^PG[A-Z]`)
+var libpqVariable = pattern(`^PG[A-Z]`)
 
 // gone are settings of earlier versions, and what to do instead.
 var gone = map[string]string{
@@ -181,7 +180,7 @@ func misspelt(set map[string]string) (warnings []string) {
 			warnings = append(warnings, fmt.Sprintf("%s is no setting any more: %s", name, instead))
 			continue
 		}
-		if slices.Contains(known, name) || libpqVariable.MatchString(name) || serviceLink.MatchString(name) {
+		if slices.Contains(known, name) || libpqVariable().MatchString(name) || serviceLink().MatchString(name) {
 			continue
 		}
 		near := slices.DeleteFunc(humanize.Near(name, known), func(near string) bool { return near[:3] != name[:min(3, len(name))] })

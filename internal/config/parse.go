@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caarlos0/env/v11"
@@ -29,7 +30,12 @@ var errDuration = errors.New("must be a number of seconds or a duration like 30s
 // maxDuration keeps sums of settings far from overflow: ten years.
 const maxDuration = 10 * 365 * 24 * time.Hour
 
-var plainNumber = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?$`)
+// pattern compiles a regular expression when it is first used: healthcheck needs none.
+func pattern(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
+
+var plainNumber = pattern(`^[0-9]+(\.[0-9]+)?$`)
 
 // parseDuration takes seconds, a Go duration, or days (7d).
 func parseDuration(text string) (any, error) {
@@ -37,7 +43,7 @@ func parseDuration(text string) (any, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		number, unit = days, 24*time.Hour
 	}
-	if plainNumber.MatchString(number) {
+	if plainNumber().MatchString(number) {
 		n, err := strconv.ParseFloat(number, 64)
 		if err != nil || n > float64(maxDuration/unit) {
 			return nil, errDuration
@@ -70,7 +76,7 @@ func (p Percent) Share() float64 { return float64(p) / 100 }
 func parsePercent(text string) (any, error) {
 	number := strings.TrimSpace(strings.TrimSuffix(text, "%"))
 	n, err := strconv.ParseFloat(number, 64)
-	if err != nil || !plainNumber.MatchString(number) {
+	if err != nil || !plainNumber().MatchString(number) {
 		return nil, errors.New("must be a percentage like 2% or 0.5%")
 	}
 	return Percent(n), nil

@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -11,15 +10,15 @@ import (
 // platformWorkerVariable matches what the platform's newest release sets for its
 // own ops_worker and for no other reason: its object store, its broker's API, its
 // certificate authority and its over-the-air updates.
-var platformWorkerVariable = regexp.MustCompile(`^(?:S3_ENDPOINT|EMQX_API_URL|DEVICE_CA_KEY_PATH|OTA_\w+)$`)
+var platformWorkerVariable = pattern(`^(?:S3_ENDPOINT|EMQX_API_URL|DEVICE_CA_KEY_PATH|OTA_\w+)$`)
 
 // serviceLink matches what Kubernetes sets for a service of the namespace, which
 // may be called ota.
-var serviceLink = regexp.MustCompile(`_SERVICE_HOST$|_SERVICE_PORT(?:_\w+)?$|_PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?$`)
+var serviceLink = pattern(`_SERVICE_HOST$|_SERVICE_PORT(?:_\w+)?$|_PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?$`)
 
 func platformWorkerSettings(set map[string]string) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(set)), func(name string) bool {
-		return !platformWorkerVariable.MatchString(name) || serviceLink.MatchString(name)
+		return !platformWorkerVariable().MatchString(name) || serviceLink().MatchString(name)
 	})
 }
 

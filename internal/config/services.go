@@ -2,7 +2,6 @@ package config
 
 import (
 	"net"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,7 +167,7 @@ func (p *problems) checkInstances(s Service) {
 	p.check(s.Variable, len(slices.Compact(slices.Sorted(slices.Values(s.Addresses)))) == len(s.Addresses), "names an instance twice")
 }
 
-var serviceName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
+var serviceName = pattern(`^[a-z0-9_-]{1,64}$`)
 
 // maxWrongEntries is how many entries of HEALTH_SERVICES are told what is wrong
 // with them.
@@ -199,7 +198,7 @@ func extraServices(p *problems, value string) []Service {
 			refuse("entry %d is a URL without a name: each is a service, name the second one too, as in a=http://one,a-2=http://two", i+1)
 		case !found:
 			refuse("entry %d is not of the form name=url", i+1)
-		case !serviceName.MatchString(name):
+		case !serviceName().MatchString(name):
 			refuse("the name of entry %d must be 1 to 64 characters of a-z 0-9 _ -", i+1)
 		case reserved[name]:
 			refuse("%s is a name of the platform's own", name)
