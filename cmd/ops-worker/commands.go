@@ -228,7 +228,9 @@ func runOn(ctx context.Context, cfg config.Config, p pools, heart *heartbeat.Hea
 
 // observe lets metrics follow the worker.
 func observe(worker *collectors.Worker, pool *pgxpool.Pool, monitored []string) *listener.Metrics {
-	metrics := listener.NewMetrics(listener.Build{Version: version, Commit: commit}, monitored, listener.Source{
+	metrics := listener.NewMetrics(listener.Source{
+		Version: version, Commit: commit, Services: monitored,
+		Health: collectors.HealthLoop, Metrics: collectors.MetricsLoop, Store: collectors.StoreLoop,
 		Lease: func() (bool, int64) {
 			status := worker.Lease.Status()
 			return status.Leading, status.Epoch
@@ -305,14 +307,16 @@ func newHealthcheckCommand(environ []string) *cobra.Command {
 		Long: "Reads the heartbeat that `ops-worker run` leaves in STATE_DIR, so it needs neither\n" +
 			"a port nor the database: a database that is away is not mended by a restart.",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			worker, err := config.HeartbeatFrom(environ)
-			if err != nil {
-				return err
-			}
-			return heartbeat.Check(worker.StateDir, worker.ServiceName)
-		},
+		RunE: func(*cobra.Command, []string) error { return healthcheck(environ) },
 	}
+}
+
+func healthcheck(environ []string) error {
+	worker, err := config.HeartbeatFrom(environ)
+	if err != nil {
+		return err
+	}
+	return heartbeat.Check(worker.StateDir, worker.ServiceName)
 }
 
 func newVersionCommand() *cobra.Command {

@@ -25,7 +25,7 @@ const (
 	slack         = 2 * time.Second // and so much longer on a machine under load
 	writeInterval = 2 * time.Second
 	goneAfter     = 10 * time.Second // a worker that writes nothing for so long is gone
-	turning          = "the loops turn"
+	turning       = "the loops turn"
 )
 
 // Heart keeps the last turn of each of a worker's loops.

@@ -1,3 +1,4 @@
+// Package listener serves /health, /ready and /metrics, if HTTP_ADDR is set.
 package listener
 
 import (
@@ -12,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/rs/zerolog"
 
 	"ops_worker/internal/backoff"
@@ -26,8 +26,6 @@ const (
 	idleTimeout    = 30 * time.Second
 	maxConnections = 64 // without a request in hand
 	maxHeader      = 8 << 10
-	maxScrapes     = 2
-	stopTimeout    = 500 * time.Millisecond
 )
 
 // longestRetry is how soon after an address is free it is listened at.
@@ -35,14 +33,11 @@ const longestRetry = 10 * time.Second
 
 // Handler serves /health and /ready, each 200 unless its function fails, and
 // /metrics.
-func Handler(metrics *Metrics, health, ready func() error) http.Handler {
+func Handler(metrics http.Handler, health, ready func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /health", answer(health, "healthy"))
 	mux.Handle("GET /ready", answer(ready, "ready"))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics.registry, promhttp.HandlerOpts{
-		MaxRequestsInFlight: maxScrapes,
-		Timeout:             requestTimeout,
-	}))
+	mux.Handle("GET /metrics", metrics)
 	return mux
 }
 
@@ -97,19 +92,8 @@ func serve(ctx context.Context, socket net.Listener, handler http.Handler, log z
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          stdlog.New(faultlog.NewWriter(log), "", 0),
 	}
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		if err := server.Shutdown(limited); err != nil {
-			_ = server.Close() // slow clients, dropped at the time limit
-		}
-	})
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })() // no stop waits for a client
 	err := server.Serve(socket)
-	if !stop() {
-		<-stopped
-	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

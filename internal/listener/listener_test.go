@@ -10,16 +10,15 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
-	worker "ops_worker/collectors"
 	"ops_worker/internal/logtest"
 	"ops_worker/internal/probe"
 )
@@ -27,7 +26,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newMetrics() *Metrics {
-	return NewMetrics(Build{"v1.2.3", "0123abc"}, []string{"ingest", "postgres"}, Source{
+	return NewMetrics(Source{
+		Version: "v1.2.3", Commit: "0123abc", Services: []string{"ingest", "postgres"}, Health: "health", Metrics: "metrics", Store: "store",
 		Lease:  func() (bool, int64) { return true, 7 },
 		Buffer: func() (int, time.Duration) { return 3, 15 * time.Second },
 		Pool:   func() (int, int) { return 4, 3 },
@@ -44,19 +44,10 @@ func scrape(t *testing.T, m *Metrics) string {
 	return recorder.Body.String()
 }
 
-func TestMetricsAreAsPrometheusWantsThem(t *testing.T) {
-	m := newMetrics()
-	exercise(m)
-	problems, err := testutil.GatherAndLint(m.registry)
-	if err != nil || len(problems) > 0 {
-		t.Errorf("%v, %v", problems, err)
-	}
-}
-
 func exercise(m *Metrics) {
-	m.CycleEnded(worker.HealthLoop, 200*time.Millisecond, errors.New("x"), 0)
-	m.CycleEnded(worker.MetricsLoop, 300*time.Millisecond, nil, 2)
-	m.CycleEnded(worker.StoreLoop, 400*time.Millisecond, nil, 0)
+	m.CycleEnded("health", 200*time.Millisecond, errors.New("x"), 0)
+	m.CycleEnded("metrics", 300*time.Millisecond, nil, 2)
+	m.CycleEnded("store", 400*time.Millisecond, nil, 0)
 	m.Probed([]probe.Observation{{Service: "ingest", Took: 30 * time.Millisecond, Reading: probe.Reading{Status: probe.Down}}})
 	m.Aggregated(20 * time.Millisecond)
 	m.Counted("devices", 2*time.Second, 100*time.Second, true)
@@ -119,15 +110,16 @@ func TestTheOperationPageNamesTheMetrics(t *testing.T) {
 	page, _, _ = strings.Cut(page, "\n\n")
 	m := newMetrics()
 	exercise(m)
-	families, err := m.registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
 	shown := 0
-	for _, family := range families {
-		name := family.GetName()
-		if strings.HasPrefix(name, "go_") || strings.HasPrefix(name, "process_") {
+	var name, kind string
+	for line := range strings.Lines(scrape(t, m)) {
+		if fields := strings.Fields(line); len(fields) == 4 && fields[1] == "TYPE" {
+			name, kind = fields[2], fields[3]
 			continue
+		}
+		ours := strings.HasPrefix(line, "pulse_") || strings.HasPrefix(line, "ops_worker_")
+		if !ours || name == "" {
+			continue // go_* and process_*, or another series of the same name
 		}
 		shown++
 		var row string
@@ -137,15 +129,16 @@ func TestTheOperationPageNamesTheMetrics(t *testing.T) {
 			}
 		}
 		cells := strings.Split(row, "|") // before the first one is nothing
-		if len(cells) < 5 || strings.TrimSpace(cells[2]) != strings.ToLower(family.GetType().String()) {
-			t.Errorf("%s is a %s, and the page has %q", name, family.GetType(), row)
+		if len(cells) < 5 || strings.TrimSpace(cells[2]) != kind {
+			t.Errorf("%s is a %s, and the page has %q", name, kind, row)
 			continue
 		}
-		for _, label := range family.GetMetric()[0].GetLabel() {
-			if !strings.Contains(cells[3], "`"+label.GetName()+"`") {
-				t.Errorf("%s has the label %s, and the page has %q", name, label.GetName(), row)
+		for _, label := range regexp.MustCompile(`([a-z]+)="`).FindAllStringSubmatch(line, -1) {
+			if label[1] != "le" && !strings.Contains(cells[3], "`"+label[1]+"`") {
+				t.Errorf("%s has the label %s, and the page has %q", name, label[1], row)
 			}
 		}
+		name = ""
 	}
 	if named := strings.Count(page, "`ops_worker_") + strings.Count(page, "`pulse_"); named != shown {
 		t.Errorf("the page names %d metrics, and %d are shown", named, shown)
@@ -154,7 +147,7 @@ func TestTheOperationPageNamesTheMetrics(t *testing.T) {
 
 func TestAStandbyKnowsNoStateOfNow(t *testing.T) {
 	leading := true
-	m := NewMetrics(Build{}, []string{"ingest"}, Source{
+	m := NewMetrics(Source{
 		Lease:  func() (bool, int64) { return leading, 7 },
 		Buffer: func() (int, time.Duration) { return 0, 0 },
 		Pool:   func() (int, int) { return 0, 0 },
@@ -173,10 +166,10 @@ func TestAStandbyKnowsNoStateOfNow(t *testing.T) {
 func TestAStoreMayTakeTwoCycles(t *testing.T) {
 	m := newMetrics()
 	for range 3 {
-		m.CycleEnded(worker.MetricsLoop, time.Second, nil, 0)
+		m.CycleEnded("metrics", time.Second, nil, 0)
 	}
-	m.CycleEnded(worker.StoreLoop, time.Second, nil, 0)
-	m.CycleEnded(worker.StoreLoop, time.Second, nil, 0) // of what an outage left
+	m.CycleEnded("store", time.Second, nil, 0)
+	m.CycleEnded("store", time.Second, nil, 0) // of what an outage left
 	if text := scrape(t, m); !strings.Contains(text, `pulse_processing_duration_seconds_sum{operation="metrics_collector",service="ops_worker"} 3`) {
 		t.Error(text)
 	}
@@ -313,7 +306,7 @@ func TestHostileClients(t *testing.T) {
 	}
 	began := time.Now()
 	stop()
-	if took := time.Since(began); took > 5*stopTimeout {
+	if took := time.Since(began); took > time.Second {
 		t.Errorf("the stop took %s", took)
 	}
 }

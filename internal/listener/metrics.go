@@ -1,145 +1,123 @@
-// Package listener serves what an orchestrator and Prometheus ask a worker for,
-// where HTTP_ADDR says so: whether it is well, whether it is ready, and its
-// metrics. Nothing of it runs elsewhere.
 package listener
 
 import (
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/VictoriaMetrics/metrics"
 
-	worker "ops_worker/collectors"
 	"ops_worker/internal/probe"
 )
 
-// Build is what the binary was built from.
-type Build struct{ Version, Commit string }
-
-// Source is what is asked at every scrape.
+// Source is what a worker is asked at every scrape, and what does not change.
 type Source struct {
+	Version, Commit string
+	// Services are those that are asked, so that the series are bounded.
+	Services []string
+	// The names of the loops: a metrics cycle is gathered in one and stored in another.
+	Health, Metrics, Store string
 	// Lease tells whether this process leads, and the newest epoch that it led.
 	Lease func() (leading bool, epoch int64)
-	// Buffer tells how many cycles wait to be stored, and for how long the oldest
-	// has.
+	// Buffer tells how many cycles wait to be stored, and for how long the oldest.
 	Buffer func() (cycles int, age time.Duration)
 	// Pool tells how many connections to the database there are, and how many idle.
 	Pool func() (size, idle int)
 }
 
-// What the platform's dashboards look for: the service, whatever SERVICE_NAME is,
-// and the two jobs as operations. A metrics cycle is gathered in one loop and
-// stored in another.
-const (
-	platformService = "ops_worker"
-	healthWork      = "health_monitor"
-	metricsWork     = "metrics_collector"
-)
-
-// The platform's buckets, for its histogram and ours, in seconds.
-var buckets = []float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
-
-var _ worker.Observer = (*Metrics)(nil)
-
-// states are the values of the label state.
-var states = []probe.Status{probe.Healthy, probe.Degraded, probe.Down, probe.Unknown}
-
-// Metrics are what /metrics shows. The methods are those of an observer of the
-// worker; each is called by the loop that does the work.
+// Metrics are what /metrics shows. The methods are those of an observer of the worker.
 type Metrics struct {
-	registry *prometheus.Registry
-
-	processing       *prometheus.HistogramVec
-	cycles, failures *prometheus.CounterVec
-	skipped          *prometheus.CounterVec
-	probes           *prometheus.HistogramVec
-	aggregates       prometheus.Histogram
-	aggregateFailed  *prometheus.CounterVec
-	// By aggregate: what it costs, and how often it is due.
-	aggregateCost, aggregateEvery *prometheus.GaugeVec
-	stored, dropped, superseded   prometheus.Counter
-
+	source   Source
+	set      *metrics.Set
 	gathered chan time.Duration // how long the gathering took that waits for its store
 
 	mu    sync.Mutex
 	found map[string]probe.Status // by service
 }
 
-// NewMetrics makes the metrics of a worker. Monitored are all services that it
-// asks, so that the series are bounded.
-func NewMetrics(build Build, monitored []string, source Source) *Metrics {
-	m := &Metrics{registry: prometheus.NewRegistry(), gathered: make(chan time.Duration, 1), found: map[string]probe.Status{}}
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
-	}
-	m.processing = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "pulse_processing_duration_seconds", Help: "How long a cycle took.", Buckets: buckets,
-	}, []string{"service", "operation"}).MustCurryWith(prometheus.Labels{"service": platformService}).(*prometheus.HistogramVec)
-	m.cycles = counter("ops_worker_cycles_total", "Cycles that have ended, by loop.", "loop")
-	m.failures = counter("ops_worker_cycle_failures_total", "Cycles that failed, by loop.", "loop")
-	m.skipped = counter("ops_worker_skipped_ticks_total", "Ticks without a cycle of their own, as the one before took too long, by loop.", "loop")
-	m.probes = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name: "ops_worker_probe_duration_seconds", Help: "How long a service took to answer, or was waited for.", Buckets: buckets,
-	}, []string{"monitored"})
-	m.aggregates = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "ops_worker_aggregates_duration_seconds", Help: "How long a cycle's reading of the aggregates took.", Buckets: buckets,
-	})
-	gauge := func(name, help string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"aggregate"})
-	}
-	m.aggregateCost = gauge("ops_worker_aggregate_cost_seconds", "How long the database takes for an aggregate: the median of its last readings.")
-	m.aggregateEvery = gauge("ops_worker_aggregate_interval_seconds", "How often an aggregate is due within AGGREGATE_BUDGET.")
-	m.aggregateFailed = counter("ops_worker_aggregate_failures_total", "Readings that an aggregate's samples were missing from.", "aggregate")
-	samples := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
-	}
-	m.stored = samples("ops_worker_stored_samples_total", "Samples appended to system_metrics.")
-	m.dropped = samples("ops_worker_dropped_samples_total", "Samples that the buffer had no room for.")
-	m.superseded = samples("ops_worker_superseded_samples_total", "Samples that were not stored, since another replica had stored that time.")
+// The operations that the platform's dashboards look for, and its buckets, in seconds.
+const (
+	healthWork  = "health_monitor"
+	metricsWork = "metrics_collector"
+)
 
-	m.registry.MustRegister(m.processing, m.cycles, m.failures, m.skipped, m.probes, m.aggregates, m.aggregateCost, m.aggregateEvery, m.aggregateFailed, m.stored, m.dropped, m.superseded,
-		scraped{m, build, source},
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+var buckets = []float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
+
+// NewMetrics makes the metrics of a worker.
+func NewMetrics(source Source) *Metrics {
+	metrics.ExposeMetadata(true)
+	m := &Metrics{source: source, set: metrics.NewSet(), gathered: make(chan time.Duration, 1), found: map[string]probe.Status{}}
+	m.set.NewGauge(`pulse_db_pool_size{service="ops_worker"}`, func() float64 { size, _ := source.Pool(); return float64(size) })
+	m.set.NewGauge(`pulse_db_pool_free{service="ops_worker"}`, func() float64 { _, idle := source.Pool(); return float64(idle) })
+	m.set.NewGauge(`ops_worker_lease_held`, func() float64 { leading, _ := source.Lease(); return float64(oneIf(leading)) })
+	m.set.NewGauge(`ops_worker_lease_epoch`, func() float64 { _, epoch := source.Lease(); return float64(epoch) })
+	m.set.NewGauge(`ops_worker_buffered_cycles`, func() float64 { cycles, _ := source.Buffer(); return float64(cycles) })
+	m.set.NewGauge(`ops_worker_buffer_age_seconds`, func() float64 { _, age := source.Buffer(); return age.Seconds() })
+	m.set.NewGauge(fmt.Sprintf(`ops_worker_build_info{commit=%q,goversion=%q,version=%q}`, source.Commit, runtime.Version(), source.Version),
+		func() float64 { return 1 })
+	m.set.RegisterMetricsWriter(m.writeStates)
 	// A series that is not there yet cannot be told from one that is gone.
-	for _, loop := range []string{worker.HealthLoop, worker.MetricsLoop, worker.StoreLoop} {
-		m.cycles.WithLabelValues(loop)
-		m.failures.WithLabelValues(loop)
-		m.skipped.WithLabelValues(loop)
+	for _, loop := range []string{source.Health, source.Metrics, source.Store} {
+		m.countCycle(loop, 0, 0, 0)
 	}
 	for _, operation := range []string{healthWork, metricsWork} {
-		m.processing.WithLabelValues(operation)
+		m.processing(operation)
 	}
-	for _, name := range monitored {
-		m.probes.WithLabelValues(name)
+	for _, name := range source.Services {
+		m.probes(name)
 	}
+	m.aggregates()
+	m.Stored(0)
+	m.Dropped(0)
+	m.Superseded(0)
 	return m
+}
+
+func (m *Metrics) histogram(name string) *metrics.PrometheusHistogram {
+	return m.set.GetOrCreatePrometheusHistogramExt(name, buckets)
+}
+
+func (m *Metrics) processing(operation string) *metrics.PrometheusHistogram {
+	return m.histogram(fmt.Sprintf(`pulse_processing_duration_seconds{operation=%q,service="ops_worker"}`, operation))
+}
+
+func (m *Metrics) probes(service string) *metrics.PrometheusHistogram {
+	return m.histogram(fmt.Sprintf(`ops_worker_probe_duration_seconds{monitored=%q}`, service))
+}
+
+func (m *Metrics) aggregates() *metrics.PrometheusHistogram {
+	return m.histogram(`ops_worker_aggregates_duration_seconds`)
+}
+
+func (m *Metrics) countCycle(loop string, cycles, failures, skipped int) {
+	m.set.GetOrCreateCounter(fmt.Sprintf(`ops_worker_cycles_total{loop=%q}`, loop)).Add(cycles)
+	m.set.GetOrCreateCounter(fmt.Sprintf(`ops_worker_cycle_failures_total{loop=%q}`, loop)).Add(failures)
+	m.set.GetOrCreateCounter(fmt.Sprintf(`ops_worker_skipped_ticks_total{loop=%q}`, loop)).Add(skipped)
 }
 
 // CycleEnded counts a cycle.
 func (m *Metrics) CycleEnded(loop string, took time.Duration, err error, skipped int) {
-	m.cycles.WithLabelValues(loop).Inc()
-	m.skipped.WithLabelValues(loop).Add(float64(skipped))
-	failures := m.failures.WithLabelValues(loop)
-	if err != nil {
-		failures.Inc()
-	}
+	m.countCycle(loop, 1, oneIf(err != nil), skipped)
 	switch loop {
-	case worker.HealthLoop:
-		m.processing.WithLabelValues(healthWork).Observe(took.Seconds())
-	case worker.MetricsLoop:
+	case m.source.Health:
+		m.processing(healthWork).Update(took.Seconds())
+	case m.source.Metrics:
 		select {
 		case m.gathered <- took:
 		default: // the store before is slow, and takes this cycle too
 		}
-	case worker.StoreLoop:
+	case m.source.Store:
 		select {
 		case gathering := <-m.gathered:
-			m.processing.WithLabelValues(metricsWork).Observe((gathering + took).Seconds())
+			took += gathering
 		default:
-			m.processing.WithLabelValues(metricsWork).Observe(took.Seconds())
 		}
+		m.processing(metricsWork).Update(took.Seconds())
 	}
 }
 
@@ -148,92 +126,63 @@ func (m *Metrics) Probed(observations []probe.Observation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, o := range observations {
-		m.probes.WithLabelValues(o.Service).Observe(o.Took.Seconds())
+		m.probes(o.Service).Update(o.Took.Seconds())
 		m.found[o.Service] = o.Status
 	}
 }
 
-// Aggregated notes a cycle's reading of the aggregates.
-func (m *Metrics) Aggregated(took time.Duration) { m.aggregates.Observe(took.Seconds()) }
+// Aggregated notes how long a cycle's reading of the aggregates took.
+func (m *Metrics) Aggregated(took time.Duration) { m.aggregates().Update(took.Seconds()) }
 
-// Counted notes what became of one.
+// Counted notes what an aggregate costs, how often it is due, and whether it failed.
 func (m *Metrics) Counted(aggregate string, cost, every time.Duration, failed bool) {
-	m.aggregateCost.WithLabelValues(aggregate).Set(cost.Seconds())
-	m.aggregateEvery.WithLabelValues(aggregate).Set(every.Seconds())
-	failures := m.aggregateFailed.WithLabelValues(aggregate)
-	if failed {
-		failures.Inc()
-	}
+	m.set.GetOrCreateGauge(fmt.Sprintf(`ops_worker_aggregate_cost_seconds{aggregate=%q}`, aggregate), nil).Set(cost.Seconds())
+	m.set.GetOrCreateGauge(fmt.Sprintf(`ops_worker_aggregate_interval_seconds{aggregate=%q}`, aggregate), nil).Set(every.Seconds())
+	m.set.GetOrCreateCounter(fmt.Sprintf(`ops_worker_aggregate_failures_total{aggregate=%q}`, aggregate)).Add(oneIf(failed))
 }
 
 // Stored counts samples that were stored.
-func (m *Metrics) Stored(samples int) { m.stored.Add(float64(samples)) }
+func (m *Metrics) Stored(samples int) {
+	m.set.GetOrCreateCounter(`ops_worker_stored_samples_total`).Add(samples)
+}
 
 // Dropped counts samples that are lost.
-func (m *Metrics) Dropped(samples int) { m.dropped.Add(float64(samples)) }
-
-// Superseded counts samples in whose place another replica's stand.
-func (m *Metrics) Superseded(samples int) { m.superseded.Add(float64(samples)) }
-
-// scraped is what is read at the moment of a scrape.
-type scraped struct {
-	metrics *Metrics
-	build   Build
-	source  Source
+func (m *Metrics) Dropped(samples int) {
+	m.set.GetOrCreateCounter(`ops_worker_dropped_samples_total`).Add(samples)
 }
 
-func desc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(name, help, labels, nil)
+// Superseded counts samples that were not stored, since another replica had stored that
+// time.
+func (m *Metrics) Superseded(samples int) {
+	m.set.GetOrCreateCounter(`ops_worker_superseded_samples_total`).Add(samples)
 }
 
-var (
-	poolSize    = desc("pulse_db_pool_size", "Connections to the database.", "service")
-	poolFree    = desc("pulse_db_pool_free", "Connections to the database that are idle.", "service")
-	state       = desc("ops_worker_service_state", "1 for the state in which a service was found last, 0 for the others; of the replica that collects.", "monitored", "state")
-	leaseHeld   = desc("ops_worker_lease_held", "1 while this replica collects, 0 while it stands by.")
-	leaseEpoch  = desc("ops_worker_lease_epoch", "The newest term that this replica collected in, 0 before the first.")
-	buffered    = desc("ops_worker_buffered_cycles", "Cycles that wait to be stored.")
-	bufferedAge = desc("ops_worker_buffer_age_seconds", "How long the oldest of them has waited.")
-	buildInfo   = desc("ops_worker_build_info", "1, with what the binary was built from.", "version", "commit", "goversion")
-)
-
-// Describe lists what Collect gives.
-func (scraped) Describe(all chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{poolSize, poolFree, state, leaseHeld, leaseEpoch, buffered, bufferedAge, buildInfo} {
-		all <- d
+// writeStates writes 1 for the state in which each service was found last, and 0 for
+// the others. What a replica found before it stood by is no state of now.
+func (m *Metrics) writeStates(w io.Writer) {
+	if leading, _ := m.source.Lease(); !leading {
+		return
 	}
-}
-
-// Collect reads it.
-func (s scraped) Collect(all chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
-		all <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
-	}
-	size, idle := s.source.Pool()
-	gauge(poolSize, float64(size), platformService)
-	gauge(poolFree, float64(idle), platformService)
-	leading, epoch := s.source.Lease()
-	gauge(leaseHeld, number(leading))
-	gauge(leaseEpoch, float64(epoch))
-	cycles, age := s.source.Buffer()
-	gauge(buffered, float64(cycles))
-	gauge(bufferedAge, age.Seconds())
-	gauge(buildInfo, 1, s.build.Version, s.build.Commit, runtime.Version())
-	if !leading {
-		return // what a replica found before it stood by is no state of now
-	}
-	s.metrics.mu.Lock()
-	defer s.metrics.mu.Unlock()
-	for service, found := range s.metrics.found {
-		for _, status := range states {
-			gauge(state, number(status == found), service, string(status))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	metrics.WriteMetadataIfNeeded(w, "ops_worker_service_state", "gauge")
+	for _, service := range slices.Sorted(maps.Keys(m.found)) {
+		for _, state := range []probe.Status{probe.Healthy, probe.Degraded, probe.Down, probe.Unknown} {
+			fmt.Fprintf(w, "ops_worker_service_state{monitored=%q,state=%q} %d\n", service, state, oneIf(m.found[service] == state))
 		}
 	}
 }
 
-func number(b bool) float64 {
+func oneIf(b bool) int {
 	if b {
 		return 1
 	}
 	return 0
+}
+
+// ServeHTTP writes all metrics in the text format of Prometheus.
+func (m *Metrics) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	m.set.WritePrometheus(w)
+	metrics.WriteProcessMetrics(w)
 }
