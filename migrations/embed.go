@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"regexp"
 	"slices"
+	"sync"
 )
 
 // FS holds every migration, applied in the order of their numbers.
@@ -15,7 +16,9 @@ import (
 //go:embed *.sql
 var FS embed.FS
 
-var creates = regexp.MustCompile(`(?m)^\s*CREATE (TABLE|VIEW|INDEX)(?: IF NOT EXISTS)? (?:public\.)?(\w+)`)
+var creates = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^\s*CREATE (TABLE|VIEW|INDEX)(?: IF NOT EXISTS)? (?:public\.)?(\w+)`)
+})
 
 // The kinds of what the migrations make.
 const (
@@ -36,7 +39,7 @@ func Relations(kinds ...string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, match := range creates.FindAllSubmatch(content, -1) {
+		for _, match := range creates().FindAllSubmatch(content, -1) {
 			if slices.Contains(kinds, string(match[1])) {
 				names = append(names, string(match[2]))
 			}

@@ -7,13 +7,14 @@ import (
 	"math"
 	"regexp"
 	"strconv"
+	"sync"
 )
 
 // maxCounters is how many counters of an answer are kept, besides those that the
 // table of services names.
 const maxCounters = 64
 
-var counterName = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,63}$`)
+var counterName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,63}$`) })
 
 // byteOrderMark begins the answers of some services; JSON does not know it.
 var byteOrderMark = []byte("\xef\xbb\xbf")
@@ -83,7 +84,7 @@ func (c *counterReader) add(name, text string) {
 	value, err := strconv.ParseFloat(text, 64)
 	_, seen := c.counters[name]
 	kept := seen || c.named(name)
-	if err != nil || math.IsInf(value, 0) || !counterName.MatchString(name) || (!kept && c.others == maxCounters) {
+	if err != nil || math.IsInf(value, 0) || !counterName().MatchString(name) || (!kept && c.others == maxCounters) {
 		c.leftOut++
 		return
 	}
