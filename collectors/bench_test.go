@@ -118,7 +118,7 @@ func benchmarkWorker(b *testing.B, services, counters int) *Worker {
 		b.Fatal(err)
 	}
 	b.Cleanup(pool.Close)
-	worker := NewWorker(cfg, pool, spool.NewMemory(cfg.BufferCycles), NoHeart, zerolog.Nop())
+	worker := NewWorker(Options{Config: cfg, Pool: pool, Buffer: spool.NewMemory(cfg.BufferCycles), Log: zerolog.Nop()})
 	if _, err := worker.Lease.TryAcquire(b.Context()); err != nil {
 		b.Fatal(err)
 	}
@@ -144,9 +144,9 @@ func BenchmarkMetricsCycle(b *testing.B) {
 	for samples, extra := range map[int][2]int{16: {0, 0}, 60: {3, 14}, 1000: {197, 4}} {
 		b.Run(fmt.Sprintf("%d", samples), func(b *testing.B) {
 			worker := benchmarkWorker(b, extra[0], extra[1])
-			worker.Metrics.pacer = newPacer(everyCycle(), worker.cfg.MetricsInterval, defaultBudget)
+			worker.Metrics.counting.schedule = newSchedule(everyCycle(), worker.cfg.MetricsInterval, 0.02)
 			benchmarkCycle(b, &Loop{Name: MetricsLoop, Cycle: worker.Metrics.Cycle})
-			if n := len(worker.Metrics.Last().Samples); n < samples || n > samples+8 {
+			if n := len(worker.Metrics.gatherer.last.Samples); n < samples || n > samples+8 {
 				b.Fatalf("a cycle of %d samples", n)
 			}
 		})
@@ -203,7 +203,7 @@ func BenchmarkHealthCycle(b *testing.B) {
 	for _, services := range []int{0, config.MaxExtra} {
 		b.Run(fmt.Sprintf("%d", services), func(b *testing.B) {
 			worker := benchmarkWorker(b, services, 1)
-			benchmarkCycle(b, &Loop{Name: HealthLoop, Cycle: worker.Health.Cycle})
+			benchmarkCycle(b, &Loop{Name: HealthLoop, Cycle: worker.health.cycle})
 		})
 	}
 }

@@ -1,10 +1,34 @@
 package collectors
 
 import (
+	"fmt"
 	"time"
 
+	"github.com/rs/zerolog"
+
+	"ops_worker/internal/faultlog"
 	"ops_worker/internal/lease"
 )
+
+// stamps are the times of cycles.
+type stamps struct {
+	clock  sampleClock
+	faults faultlog.Log
+}
+
+// next is the time of the cycle that begins now, later than the newest ones that are
+// stored and that wait.
+func (s *stamps) next(log zerolog.Logger, stored, waiting time.Time) time.Time {
+	s.clock.notBefore(stored)
+	s.clock.notBefore(waiting)
+	at, wasAhead := s.clock.stamp()
+	var fault error
+	if wasAhead > 0 {
+		fault = fmt.Errorf("samples were stamped %s ahead", wasAhead.Round(time.Second))
+	}
+	s.faults.Observe(log, fault, "the database's clock was wrong, samples go back to the true time", "the database's clock is steady")
+	return at
+}
 
 // sampleClock stamps cycles: microseconds, as the table keeps them, and each
 // strictly later than the one before, even where the clock below goes back.

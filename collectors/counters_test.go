@@ -27,8 +27,8 @@ func ingestService(t *testing.T) config.Service {
 	return services[i]
 }
 
-// counting is an instance that has counted so much, with something queued.
-func counting(received, queued float64) probe.Reading {
+// counted is an instance that has counted so much, with something queued.
+func counted(received, queued float64) probe.Reading {
 	return probe.Reading{Status: probe.Healthy, HTTPStatus: 200, Latency: time.Millisecond,
 		Counters: map[string]float64{"messages_received": received, "messages_written": received, "messages_rejected": 0, "queue_depth": queued}}
 }
@@ -68,7 +68,7 @@ type rig struct {
 func newRig(t *testing.T, buffer spool.Buffer) *rig {
 	t.Helper()
 	r := &rig{store: newFakeStore()}
-	r.collector = NewMetricsCollector([]probe.Target{instancesOf(ingestService(t), &r.readings)}, r.store, leasetest.Held(t, r.store, 24*time.Hour), buffer, 5*time.Second)
+	r.collector = collectorOf([]probe.Target{instancesOf(ingestService(t), &r.readings)}, r.store, leasetest.Held(t, r.store, 24*time.Hour), buffer, 5*time.Second)
 	r.ctx = r.log.Logger().WithContext(t.Context())
 	return r
 }
@@ -81,7 +81,7 @@ func (r *rig) cycle(t *testing.T, readings ...probe.Reading) string {
 		t.Fatal(err)
 	}
 	pass(5 * time.Second)
-	return line(r.collector.Last())
+	return line(r.collector.gatherer.last)
 }
 
 func TestCountersOfInstancesAreOneRunningTotal(t *testing.T) {
@@ -93,16 +93,16 @@ func TestCountersOfInstancesAreOneRunningTotal(t *testing.T) {
 			readings []probe.Reading
 			want     string
 		}{
-			{"two", []probe.Reading{counting(5_000_000, 3), counting(20_000, 4)}, "5020000 7 1"},
-			{"both have counted", []probe.Reading{counting(5_000_500, 3), counting(20_500, 0)}, "5021000 3 1"},
-			{"one is silent", []probe.Reading{counting(5_001_000, 3), deadInstance}, "5021500 - 1"},
-			{"it is back", []probe.Reading{counting(5_001_500, 3), counting(21_500, 1)}, "5023000 4 1"},
-			{"one restarts", []probe.Reading{counting(5_002_000, 3), counting(400, 1)}, "5023900 4 1"},
-			{"one is gone", []probe.Reading{counting(5_002_500, 3)}, "5024400 3 1"},
-			{"one is new", []probe.Reading{counting(5_003_000, 3), counting(900, 0), counting(77_000, 0)}, "5025400 3 1"},
-			{"fewer than half answer", []probe.Reading{counting(5_003_500, 3), deadInstance, deadInstance}, "5025900 - 0"},
+			{"two", []probe.Reading{counted(5_000_000, 3), counted(20_000, 4)}, "5020000 7 1"},
+			{"both have counted", []probe.Reading{counted(5_000_500, 3), counted(20_500, 0)}, "5021000 3 1"},
+			{"one is silent", []probe.Reading{counted(5_001_000, 3), deadInstance}, "5021500 - 1"},
+			{"it is back", []probe.Reading{counted(5_001_500, 3), counted(21_500, 1)}, "5023000 4 1"},
+			{"one restarts", []probe.Reading{counted(5_002_000, 3), counted(400, 1)}, "5023900 4 1"},
+			{"one is gone", []probe.Reading{counted(5_002_500, 3)}, "5024400 3 1"},
+			{"one is new", []probe.Reading{counted(5_003_000, 3), counted(900, 0), counted(77_000, 0)}, "5025400 3 1"},
+			{"fewer than half answer", []probe.Reading{counted(5_003_500, 3), deadInstance, deadInstance}, "5025900 - 0"},
 			{"none answers", []probe.Reading{deadInstance, deadInstance}, "- - 0"},
-			{"all are back", []probe.Reading{counting(5_004_000, 3), counting(1400, 0), counting(78_000, 0)}, "5027900 3 1"},
+			{"all are back", []probe.Reading{counted(5_004_000, 3), counted(1400, 0), counted(78_000, 0)}, "5027900 3 1"},
 		} {
 			if got := r.cycle(t, step.readings...); got != step.want {
 				t.Errorf("%s: %s, want %s", step.what, got, step.want)
@@ -147,7 +147,7 @@ func TestATermGoesOnFromWhatIsStored(t *testing.T) {
 				}
 				for n := range 2 {
 					want := fmt.Sprintf("%d 0 1", int(test.want)+5*n)
-					if got := r.cycle(t, counting(test.says+float64(5*n), 0)); got != want {
+					if got := r.cycle(t, counted(test.says+float64(5*n), 0)); got != want {
 						t.Errorf("cycle %d: %s, want %s", n, got, want)
 					}
 				}
@@ -161,17 +161,17 @@ func TestTheNextTermReadsAnew(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, spool.NewMemory(10))
-		r.cycle(t, counting(1000, 0))
+		r.cycle(t, counted(1000, 0))
 		r.store.cycles = append(r.store.cycles, spool.Cycle{At: time.Now(), Samples: []spool.Sample{sampleOf("ingest", "messages_written", 9000)}})
-		if got := r.cycle(t, counting(1100, 0)); got != "1100 0 1" {
+		if got := r.cycle(t, counted(1100, 0)); got != "1100 0 1" {
 			t.Errorf("in the same term: %s", got)
 		}
 		r.store.cycles = append(r.store.cycles, spool.Cycle{At: time.Now(), Samples: []spool.Sample{sampleOf("ingest", "messages_written", 9000)}})
-		if _, err := r.collector.lease.TryAcquire(t.Context()); err != nil {
+		if _, err := r.collector.gatherer.lease.TryAcquire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		for n, want := range []string{"9000 0 1", "9100 0 1"} {
-			if got := r.cycle(t, counting(1200+100*float64(n), 0)); got != want {
+			if got := r.cycle(t, counted(1200+100*float64(n), 0)); got != want {
 				t.Errorf("in the next: %s, want %s", got, want)
 			}
 		}
@@ -191,12 +191,12 @@ func TestWithoutTheStoredValuesThereAreNoCounters(t *testing.T) {
 			return nil
 		})
 		for range 3 {
-			if got := r.cycle(t, counting(1000, 2)); got != "- 2 1" {
+			if got := r.cycle(t, counted(1000, 2)); got != "- 2 1" {
 				t.Errorf("%s", got)
 			}
 		}
 		fails = false
-		if got := r.cycle(t, counting(1000, 2)); got != "9000 2 1" {
+		if got := r.cycle(t, counted(1000, 2)); got != "9000 2 1" {
 			t.Errorf("%s", got)
 		}
 		if lines := r.log.Lines(t, newestFails); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0]["error"]), "permission denied") {
@@ -212,14 +212,14 @@ func TestSeveralInstancesBehindOneAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, spool.NewMemory(10))
 		n, asks := 0, 0
-		r.collector.targets[0].Instances = func() []probe.Instance {
+		r.collector.gatherer.targets[0].Instances = func() []probe.Instance {
 			return []probe.Instance{{Address: "10.0.0.1:8080", Probe: func(context.Context) probe.Reading {
 				asks++
 				values := []float64{5_000_000 + 500*float64(n), 20_000 + 500*float64(n)}
 				if n >= 100 {
-					return counting(values[0], 1)
+					return counted(values[0], 1)
 				}
-				return counting(values[asks%2], 1)
+				return counted(values[asks%2], 1)
 			}}}
 		}
 		written := []string{}
@@ -252,7 +252,7 @@ func TestTheQueueIsWhatWaitsInTheStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, spool.NewMemory(10))
 		newer := func(pending float64) probe.Reading {
-			reading := counting(100, 0)
+			reading := counted(100, 0)
 			delete(reading.Counters, "queue_depth")
 			reading.Counters["nats_telemetry_pending"] = pending
 			return reading
@@ -262,7 +262,7 @@ func TestTheQueueIsWhatWaitsInTheStream(t *testing.T) {
 			want     string
 		}{
 			{[]probe.Reading{newer(7)}, "100 7 1"},
-			{[]probe.Reading{newer(7), counting(0, 4)}, "100 11 1"}, // one is older
+			{[]probe.Reading{newer(7), counted(0, 4)}, "100 11 1"}, // one is older
 			{[]probe.Reading{newer(7), deadInstance}, "100 - 1"},
 		} {
 			if got := r.cycle(t, step.readings...); got != step.want {
@@ -281,7 +281,7 @@ func TestNumbersThatTheTableDoesNotName(t *testing.T) {
 		r := newRig(t, spool.NewMemory(10))
 		stored := map[string][]string{}
 		for n := range 30 {
-			first, second := counting(100, 0), counting(100, 0)
+			first, second := counted(100, 0), counted(100, 0)
 			for _, c := range []map[string]float64{first.Counters, second.Counters} {
 				c["nats_shadow_pending"] = float64(n % 7)
 				c["in_flight"] = float64(30 + n) // a gauge, for all anybody knows
@@ -290,7 +290,7 @@ func TestNumbersThatTheTableDoesNotName(t *testing.T) {
 			}
 			r.cycle(t, first, second)
 			names := map[string]int{}
-			for _, s := range r.collector.Last().Samples {
+			for _, s := range r.collector.gatherer.last.Samples {
 				if s.Service != "ingest" {
 					continue
 				}
@@ -320,13 +320,13 @@ func TestNumbersOfAnExtraServiceAreStoredAsTheyAreRead(t *testing.T) {
 		reading.Counters = map[string]float64{"orders": value}
 		return reading
 	}}}
-	collector := NewMetricsCollector(targets, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
+	collector := collectorOf(targets, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
 	for _, value = range []float64{5_000_000, 20, 5_000_001, 3} {
 		if err := collector.Cycle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		want := fmt.Sprintf("billing orders %g", value)
-		if got := table(collector.Last().Samples); !slices.ContainsFunc(got, func(line string) bool { return strings.HasPrefix(line, want) }) {
+		if got := table(collector.gatherer.last.Samples); !slices.ContainsFunc(got, func(line string) bool { return strings.HasPrefix(line, want) }) {
 			t.Errorf("no %q in %q", want, got)
 		}
 	}
@@ -349,10 +349,10 @@ func TestAnAddressThatLeadsToTwo(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, spool.NewMemory(10))
 				asks := 0
-				r.collector.targets[0].Instances = func() []probe.Instance {
+				r.collector.gatherer.targets[0].Instances = func() []probe.Instance {
 					return []probe.Instance{{Address: "ingest:8080", Probe: func(context.Context) probe.Reading {
 						asks++
-						return counting([]float64{5_000_000, test.other}[asks%2], 1)
+						return counted([]float64{5_000_000, test.other}[asks%2], 1)
 					}}}
 				}
 				for n := range 13 {

@@ -21,7 +21,7 @@ import (
 type fakeStore struct {
 	leasetest.Store
 
-	aggregate func() Aggregates
+	aggregate func() Readings
 
 	cycles  []spool.Cycle
 	health  map[string]probe.Observation
@@ -40,26 +40,26 @@ func (f *fakeStore) Ping(context.Context) error {
 	return f.Begin("ping")
 }
 
-func (f *fakeStore) Aggregates(_ context.Context, list []db.Aggregate) Aggregates {
+func (f *fakeStore) Aggregates(_ context.Context, list []db.Aggregate) Readings {
 	f.Lock()
 	defer f.Unlock()
 	if err := f.Begin("aggregates"); err != nil {
 		return failedAll(append(list, db.Aggregate{Name: "all"}), err)
 	}
-	a := Aggregates{Answered: true}
+	a := Readings{Answered: true}
 	a.read("database", time.Millisecond, sampleOf("postgres", "connections", 7), sampleOf("postgres", "db_size_bytes", 1e6), sampleOf("platform", "devices_online", 3))
 	if f.aggregate != nil {
 		a = f.aggregate()
 	}
 	for _, l := range list {
-		if a.Answered && a.Failed[l.Name] == nil {
-			a.read(l.Name, time.Millisecond, a.Samples[l.Name]...)
+		if a.Answered && a.Of[l.Name].Err == nil {
+			a.read(l.Name, time.Millisecond, a.Of[l.Name].Samples...)
 		}
 	}
 	return a
 }
 
-func (f *fakeStore) AggregatesBeside(ctx context.Context, list []db.Aggregate) Aggregates {
+func (f *fakeStore) AggregatesBeside(ctx context.Context, list []db.Aggregate) Readings {
 	return f.Aggregates(ctx, list)
 }
 
@@ -174,10 +174,36 @@ func asking(client *probe.Client, name, url string) []probe.Target {
 // pass lets time pass in a synctest bubble, where nobody waits for it.
 func pass(d time.Duration) { time.Sleep(d) }
 
+// collectorOf is a collector that nobody observes.
+func collectorOf(targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration) *MetricsCollector {
+	return collectorWith(NoObserver, newSchedule(db.Aggregates, interval, 0.02), targets, store, lease, buffer, interval)
+}
+
+func collectorWith(observer Observer, schedule *schedule, targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration) *MetricsCollector {
+	return NewMetricsCollector(MetricsOptions{Targets: targets, Store: store, Lease: lease, Buffer: buffer, Interval: interval, Observer: observer,
+		schedule: schedule, latencies: &latencies{}})
+}
+
+// monitorOf is a monitor that nobody observes.
+func monitorOf(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts Alerts) *HealthMonitor {
+	return NewHealthMonitor(HealthOptions{Targets: targets, Store: store, Lease: lease, Interval: interval, Alerts: alerts, Observer: NoObserver, latencies: &latencies{}})
+}
+
 // Cycle gathers all there is within a cycle's time, and stores.
 func (c *MetricsCollector) Cycle(ctx context.Context) error {
-	for _, a := range c.pacer.list {
-		a.begun = time.Time{}
+	for _, e := range c.counting.schedule.list {
+		e.begun = time.Time{}
 	}
-	return errors.Join(c.Gather(ctx), c.Store(ctx))
+	return errors.Join(c.gatherer.cycle(ctx), c.storer.cycle(ctx))
 }
+
+func waiting(c *MetricsCollector) int {
+	cycles, _ := c.Waiting()
+	return cycles
+}
+
+func (r *Readings) read(name string, took time.Duration, samples ...spool.Sample) {
+	r.set(name, Reading{Samples: samples, Took: took})
+}
+
+func (r *Readings) fail(name string, err error) { r.set(name, Reading{Err: err}) }

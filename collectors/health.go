@@ -78,7 +78,7 @@ type HealthMonitor struct {
 	timeout time.Duration
 
 	observer  Observer
-	latencies *latencies // of the metrics collector, which stores them
+	latencies *latencies // which the metrics collector stores
 
 	last []probe.Observation
 	// synced is what the alerts were last brought in line with, and under which
@@ -107,21 +107,43 @@ func (a Alerts) due(observations []probe.Observation, checks map[string]int) []p
 	})
 }
 
-// NewHealthMonitor makes a monitor of targets that turns every interval.
-func NewHealthMonitor(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts Alerts) *HealthMonitor {
-	return &HealthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, timeout: min(probe.Timeout, interval*6/10), observer: NoObserver, latencies: &latencies{}}
+// HealthOptions are what a HealthMonitor works with.
+type HealthOptions struct {
+	Targets  []probe.Target
+	Store    Store
+	Lease    *lease.Lease
+	Interval time.Duration
+	Alerts   Alerts
+	Observer Observer
+
+	latencies *latencies
 }
 
-// Cycle probes every service, then writes what they answered, and the alerts:
-// neither waits for the other to succeed.
-func (m *HealthMonitor) Cycle(ctx context.Context) error {
+// NewHealthMonitor makes a monitor that turns every interval.
+func NewHealthMonitor(o HealthOptions) *HealthMonitor {
+	return &HealthMonitor{targets: o.Targets, store: o.Store, lease: o.Lease, alerts: o.Alerts, timeout: min(probe.Timeout, o.Interval*6/10), observer: o.Observer, latencies: o.latencies}
+}
+
+// cycle probes every service, then writes what they answered.
+func (m *HealthMonitor) cycle(ctx context.Context) error {
+	m.check(ctx)
+	return m.save(ctx)
+}
+
+// check probes every service, and logs those that changed.
+func (m *HealthMonitor) check(ctx context.Context) {
 	observations := probe.Observe(ctx, m.targets, m.timeout)
 	m.observer.Probed(observations)
+	m.latencies.keep(m.lease.Token(), observations)
+	m.logChanges(ctx, observations)
+	m.last = observations
+}
 
-	token := m.lease.Token()
-	m.latencies.keep(token, observations)
+// save writes the health rows of the newest check, and the alerts: neither waits for
+// the other to succeed.
+func (m *HealthMonitor) save(ctx context.Context) error {
+	token, observations := m.lease.Token(), m.last
 	checks, err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
-	m.remember(ctx, observations)
 	// The alerts do not wait for the rows; but no lease and no connection is a
 	// fault of both.
 	if m.alerts.Enabled && (err == nil || db.IsServerError(err)) {
@@ -147,13 +169,9 @@ func (m *HealthMonitor) syncAlerts(ctx context.Context, token lease.Token, obser
 	return err
 }
 
-// Last returns the newest observations; not while a cycle runs.
-func (m *HealthMonitor) Last() []probe.Observation { return m.last }
-
-// remember keeps the observations and logs the services that changed.
-func (m *HealthMonitor) remember(ctx context.Context, observations []probe.Observation) {
+// logChanges logs the services that changed since the last check.
+func (m *HealthMonitor) logChanges(ctx context.Context, observations []probe.Observation) {
 	last := m.last
-	m.last = observations
 	for i, o := range observations {
 		was, wasUp := probe.Healthy, true // what is expected of one that was never seen
 		if last != nil {

@@ -41,8 +41,8 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 	defer server.Close()
 	client := probe.NewClient(nil)
 	store := newFakeStore()
-	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
-	if err := monitor.Cycle(t.Context()); err != nil {
+	monitor := monitorOf(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
+	if err := monitor.cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	row := store.health["ingest"]
@@ -66,8 +66,8 @@ func TestARefusedConnectionWritesAnUnhealthyRow(t *testing.T) {
 	server.Close() // its port is free again, and refuses
 	client := probe.NewClient(nil)
 	store := newFakeStore()
-	monitor := NewHealthMonitor(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
-	if err := monitor.Cycle(t.Context()); err != nil {
+	monitor := monitorOf(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
+	if err := monitor.cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	row := store.health["ingest"]
@@ -86,9 +86,9 @@ func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 	store := newFakeStore()
 	reading := probe.Reading{Status: probe.Degraded, HTTPStatus: 503, Latency: time.Millisecond}
 	asked := func(context.Context) probe.Reading { return reading }
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": asked}), store, heldLease(t, store), time.Minute, alertAtOnce)
+	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": asked}), store, heldLease(t, store), time.Minute, alertAtOnce)
 	for range 2 {
-		if err := monitor.Cycle(t.Context()); err != nil {
+		if err := monitor.cycle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if store.open["evaluator"] != "HTTP 503" {
@@ -96,7 +96,7 @@ func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 		}
 	}
 	reading = probe.Reading{Status: probe.Healthy, HTTPStatus: 200, Latency: time.Millisecond}
-	if err := monitor.Cycle(t.Context()); err != nil {
+	if err := monitor.cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if len(store.open) != 0 {
@@ -106,8 +106,8 @@ func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 
 func TestAlertsCanBeTurnedOff(t *testing.T) {
 	store := newFakeStore()
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, heldLease(t, store), time.Minute, Alerts{})
-	if err := monitor.Cycle(t.Context()); err != nil {
+	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, heldLease(t, store), time.Minute, Alerts{})
+	if err := monitor.cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if store.health["evaluator"].Status != probe.Down || len(store.open) != 0 {
@@ -124,8 +124,8 @@ func TestAlertsThatCannotBeWrittenDoNotCostTheHealthRows(t *testing.T) {
 		}
 		return nil
 	}
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, lease, time.Minute, alertAtOnce)
-	if err := monitor.Cycle(t.Context()); err == nil {
+	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, lease, time.Minute, alertAtOnce)
+	if err := monitor.cycle(t.Context()); err == nil {
 		t.Error("the cycle should say that the alerts failed")
 	}
 	if store.health["evaluator"].Status != probe.Down {
@@ -141,9 +141,9 @@ func TestServicesAreProbedAtTheSameTime(t *testing.T) {
 		}
 		store := newFakeStore()
 		targets := watching(config.ProbeCounters, map[string]probe.Probe{"a": hanging, "b": hanging, "c": answering(probe.Reading{Status: probe.Healthy})})
-		monitor := NewHealthMonitor(targets, store, heldLease(t, store), time.Minute, alertAtOnce)
+		monitor := monitorOf(targets, store, heldLease(t, store), time.Minute, alertAtOnce)
 		begin := time.Now()
-		if err := monitor.Cycle(t.Context()); err != nil {
+		if err := monitor.cycle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if took := time.Since(begin); took != probe.Timeout {
@@ -161,8 +161,8 @@ func TestAProbeThatPanicsCostsItsOwnReading(t *testing.T) {
 		"a": func(context.Context) probe.Reading { panic("boom") },
 		"b": answering(probe.Reading{Status: probe.Healthy}),
 	})
-	monitor := NewHealthMonitor(targets, store, heldLease(t, store), time.Minute, alertAtOnce)
-	if err := monitor.Cycle(t.Context()); err != nil {
+	monitor := monitorOf(targets, store, heldLease(t, store), time.Minute, alertAtOnce)
+	if err := monitor.cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if store.health["a"].Err != "panic: boom" || store.health["b"].Status != probe.Healthy {
@@ -178,8 +178,8 @@ func TestTheHealthLoopKeepsItsInterval(t *testing.T) {
 			pass(3 * time.Second)
 			return probe.Reading{Status: probe.Healthy}
 		}
-		monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"a": slow}), store, lease, time.Minute, alertAtOnce)
-		got := ticksOf(t, &Loop{Name: HealthLoop, Interval: time.Minute, Log: zerolog.Nop(), Cycle: monitor.Cycle}, 5*time.Minute-time.Second)
+		monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"a": slow}), store, lease, time.Minute, alertAtOnce)
+		got := ticksOf(t, &Loop{Name: HealthLoop, Interval: time.Minute, Log: zerolog.Nop(), Cycle: monitor.cycle}, 5*time.Minute-time.Second)
 		if diff := cmp.Diff(sec(0, 60, 120, 180, 240), got); diff != "" {
 			t.Error(diff)
 		}
@@ -202,9 +202,9 @@ func TestACrashingHealthMonitorLeavesTheMetricsCollectorRunning(t *testing.T) {
 			return nil
 		}
 		targets := watching(config.ProbeCounters, map[string]probe.Probe{"ingest": answering(probe.Reading{Status: probe.Healthy})})
-		monitor := NewHealthMonitor(targets, store, lease, 10*time.Second, alertAtOnce)
-		collector := NewMetricsCollector(targets, store, lease, spool.NewMemory(10), 5*time.Second)
-		health := &Loop{Name: HealthLoop, Interval: 10 * time.Second, Log: zerolog.Nop(), Cycle: monitor.Cycle}
+		monitor := monitorOf(targets, store, lease, 10*time.Second, alertAtOnce)
+		collector := collectorOf(targets, store, lease, spool.NewMemory(10), 5*time.Second)
+		health := &Loop{Name: HealthLoop, Interval: 10 * time.Second, Log: zerolog.Nop(), Cycle: monitor.cycle}
 		metrics := &Loop{Name: MetricsLoop, Interval: 5 * time.Second, Log: zerolog.Nop(), Cycle: collector.Cycle}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute-time.Second)
 		defer cancel()
@@ -224,10 +224,10 @@ func TestAcknowledgedAlertsAreLookedForWhenTheyMayBeThere(t *testing.T) {
 	store := newFakeStore()
 	lease := heldLease(t, store)
 	reading := probe.Reading{Status: probe.Healthy}
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"a": func(context.Context) probe.Reading { return reading }}), store, lease, time.Minute, alertAtOnce)
+	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"a": func(context.Context) probe.Reading { return reading }}), store, lease, time.Minute, alertAtOnce)
 	cycle := func(wantErr bool) {
 		t.Helper()
-		if err := monitor.Cycle(t.Context()); (err != nil) != wantErr {
+		if err := monitor.cycle(t.Context()); (err != nil) != wantErr {
 			t.Fatal(err)
 		}
 	}

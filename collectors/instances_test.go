@@ -69,7 +69,7 @@ func TestTheStateOfAServiceWithInstances(t *testing.T) {
 			store := newFakeStore()
 			lease := heldLease(t, store)
 			targets := []probe.Target{instancesOf(config.Service{Name: "evaluator"}, &test.readings)}
-			if err := NewHealthMonitor(targets, store, lease, time.Minute, alertAtOnce).Cycle(t.Context()); err != nil {
+			if err := monitorOf(targets, store, lease, time.Minute, alertAtOnce).cycle(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			o := store.health["evaluator"]
@@ -79,11 +79,11 @@ func TestTheStateOfAServiceWithInstances(t *testing.T) {
 			if diff := cmp.Diff(test.details, parsedDetails(t, o)); diff != "" {
 				t.Error(diff)
 			}
-			collector := NewMetricsCollector(targets, store, lease, spool.NewMemory(10), 5*time.Second)
+			collector := collectorOf(targets, store, lease, spool.NewMemory(10), 5*time.Second)
 			if err := collector.Cycle(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			wantSamples(t, slices.DeleteFunc(collector.Last().Samples, func(s spool.Sample) bool { return s.Service != "evaluator" }), test.samples...)
+			wantSamples(t, slices.DeleteFunc(collector.gatherer.last.Samples, func(s spool.Sample) bool { return s.Service != "evaluator" }), test.samples...)
 		})
 	}
 }
@@ -94,7 +94,7 @@ func TestAnAlertOfInstancesOpensAndCloses(t *testing.T) {
 	t.Parallel()
 	store := newFakeStore()
 	readings := []probe.Reading{wellInstance, wellInstance, deadInstance}
-	monitor := NewHealthMonitor([]probe.Target{instancesOf(config.Service{Name: "evaluator"}, &readings)}, store, heldLease(t, store), time.Minute, alertAtOnce)
+	monitor := monitorOf([]probe.Target{instancesOf(config.Service{Name: "evaluator"}, &readings)}, store, heldLease(t, store), time.Minute, alertAtOnce)
 	var log logtest.Log
 	ctx := log.Logger().WithContext(t.Context())
 	for _, step := range []struct {
@@ -102,7 +102,7 @@ func TestAnAlertOfInstancesOpensAndCloses(t *testing.T) {
 		alert  string
 	}{{wellInstance, ""}, {deadInstance, "2 of 3 instances: connection refused"}, {wellInstance, ""}} {
 		readings[1] = step.second
-		if err := monitor.Cycle(ctx); err != nil {
+		if err := monitor.cycle(ctx); err != nil {
 			t.Fatal(err)
 		}
 		if store.open["evaluator"] != step.alert {

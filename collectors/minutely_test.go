@@ -182,14 +182,14 @@ func TestLatenciesAreStoredOnce(t *testing.T) {
 		pass(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)))
 		store := newFakeStore()
 		held := leasetest.Held(t, store, 24*time.Hour)
-		collector := NewMetricsCollector(nil, store, held, spool.NewMemory(10), 5*time.Second)
+		collector := collectorOf(nil, store, held, spool.NewMemory(10), 5*time.Second)
 		cycle := func(want ...string) {
 			t.Helper()
 			if err := collector.Cycle(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			var got []string
-			for _, s := range collector.Last().Samples {
+			for _, s := range collector.gatherer.last.Samples {
 				if s.Metric == config.LatencySample {
 					got = append(got, fmt.Sprintf("%s %g", s.Service, s.Value))
 				}
@@ -200,7 +200,7 @@ func TestLatenciesAreStoredOnce(t *testing.T) {
 			pass(5 * time.Second)
 		}
 		check := func(latency time.Duration) {
-			collector.latencies.keep(held.Token(), []probe.Observation{
+			collector.gatherer.latencies.keep(held.Token(), []probe.Observation{
 				observation("keycloak", probe.Reading{Status: probe.Healthy, Latency: latency}),
 				observation("mqtt", probe.Reading{Status: probe.Down})})
 		}
@@ -233,12 +233,16 @@ func TestAggregatesOfAMinuteGoByTheMinute(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		pass(time.Until(time.Now().Truncate(time.Minute).Add(time.Minute + 37*time.Second)))
-		p := newPacer([]db.Aggregate{{Name: "often"}, {Name: "minute", Every: time.Minute}}, 5*time.Second, 0.02)
+		p := newSchedule([]db.Aggregate{{Name: "often"}, {Name: "minute", Every: time.Minute}}, 5*time.Second, 0.02)
 		var at []string
 		for range 40 {
 			now := time.Now()
-			list := p.due(now, minuteOf(now))
-			p.counted(list, &Aggregates{Answered: true, Took: map[string]time.Duration{"often": time.Millisecond, "minute": time.Millisecond}}, false)
+			list := p.begin(now, now)
+			r := Readings{Answered: true}
+			for _, a := range list {
+				r.read(a.Name, time.Millisecond)
+			}
+			p.ended(r, false)
 			if slices.ContainsFunc(list, func(a db.Aggregate) bool { return a.Name == "minute" }) {
 				at = append(at, now.Format(":05"))
 			}

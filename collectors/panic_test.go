@@ -73,14 +73,13 @@ func testAPanicAt(t *testing.T, place string) {
 
 	var log logtest.Log
 	observer := panickingObserver{p}
-	metrics := NewMetricsCollector(targets, besideStore{store, p}, lease, spool.NewMemory(2), 5*time.Second)
 	// One that is always read beside the cycles.
-	metrics.pacer = newPacer([]db.Aggregate{{Name: "database"}, {Name: "large"}}, 5*time.Second, 1)
-	metrics.pacer.list[1].tooLong = true
-	metrics.observer = observer
-	health := NewHealthMonitor(append(targets, ping...), store, lease, 10*time.Second, Alerts{true, 1, 1})
-	health.observer = observer
-	loops := append(metrics.loops(5*time.Second), &Loop{Name: HealthLoop, Interval: 10 * time.Second, Cycle: health.Cycle})
+	schedule := newSchedule([]db.Aggregate{{Name: "database"}, {Name: "large"}}, 5*time.Second, 1)
+	schedule.list[1].slow = true
+	metrics := collectorWith(observer, schedule, targets, besideStore{store, p}, lease, spool.NewMemory(2), 5*time.Second)
+	health := NewHealthMonitor(HealthOptions{Targets: append(targets, ping...), Store: store, Lease: lease, Interval: 10 * time.Second,
+		Alerts: Alerts{true, 1, 1}, Observer: observer, latencies: &latencies{}})
+	loops := append(metrics.loops(5*time.Second), &Loop{Name: HealthLoop, Interval: 10 * time.Second, Cycle: health.cycle})
 	for _, loop := range loops {
 		loop.Log = log.Logger().Level(zerolog.ErrorLevel)
 		loop.Turned = func() { p.at("turned") }
@@ -130,9 +129,9 @@ type besideStore struct {
 	*panicking
 }
 
-func (s besideStore) AggregatesBeside(ctx context.Context, list []db.Aggregate) Aggregates {
+func (s besideStore) AggregatesBeside(ctx context.Context, list []db.Aggregate) Readings {
 	s.at("beside")
-	a := Aggregates{Answered: true}
+	a := Readings{Answered: true}
 	for _, l := range list {
 		a.read(l.Name, time.Millisecond)
 	}

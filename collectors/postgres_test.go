@@ -38,12 +38,13 @@ func onDatabase(t *testing.T) (*pgtest.Database, *pgxpool.Pool, *Postgres) {
 
 // storeOn is a store whose statements the server gives up after limit.
 func storeOn(pool *pgxpool.Pool, limit time.Duration) *Postgres {
-	return NewPostgres(db.NewClient(pool, limit), time.Minute)
+	client := db.NewClient(pool, limit)
+	return NewPostgres(client, client, time.Minute)
 }
 
 func acquire(t *testing.T, store *Postgres, holder string) lease.Token {
 	t.Helper()
-	grant, err := lease.NewPostgres(store.client).Acquire(t.Context(), holder, time.Minute)
+	grant, err := lease.NewPostgres(store.client, 0).Acquire(t.Context(), holder, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,16 +94,16 @@ func TestAMissingTableOrColumnCostsItsOwnSamplesUntilItIsThere(t *testing.T) {
 	check := func(failed ...string) {
 		t.Helper()
 		a := store.Aggregates(t.Context(), db.Aggregates)
-		if diff := gocmp.Diff(yieldWithout(t, well, failed...), metricsOf(a.all())); diff != "" || !a.Answered {
+		if diff := gocmp.Diff(yieldWithout(t, well, failed...), metricsOf(a.samples())); diff != "" || !a.Answered {
 			t.Errorf("answered %v, %s", a.Answered, diff)
 		}
 		for _, name := range failed {
-			if err := a.Failed[name]; err == nil || !strings.Contains(err.Error(), "does not exist") {
+			if err := a.Of[name].Err; err == nil || !strings.Contains(err.Error(), "does not exist") {
 				t.Errorf("%s: the error names neither table nor column: %v", name, err)
 			}
 		}
-		if len(a.Failed) != len(failed) {
-			t.Errorf("failed: %v, want %v", a.Failed, failed)
+		if len(a.failed()) != len(failed) {
+			t.Errorf("failed: %v, want %v", a.failed(), failed)
 		}
 	}
 	check()
@@ -131,8 +132,8 @@ func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	a := store.Aggregates(ctx, db.Aggregates)
-	if diff := gocmp.Diff(others, metricsOf(a.all())); len(a.Failed) != 4 || a.Failed["alerts"] == nil || a.Failed["delivery totals"] == nil || diff != "" {
-		t.Errorf("failed: %v, %s", a.Failed, diff)
+	if diff := gocmp.Diff(others, metricsOf(a.samples())); len(a.failed()) != 4 || a.Of["alerts"].Err == nil || a.Of["delivery totals"].Err == nil || diff != "" {
+		t.Errorf("failed: %v, %s", a.failed(), diff)
 	}
 }
 
@@ -162,11 +163,11 @@ func TestForcedRowSecurityIsReadPastInTheOperatorsRole(t *testing.T) {
 	forceRowSecurity(t, database)
 	store, pool := loginRole(t, database, "IN ROLE pulse_operator")
 	a := store.Aggregates(t.Context(), db.Aggregates)
-	if len(a.Failed) != 0 {
-		t.Fatalf("%+v", a.Failed)
+	if len(a.failed()) != 0 {
+		t.Fatalf("%+v", a.failed())
 	}
-	if i := slices.IndexFunc(a.all(), func(s spool.Sample) bool { return s.Metric == "devices_online" }); i < 0 || a.all()[i].Value != 5 {
-		t.Errorf("samples: %v", a.all())
+	if i := slices.IndexFunc(a.samples(), func(s spool.Sample) bool { return s.Metric == "devices_online" }); i < 0 || a.samples()[i].Value != 5 {
+		t.Errorf("samples: %v", a.samples())
 	}
 	// The role does not stay with the connection.
 	pgtest.WantRows(t, pool, "SELECT current_user = session_user, current_setting('row_security')", "true on")
@@ -183,7 +184,7 @@ func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 		t.Fatalf("%+v", a)
 	}
 	for name, table := range map[string]string{"devices": "device_state", "alerts": "fleet_alert", "alert totals": "fleet_alert"} {
-		err := a.Failed[name]
+		err := a.Of[name].Err
 		if err == nil {
 			t.Errorf("%s: no error", name)
 			continue
@@ -195,7 +196,7 @@ func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 		}
 	}
 	// The others are under no policy.
-	if diff := gocmp.Diff(yieldWithout(t, database.Pool(t), "alerts", "alert totals", "devices", "devices offline"), metricsOf(a.all())); diff != "" {
+	if diff := gocmp.Diff(yieldWithout(t, database.Pool(t), "alerts", "alert totals", "devices", "devices offline"), metricsOf(a.samples())); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -215,7 +216,7 @@ func TestTheReadersRoleIsTakenWhereTheOperatorsIsNot(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, _ := loginRole(t, database, "IN ROLE pulse_operator_read")
-	if a := store.Aggregates(t.Context(), db.Aggregates); len(a.Failed) != 0 {
+	if a := store.Aggregates(t.Context(), db.Aggregates); len(a.failed()) != 0 {
 		t.Errorf("%+v", a)
 	}
 }
@@ -493,7 +494,7 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 			return err
 		},
 		"renew": func(token lease.Token) error {
-			_, err := lease.NewPostgres(store.client).Renew(t.Context(), token, time.Minute)
+			_, err := lease.NewPostgres(store.client, 0).Renew(t.Context(), token, time.Minute)
 			return err
 		},
 	}
@@ -558,7 +559,7 @@ func TestAlertsThatWaitDoNotKeepSamplesOrTheLease(t *testing.T) {
 	if _, err := store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}); err != nil {
 		t.Errorf("health meanwhile: %v", err)
 	}
-	if _, err := lease.NewPostgres(store.client).Renew(t.Context(), token, time.Minute); err != nil {
+	if _, err := lease.NewPostgres(store.client, 0).Renew(t.Context(), token, time.Minute); err != nil {
 		t.Errorf("renewal meanwhile: %v", err)
 	}
 	if err := migration.Rollback(t.Context()); err != nil {
@@ -700,16 +701,16 @@ func TestOneAlertThatCannotBeOpenedCostsNoOther(t *testing.T) {
 func TestAlertsOpenAndCloseAfterSoManyChecks(t *testing.T) {
 	t.Parallel()
 	database, pool, store := onDatabase(t)
-	held := leasetest.Held(t, lease.NewPostgres(store.client), time.Minute)
+	held := leasetest.Held(t, lease.NewPostgres(store.client, 0), time.Minute)
 	reading := probe.Reading{Status: probe.Down}
 	newMonitor := func() *HealthMonitor {
-		return NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": func(context.Context) probe.Reading { return reading }}),
+		return monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": func(context.Context) probe.Reading { return reading }}),
 			store, held, time.Minute, Alerts{Enabled: true, AfterFailures: 3, AfterSuccesses: 2})
 	}
 	monitor := newMonitor()
 	check := func(want ...string) {
 		t.Helper()
-		if err := monitor.Cycle(t.Context()); err != nil {
+		if err := monitor.cycle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		pgtest.WantRows(t, pool, "SELECT status FROM fleet_alert ORDER BY id", want...)
@@ -737,15 +738,15 @@ func TestAlertsOpenAndCloseAfterSoManyChecks(t *testing.T) {
 func TestHealthRowsAndAlertsDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	database, pool, store := onDatabase(t)
-	held := leasetest.Held(t, lease.NewPostgres(store.client), time.Minute)
-	monitor := NewHealthMonitor(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": answering(probe.Reading{Status: probe.Down})}), store, held, time.Minute, alertAtOnce)
+	held := leasetest.Held(t, lease.NewPostgres(store.client, 0), time.Minute)
+	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": answering(probe.Reading{Status: probe.Down})}), store, held, time.Minute, alertAtOnce)
 	database.Exec(t, "ALTER TABLE service_health ADD CHECK (status <> 'unhealthy')")
-	if err := monitor.Cycle(t.Context()); err == nil || !strings.Contains(err.Error(), "health rows are not saved") {
+	if err := monitor.cycle(t.Context()); err == nil || !strings.Contains(err.Error(), "health rows are not saved") {
 		t.Errorf("%v", err)
 	}
 	pgtest.WantRows(t, pool, "SELECT fingerprint, status FROM fleet_alert", "system-health:ingest OPEN")
 	database.Exec(t, "ALTER TABLE service_health DROP CONSTRAINT service_health_status_check; DROP TABLE fleet_alert")
-	if err := monitor.Cycle(t.Context()); err == nil || !strings.Contains(err.Error(), "system alerts are not saved") {
+	if err := monitor.cycle(t.Context()); err == nil || !strings.Contains(err.Error(), "system alerts are not saved") {
 		t.Errorf("%v", err)
 	}
 	pgtest.WantRows(t, pool, "SELECT service, status FROM service_health", "ingest unhealthy")
@@ -840,7 +841,7 @@ func TestWhatAnAggregateCosts(t *testing.T) {
 	time.AfterFunc(wait, busy.Release)
 	began := time.Now()
 	a := store.Aggregates(t.Context(), list)
-	if took := a.Took["database"]; time.Since(began) < wait || took <= 0 || took > wait/2 {
+	if took := a.Of["database"].Took; time.Since(began) < wait || took <= 0 || took > wait/2 {
 		t.Errorf("behind a connection that was busy for %s it took %s", wait, took)
 	}
 
@@ -848,22 +849,22 @@ func TestWhatAnAggregateCosts(t *testing.T) {
 	slow := db.Aggregates[slices.IndexFunc(db.Aggregates, func(a db.Aggregate) bool { return a.Name == "tenants" })]
 	database.Exec(t, "ALTER TABLE tenants RENAME TO gone; CREATE VIEW tenants AS SELECT gone.* FROM gone, pg_sleep(60)")
 	a = storeOn(pool, 300*time.Millisecond).Aggregates(t.Context(), []db.Aggregate{slow})
-	if took := a.Took["tenants"]; !db.IsTimeout(a.Failed["tenants"]) || took < 300*time.Millisecond || took > 5*time.Second {
-		t.Errorf("%v, took %s", a.Failed["tenants"], took)
+	if took := a.Of["tenants"].Took; !db.IsTimeout(a.Of["tenants"].Err) || took < 300*time.Millisecond || took > 5*time.Second {
+		t.Errorf("%v, took %s", a.Of["tenants"].Err, took)
 	}
 
 	// An error, and a database that cannot be reached, say nothing of the cost.
 	database.Exec(t, "DROP VIEW tenants")
-	if a = store.Aggregates(t.Context(), []db.Aggregate{slow}); a.Failed["tenants"] == nil || len(a.Took) > 0 {
-		t.Errorf("a missing table: failed %v, took %v", a.Failed, a.Took)
+	if a = store.Aggregates(t.Context(), []db.Aggregate{slow}); a.Of["tenants"].Err == nil || a.Of["tenants"].Took > 0 {
+		t.Errorf("a missing table: %v", a.Of)
 	}
 	away, err := pgxpool.New(t.Context(), "postgres://iot@127.0.0.1:1/iotcloud")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(away.Close)
-	if a = storeOn(away, time.Second).AggregatesBeside(t.Context(), list); a.Answered || a.Failed["database"] == nil || len(a.Took) > 0 {
-		t.Errorf("an unreachable database: failed %v, took %v", a.Failed, a.Took)
+	if a = storeOn(away, time.Second).AggregatesBeside(t.Context(), list); a.Answered || a.Of["database"].Err == nil || a.Of["database"].Took > 0 {
+		t.Errorf("an unreachable database: %v", a.Of)
 	}
 }
 
@@ -885,7 +886,7 @@ func TestAFunctionThatIsRefusedCostsItsNumbers(t *testing.T) {
 			store, _ := loginRole(t, database, "IN ROLE pg_read_all_stats")
 			missing := func() (names []string) {
 				a := store.Aggregates(t.Context(), db.Aggregates)
-				got := metricsOf(a.all())
+				got := metricsOf(a.samples())
 				for _, s := range slices.Concat(contracttest.Samples, contracttest.MinuteSamples) {
 					if (s.Service == "postgres" || s.Service == "platform") && s.Metric != "healthy" && !slices.Contains(got, s.Metric) {
 						names = append(names, s.Metric)
@@ -920,12 +921,12 @@ func TestAnAggregateThatTheDeadlineEnds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	a := store.Aggregates(ctx, list)
-	if !slices.Equal(a.Unended, []string{"devices", "alerts"}) || a.Failed["devices"] == nil || len(a.Took) != 1 {
-		t.Fatalf("unended %q, failed %v, took %v", a.Unended, a.Failed, a.Took)
+	if !a.Of["devices"].TimedOut || !a.Of["alerts"].TimedOut || a.Of["devices"].Err == nil || a.Of["tenants"].Err != nil {
+		t.Fatalf("%+v", a.Of)
 	}
-	p := newPacer(list, 5*time.Second, 0.02)
-	p.counted(list, &a, false)
-	if devices := p.list[1]; !p.goesBeside(devices) || !p.isDue(devices, time.Now()) || len(a.Failed) > 0 {
-		t.Errorf("%+v, %v failed", devices, a.Failed)
+	p := newSchedule(list, 5*time.Second, 0.02)
+	p.ended(a, false)
+	if devices := p.list[1]; !p.beside(devices) || !p.isDue(devices, time.Now(), time.Now()) {
+		t.Errorf("%+v", devices)
 	}
 }

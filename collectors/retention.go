@@ -41,9 +41,9 @@ func NewRetention(store Store, lease *lease.Lease, keep time.Duration) *Retentio
 	return &Retention{store: store, lease: lease, keep: keep, batch: largestBatch}
 }
 
-// Cycle removes everything that has expired by now, in small batches. It leaves
+// cycle removes everything that has expired by now, in small batches. It leaves
 // the database to the others for at least as long as it has used it.
-func (r *Retention) Cycle(ctx context.Context) error {
+func (r *Retention) cycle(ctx context.Context) error {
 	cutoff := r.lease.Now().Add(-r.keep)
 	var total int64
 	for more := true; more && ctx.Err() == nil; {

@@ -82,7 +82,7 @@ func scaledOut(t *testing.T, resolver probe.Resolver, ingest string, log *logtes
 		t.Fatal(err)
 	}
 	defer workers.Close()
-	worker := NewWorker(cfg, workers, spool.NewMemory(100), NoHeart, log.Logger())
+	worker := NewWorker(Options{Config: cfg, Pool: workers, Buffer: spool.NewMemory(100), Log: log.Logger()})
 	if resolver != nil {
 		worker.http.Resolver = resolver
 	}

@@ -98,16 +98,16 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 			database := pgtest.New(t)
 			pool := database.Pool(t)
 			// Long deadlines: a machine under load is to miss nothing.
-			worker := NewWorker(workerConfig(t, database.URL, "METRICS_COLLECTION_INTERVAL=60s"), pool, spool.NewMemory(10), NoHeart, zerolog.Nop())
+			worker := NewWorker(Options{Config: workerConfig(t, database.URL, "METRICS_COLLECTION_INTERVAL=60s"), Pool: pool, Buffer: spool.NewMemory(10), Log: zerolog.Nop()})
 			if _, err := worker.Lease.TryAcquire(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			cycle := func() error { return errors.Join(worker.Metrics.Cycle(t.Context()), worker.Health.Cycle(t.Context())) }
+			cycle := func() error { return errors.Join(worker.Metrics.Cycle(t.Context()), worker.health.cycle(t.Context())) }
 			if err := cycle(); err != nil {
 				t.Fatal(err)
 			}
 			counted := func() (n int) { // but the checks, of which each is stored once
-				for _, s := range worker.Metrics.Last().Samples {
+				for _, s := range worker.Metrics.gatherer.last.Samples {
 					if s.Metric != config.LatencySample {
 						n++
 					}
@@ -126,7 +126,6 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 			if _, err := worker.Lease.TryAcquire(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			worker.Metrics.storing.succeeded()
 			if err := cycle(); err != nil {
 				t.Error(err)
 			}
@@ -165,7 +164,7 @@ func TestAWorkerWaitsForTheMigratorsExtension(t *testing.T) {
 	database := pgtest.NewEmpty(t)
 	database.OfferTimescale(t)
 	var log logtest.Log
-	worker := NewWorker(workerConfig(t, database.URL), database.Pool(t), spool.NewMemory(10), NoHeart, log.Logger())
+	worker := NewWorker(Options{Config: workerConfig(t, database.URL), Pool: database.Pool(t), Buffer: spool.NewMemory(10), Log: log.Logger()})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- worker.Run(ctx) }()

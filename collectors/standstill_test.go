@@ -47,16 +47,10 @@ func (b stuckBuffer) Push(c spool.Cycle) ([]spool.Cycle, error) {
 
 // inMemory is a worker whose store and buffer are a test's own.
 func inMemory(store Store, leases lease.Store, buffer spool.Buffer, probed probe.Probe, log *logtest.Log) *Worker {
-	w := &Worker{
-		cfg:      config.Config{MetricsInterval: 5 * time.Second, HealthInterval: time.Minute, LeaseTTL: 15 * time.Second},
-		log:      log.Logger(),
-		heart:    NoHeart,
-		Observer: NoObserver,
-	}
-	w.Lease = lease.New(leases, "stuck", w.cfg.LeaseTTL, w.log, lease.Hooks{Turned: func(time.Duration) {}})
+	cfg := config.Config{MetricsInterval: 5 * time.Second, HealthInterval: time.Minute, LeaseTTL: 15 * time.Second}
+	w := &Worker{cfg: cfg, log: log.Logger(), heart: NoHeart}
 	targets := watching(config.ProbeCounters, map[string]probe.Probe{"ingest": probed})
-	w.Health = NewHealthMonitor(targets, store, w.Lease, w.cfg.HealthInterval, Alerts{})
-	w.Metrics = NewMetricsCollector(targets, store, w.Lease, buffer, w.cfg.MetricsInterval)
+	w.jobs = newJobs(cfg, targets, store, leases, buffer, NoHeart, NoObserver, w.log)
 	return w
 }
 
@@ -115,7 +109,7 @@ func testAStandstill(t *testing.T, what string, within time.Duration) {
 		t.Errorf("it leads for %s, want %s at most", took, within)
 	}
 	pass(10 * time.Minute)
-	w.Metrics.StoredAt() // those that ask do not wait for it
+	w.Metrics.storer.newestStore() // those that ask do not wait for it
 	w.Metrics.Waiting()
 	fake.Lock()
 	holder, epoch := fake.Holder, fake.Epoch
@@ -130,11 +124,11 @@ func testAStandstill(t *testing.T, what string, within time.Duration) {
 	at.gate.Store(nil)
 	close(gate)
 	pass(time.Minute)
-	if fake.Lock(); fake.Holder != "stuck" || fake.Epoch != epoch+1 {
+	if fake.Lock(); fake.Holder != w.Lease.Holder() || fake.Epoch != epoch+1 {
 		t.Errorf("when it is back the lease is %q's, epoch %d after %d", fake.Holder, fake.Epoch, epoch)
 	}
 	fake.Unlock()
-	if newest := w.Metrics.StoredAt(); time.Since(newest) > 6*time.Second {
+	if newest := w.Metrics.storer.newestStore(); time.Since(newest) > 6*time.Second {
 		t.Errorf("its newest store is %s old", time.Since(newest))
 	}
 	stop()

@@ -20,9 +20,9 @@ import (
 type Store interface {
 	Ping(ctx context.Context) error
 	// Aggregates reads what a cycle has time for.
-	Aggregates(ctx context.Context, list []db.Aggregate) Aggregates
+	Aggregates(ctx context.Context, list []db.Aggregate) Readings
 	// AggregatesBeside reads what no cycle has time for, on connections of its own.
-	AggregatesBeside(ctx context.Context, list []db.Aggregate) Aggregates
+	AggregatesBeside(ctx context.Context, list []db.Aggregate) Readings
 	// AppendCycles stores what is newer than the newest stored cycle, renews
 	// the lease, and returns how many samples were new and the database's
 	// clock. Repeating it is harmless; recheck says that it may be a repetition.
@@ -46,14 +46,14 @@ type Store interface {
 // Postgres is the Store on a real database.
 type Postgres struct {
 	client *db.Client
-	ttl    time.Duration
-
 	beside *db.Client // for aggregates that take long
+	ttl    time.Duration
 }
 
-// NewPostgres makes the store. An append renews the lease for ttl.
-func NewPostgres(client *db.Client, ttl time.Duration) *Postgres {
-	return &Postgres{client: client, ttl: ttl, beside: client}
+// NewPostgres makes the store. Aggregates that take long are read on beside; an append
+// renews the lease for ttl.
+func NewPostgres(client, beside *db.Client, ttl time.Duration) *Postgres {
+	return &Postgres{client: client, beside: beside, ttl: ttl}
 }
 
 var _ Store = (*Postgres)(nil)
@@ -67,19 +67,20 @@ func (p *Postgres) Ping(ctx context.Context) error {
 }
 
 // Aggregates reads what a cycle has time for.
-func (p *Postgres) Aggregates(ctx context.Context, list []db.Aggregate) Aggregates {
+func (p *Postgres) Aggregates(ctx context.Context, list []db.Aggregate) Readings {
 	return readAggregates(ctx, p.client, list)
 }
 
 // AggregatesBeside reads with the limit of what no cycle has time for.
-func (p *Postgres) AggregatesBeside(ctx context.Context, list []db.Aggregate) Aggregates {
-	a := readAggregates(ctx, p.beside, list)
-	for name, err := range a.Failed {
-		if db.IsTimeout(err) && db.IsServerError(err) {
-			a.fail(name, fmt.Errorf("it takes longer than AGGREGATE_TIMEOUT, %s: %w", p.beside.Limit, err))
+func (p *Postgres) AggregatesBeside(ctx context.Context, list []db.Aggregate) Readings {
+	r := readAggregates(ctx, p.beside, list)
+	for name, reading := range r.Of {
+		if db.IsTimeout(reading.Err) && db.IsServerError(reading.Err) {
+			reading.Err = fmt.Errorf("it takes longer than AGGREGATE_TIMEOUT, %s: %w", p.beside.Limit, reading.Err)
+			r.set(name, reading)
 		}
 	}
-	return a
+	return r
 }
 
 // AppendCycles appends cycles, which are in order.

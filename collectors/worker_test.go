@@ -54,7 +54,7 @@ func startWorker(t *testing.T, cfg config.Config, log zerolog.Logger) (stop func
 	if err != nil {
 		t.Fatal(err)
 	}
-	worker := NewWorker(cfg, pool, spool.NewMemory(cfg.BufferCycles), NoHeart, log)
+	worker := NewWorker(Options{Config: cfg, Pool: pool, Buffer: spool.NewMemory(cfg.BufferCycles), Log: log})
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -100,12 +100,12 @@ func TestTheSamplesOfACycle(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	cfg := workerConfig(t, database.URL, "METRICS_COLLECTION_INTERVAL=60s")
 	pool := database.Pool(t)
-	worker := NewWorker(cfg, pool, spool.NewMemory(1), NoHeart, zerolog.Nop())
-	if _, err := worker.Once(t.Context(), false, worker.Metrics.Cycle); err != nil {
+	worker := NewWorker(Options{Config: cfg, Pool: pool, Buffer: spool.NewMemory(1), Log: zerolog.Nop()})
+	if _, _, _, err := worker.OnceMetrics(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	got, tables := map[string]float64{}, 0
-	for _, s := range worker.Metrics.Last().Samples {
+	for _, s := range worker.Metrics.gatherer.last.Samples {
 		got[fmt.Sprintf("%q, %q", s.Service, s.Metric)] = s.Value
 		if s.Metric == "table_bytes" {
 			tables++
@@ -223,7 +223,7 @@ func TestALeaderIsReadyWhileItStores(t *testing.T) {
 	database := pgtest.New(t)
 	cfg := workerConfig(t, database.URL, "METRICS_COLLECTION_INTERVAL=200ms")
 	pool := database.Pool(t)
-	worker := NewWorker(cfg, pool, spool.NewMemory(1000), NoHeart, zerolog.Nop())
+	worker := NewWorker(Options{Config: cfg, Pool: pool, Buffer: spool.NewMemory(1000), Log: zerolog.Nop()})
 	if err := worker.Ready(); err == nil || !strings.Contains(err.Error(), "has not been read") {
 		t.Errorf("before the start: %v", err)
 	}

@@ -173,42 +173,29 @@ func beside(run func(context.Context)) (end func()) {
 func runOn(ctx context.Context, cfg config.Config, p pools, heart *heartbeat.Heart, anyDatabase bool, log zerolog.Logger) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	buffer := spool.NewMemory(cfg.BufferCycles)
-	if cfg.SpoolDir != "" {
-		onDisk, left, err := spool.Open(cfg.SpoolDir, cfg.BufferCycles)
-		if err != nil {
-			log.Error().Err(err).Msg("the spool cannot be opened, cycles are kept in memory until it can")
-		}
-		if left.TornBytes > 0 {
-			log.Warn().Int64("bytes", left.TornBytes).Msg("spool had a torn tail, it is dropped")
-		}
-		if left.Dropped > 0 {
-			log.Warn().Int("cycles", left.Dropped).Msg("spool held more than BUFFER_CYCLES, the oldest are dropped")
-		}
-		if left.Cycles > 0 {
-			log.Info().Int("cycles", left.Cycles).Msg("spool holds cycles of an earlier process")
-		}
-		defer onDisk.Close()
-		buffer = onDisk
+	buffer, closeBuffer := openBuffer(cfg, log)
+	defer closeBuffer()
+	options := collectors.Options{Config: cfg, Pool: p.own, Beside: p.beside, Buffer: buffer, Heart: heart, AnyDatabase: anyDatabase, Log: log}
+	names := make([]string, len(cfg.Services))
+	for i, s := range cfg.Services {
+		names[i] = s.Name
 	}
-	worker := collectors.NewWorker(cfg, p.own, buffer, heart, log)
-	worker.AnyDatabase = anyDatabase
-	worker.CountOn(p.beside)
+	var worker *collectors.Worker
+	var metrics *listener.Metrics
+	if cfg.HTTPAddr != "" {
+		metrics = newMetrics(names, func() *collectors.Worker { return worker }, p.own)
+		options.Observer = metrics
+	}
+	worker = collectors.NewWorker(options)
 	for _, warning := range cfg.Warnings {
 		log.Warn().Msg(warning)
-	}
-	names := make([]string, len(worker.Targets))
-	for i, s := range worker.Targets {
-		names[i] = s.Name
 	}
 	log.Info().Str("version", version).Str("commit", commit).Int("services", len(names)).Strs("monitored", humanize.Few(names, 50)).
 		Stringer("health_interval", cfg.HealthInterval).Stringer("metrics_interval", cfg.MetricsInterval).
 		Bool("system_alerts", cfg.SystemAlerts).Msg("ops-worker starts")
 	var serving sync.WaitGroup
-	if cfg.HTTPAddr != "" {
-		metrics := observe(worker, p.own, names)
-		handler := listener.Handler(metrics, heart.Check, worker.Ready)
-		serving.Go(func() { listener.Serve(ctx, cfg.HTTPAddr, handler, log) })
+	if metrics != nil {
+		serving.Go(func() { listener.Serve(ctx, cfg.HTTPAddr, listener.Handler(metrics, heart.Check, worker.Ready), log) })
 	}
 	err := worker.Run(ctx)
 	if err != nil {
@@ -226,29 +213,48 @@ func runOn(ctx context.Context, cfg config.Config, p pools, heart *heartbeat.Hea
 	return nil
 }
 
-// observe lets metrics follow the worker.
-func observe(worker *collectors.Worker, pool *pgxpool.Pool, monitored []string) *listener.Metrics {
-	metrics := listener.NewMetrics(listener.Source{
+// openBuffer opens the buffer on disk where SPOOL_DIR says so.
+func openBuffer(cfg config.Config, log zerolog.Logger) (buffer spool.Buffer, closeIt func()) {
+	if cfg.SpoolDir == "" {
+		return spool.NewMemory(cfg.BufferCycles), func() {}
+	}
+	onDisk, left, err := spool.Open(cfg.SpoolDir, cfg.BufferCycles)
+	if err != nil {
+		log.Error().Err(err).Msg("the spool cannot be opened, cycles are kept in memory until it can")
+	}
+	if left.TornBytes > 0 {
+		log.Warn().Int64("bytes", left.TornBytes).Msg("spool had a torn tail, it is dropped")
+	}
+	if left.Dropped > 0 {
+		log.Warn().Int("cycles", left.Dropped).Msg("spool held more than BUFFER_CYCLES, the oldest are dropped")
+	}
+	if left.Cycles > 0 {
+		log.Info().Int("cycles", left.Cycles).Msg("spool holds cycles of an earlier process")
+	}
+	return onDisk, func() { onDisk.Close() }
+}
+
+// newMetrics makes what /metrics shows of a worker, which is there when it is asked.
+func newMetrics(monitored []string, worker func() *collectors.Worker, pool *pgxpool.Pool) *listener.Metrics {
+	return listener.NewMetrics(listener.Source{
 		Version: version, Commit: commit, Services: monitored,
 		Health: collectors.HealthLoop, Metrics: collectors.MetricsLoop, Store: collectors.StoreLoop,
 		Lease: func() (bool, int64) {
-			status := worker.Lease.Status()
+			status := worker().Lease.Status()
 			return status.Leading, status.Epoch
 		},
 		Buffer: func() (int, time.Duration) {
-			cycles, oldest := worker.Metrics.Waiting()
+			cycles, oldest := worker().Metrics.Waiting()
 			if cycles == 0 {
 				return 0, 0
 			}
-			return cycles, max(worker.Lease.Now().Sub(oldest), 0)
+			return cycles, max(worker().Lease.Now().Sub(oldest), 0)
 		},
 		Pool: func() (int, int) {
 			stat := pool.Stat()
 			return int(stat.TotalConns()), int(stat.IdleConns())
 		},
 	})
-	worker.Observer = metrics
-	return metrics
 }
 
 // withPool runs fn on a pool of its own, which connects when it is first used.

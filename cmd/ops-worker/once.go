@@ -36,61 +36,52 @@ func newOnceCommand(load loader) *cobra.Command {
 	once.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
 	once.PersistentFlags().BoolVar(&dryRun, "dry-run", false, "store nothing, and leave the schema as it is")
 	anyDatabaseFlag(once.PersistentFlags(), &anyDatabase)
-	sub := func(name, short string, aggregates int, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) {
+	sub := func(name, short string, aggregates int, cycle func(ctx context.Context, w *collectors.Worker, out io.Writer) (leader string, err error)) {
 		once.AddCommand(&cobra.Command{Use: name, Short: short, Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				cfg, err := load()
 				if err != nil {
 					return err
 				}
-				deadline := onceDeadline + time.Duration(aggregates)*cfg.AggregateTimeout
-				return runOnce(cmd, cfg, onceOptions{dryRun, anyDatabase, deadline}, cycle, print)
+				ctx, cancel := context.WithTimeout(cmd.Context(), onceDeadline+time.Duration(aggregates)*cfg.AggregateTimeout)
+				defer cancel()
+				return runOnce(ctx, cmd, cfg, dryRun, anyDatabase, cycle)
 			}})
 	}
-	sub("health", "Probe every service once", 0,
-		func(ctx context.Context, w *collectors.Worker) error { return w.Health.Cycle(ctx) },
-		func(out io.Writer, w *collectors.Worker) error { return printHealth(out, w.Health.Last(), asJSON) })
-	sub("metrics", "Collect every sample once, however long they take", len(db.Aggregates),
-		func(ctx context.Context, w *collectors.Worker) error {
-			err := w.Metrics.Once(ctx)
-			failed := w.Metrics.FailedAggregates()
-			if len(failed) == 0 {
-				return err
-			}
+	sub("health", "Probe every service once", 0, func(ctx context.Context, w *collectors.Worker, out io.Writer) (string, error) {
+		found, leader, err := w.OnceHealth(ctx, dryRun)
+		return leader, errors.Join(printHealth(out, found, asJSON), err)
+	})
+	sub("metrics", "Collect every sample once, however long they take", len(db.Aggregates), func(ctx context.Context, w *collectors.Worker, out io.Writer) (string, error) {
+		cycle, failed, leader, err := w.OnceMetrics(ctx, dryRun)
+		if len(failed) > 0 {
 			if away := w.Store.Ping(ctx); away != nil {
-				return away
+				err = away
+			} else {
+				err = errors.Join(err, fmt.Errorf("aggregates that failed, whose samples are missing: %s", strings.Join(failed, ", ")))
 			}
-			return errors.Join(err, fmt.Errorf("aggregates that failed, whose samples are missing: %s", strings.Join(failed, ", ")))
-		},
-		func(out io.Writer, w *collectors.Worker) error { return printMetrics(out, w.Metrics.Last(), asJSON) })
+		}
+		return leader, errors.Join(printMetrics(out, cycle, asJSON), err)
+	})
 	return once
-}
-
-type onceOptions struct {
-	dryRun, anyDatabase bool
-	deadline            time.Duration
 }
 
 // runOnce runs one cycle under the lease, or without storing anything where the
 // lease cannot be had.
-func runOnce(cmd *cobra.Command, cfg config.Config, options onceOptions, cycle func(context.Context, *collectors.Worker) error, print func(io.Writer, *collectors.Worker) error) error {
-	ctx, cancel := context.WithTimeout(cmd.Context(), options.deadline)
-	defer cancel()
+func runOnce(ctx context.Context, cmd *cobra.Command, cfg config.Config, dryRun, anyDatabase bool, cycle func(context.Context, *collectors.Worker, io.Writer) (string, error)) error {
 	return withPools(ctx, cfg, func(p pools) error {
-		log := newLogger(cfg, cmd.ErrOrStderr())
-		worker := collectors.NewWorker(cfg, p.own, spool.NewMemory(1), collectors.NoHeart, log)
-		worker.AnyDatabase = options.anyDatabase
-		worker.CountOn(p.beside)
-		if !options.dryRun {
+		worker := collectors.NewWorker(collectors.Options{Config: cfg, Pool: p.own, Beside: p.beside, Buffer: spool.NewMemory(1),
+			AnyDatabase: anyDatabase, Log: newLogger(cfg, cmd.ErrOrStderr())})
+		if !dryRun {
 			if err := worker.Prepare(ctx); err != nil {
 				return refusal(err)
 			}
 		}
-		leader, err := worker.Once(ctx, options.dryRun, func(ctx context.Context) error { return cycle(ctx, worker) })
+		leader, err := cycle(ctx, worker, cmd.OutOrStdout())
 		if leader != "" {
 			fmt.Fprintf(cmd.ErrOrStderr(), "ops-worker: %s collects, so nothing was stored\n", leader)
 		}
-		return errors.Join(print(cmd.OutOrStdout(), worker), err)
+		return err
 	})
 }
 

@@ -46,7 +46,7 @@ func TestCutOverQueries(t *testing.T) {
 	}{
 		"one process": {plant: func(*testing.T, *stage) {}, held: true},
 		"one process, after a take-over": {held: true, plant: func(t *testing.T, s *stage) {
-			grant, err := lease.NewPostgres(s.client).Acquire(t.Context(), s.token.Holder, time.Hour) // a new epoch, off the old one's beat
+			grant, err := lease.NewPostgres(s.client, 0).Acquire(t.Context(), s.token.Holder, time.Hour) // a new epoch, off the old one's beat
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -157,7 +157,7 @@ func TestARollingRestartIsNoSecondWriter(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
 	for i := range 6 {
-		grant, err := lease.NewPostgres(s.client).Acquire(t.Context(), s.token.Holder, time.Hour)
+		grant, err := lease.NewPostgres(s.client, 0).Acquire(t.Context(), s.token.Holder, time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -66,8 +66,8 @@ func newStage(t *testing.T) *stage {
 		s.env[of.Variable] = service(t, http.StatusOK, counters...)
 	}
 	s.client = db.NewClient(s.pool, 5*time.Second)
-	s.store = collectors.NewPostgres(s.client, time.Hour)
-	grant, err := lease.NewPostgres(s.client).Acquire(t.Context(), "worker-1/1/0a1b2c3d", time.Hour)
+	s.store = collectors.NewPostgres(s.client, s.client, time.Hour)
+	grant, err := lease.NewPostgres(s.client, 0).Acquire(t.Context(), "worker-1/1/0a1b2c3d", time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,13 +104,14 @@ func (s *stage) cycles(t *testing.T, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	worker := collectors.NewWorker(cfg, s.pool, spool.NewMemory(1), collectors.NoHeart, zerolog.Nop())
-	if _, err := worker.Once(t.Context(), true, worker.Metrics.Once); err != nil {
+	worker := collectors.NewWorker(collectors.Options{Config: cfg, Pool: s.pool, Buffer: spool.NewMemory(1), Log: zerolog.Nop()})
+	found, _, _, err := worker.OnceMetrics(t.Context(), true)
+	if err != nil {
 		t.Fatal(err)
 	}
 	cycles := make([]spool.Cycle, n)
 	for i := range cycles {
-		samples := slices.Clone(worker.Metrics.Last().Samples)
+		samples := slices.Clone(found.Samples)
 		if i%6 != 0 { // the newest of a minute is older than three intervals
 			samples = slices.DeleteFunc(samples, func(s spool.Sample) bool {
 				return slices.Contains(contracttest.OncePerMinute(), s.Service+" "+s.Metric)

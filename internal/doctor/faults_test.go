@@ -219,7 +219,7 @@ func TestFaults(t *testing.T) {
 		},
 		"the lease was handed back": {
 			plant: func(t *testing.T, s *stage) {
-				if err := lease.NewPostgres(s.client).Release(t.Context(), s.token); err != nil {
+				if err := lease.NewPostgres(s.client, 0).Release(t.Context(), s.token); err != nil {
 					t.Fatal(err)
 				}
 			},

@@ -10,14 +10,15 @@ import (
 
 // Postgres is the Store on a real database.
 type Postgres struct {
-	client *db.Client
-	// CycleInterval is how often this process collects, for whoever reads the
-	// lease; zero is unknown.
-	CycleInterval time.Duration
+	client        *db.Client
+	cycleInterval time.Duration
 }
 
-// NewPostgres keeps the lease in client's database.
-func NewPostgres(client *db.Client) *Postgres { return &Postgres{client: client} }
+// NewPostgres keeps the lease in client's database. cycleInterval is how often this
+// process collects, for whoever reads the lease; zero is unknown.
+func NewPostgres(client *db.Client, cycleInterval time.Duration) *Postgres {
+	return &Postgres{client: client, cycleInterval: cycleInterval}
+}
 
 var _ Store = (*Postgres)(nil)
 
@@ -94,7 +95,7 @@ func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration
 		if err := CorrectNewestCycle(ctx, q); err != nil {
 			return err
 		}
-		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: db.LeaseName, Holder: holder, TtlSeconds: ttl.Seconds(), CycleSeconds: p.CycleInterval.Seconds()})
+		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: db.LeaseName, Holder: holder, TtlSeconds: ttl.Seconds(), CycleSeconds: p.cycleInterval.Seconds()})
 		grant = Grant(row)
 		return err
 	})

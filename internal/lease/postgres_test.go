@@ -26,7 +26,7 @@ func onDatabase(t *testing.T, limit time.Duration) (*pgxpool.Pool, *db.Client) {
 
 func acquire(t *testing.T, client *db.Client, holder string) lease.Token {
 	t.Helper()
-	grant, err := lease.NewPostgres(client).Acquire(t.Context(), holder, time.Minute)
+	grant, err := lease.NewPostgres(client, 0).Acquire(t.Context(), holder, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ const (
 func TestTheLeaseHasOneHolder(t *testing.T) {
 	t.Parallel()
 	_, client := onDatabase(t, 5*time.Second)
-	store := lease.NewPostgres(client)
+	store := lease.NewPostgres(client, 0)
 	var won []string
 	var mu sync.Mutex
 	var asking sync.WaitGroup
@@ -92,7 +92,7 @@ func TestATakeoverWaitsForTheStoreInFlight(t *testing.T) {
 	}
 	taken := make(chan error, 1)
 	go func() {
-		_, err := lease.NewPostgres(client).Acquire(t.Context(), "b", time.Minute)
+		_, err := lease.NewPostgres(client, 0).Acquire(t.Context(), "b", time.Minute)
 		taken <- err
 	}()
 	pgtest.Eventually(t, "the take-over waits for a lock too", func() bool { return pgtest.Count(t, pool, waiting) == 2 })
@@ -166,7 +166,7 @@ func TestALeaseOfTheFutureIsNotHeld(t *testing.T) {
 			if _, err := pool.Exec(t.Context(), test.write); err != nil {
 				t.Fatal(err)
 			}
-			store := lease.NewPostgres(client)
+			store := lease.NewPostgres(client, 0)
 			state, err := store.Look(t.Context())
 			if err != nil || state.Held != test.held {
 				t.Errorf("%+v, %v; want held %v", state, err, test.held)
@@ -200,7 +200,7 @@ func TestALostRowBeginsAtTheNewestSample(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), "DELETE FROM ops_worker_lease"); err != nil {
 		t.Fatal(err)
 	}
-	grant, err := lease.NewPostgres(client).Acquire(t.Context(), "b", time.Minute)
+	grant, err := lease.NewPostgres(client, 0).Acquire(t.Context(), "b", time.Minute)
 	if err != nil || !grant.LastCycleAt.Equal(newest) {
 		t.Errorf("begins at %s, %v; want %s", grant.LastCycleAt, err, newest)
 	}
@@ -209,7 +209,7 @@ func TestALostRowBeginsAtTheNewestSample(t *testing.T) {
 func TestAnEmptyTableBeginsAtTheEpoch(t *testing.T) {
 	t.Parallel()
 	_, client := onDatabase(t, 5*time.Second)
-	grant, err := lease.NewPostgres(client).Acquire(t.Context(), "a", time.Minute)
+	grant, err := lease.NewPostgres(client, 0).Acquire(t.Context(), "a", time.Minute)
 	if err != nil || grant.LastCycleAt.Unix() != 0 || grant.Epoch != 1 {
 		t.Errorf("%+v, %v", grant, err)
 	}
@@ -228,7 +228,7 @@ func TestALeaseIsHandedBackOverADeadConnection(t *testing.T) {
 	token := acquire(t, client, "a")
 	direct := database.Pool(t)
 	pgtest.Rows(t, direct, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'holder' AND datname = current_database()")
-	if err := lease.NewPostgres(client).Release(t.Context(), token); err != nil {
+	if err := lease.NewPostgres(client, 0).Release(t.Context(), token); err != nil {
 		t.Error(err)
 	}
 	pgtest.WantRows(t, direct, "SELECT holder FROM ops_worker_lease", "")

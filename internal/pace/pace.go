@@ -45,3 +45,6 @@ func Intervals(budget float64, jobs []Job) []time.Duration {
 	}
 	return intervals
 }
+
+// Overdue is how long something that comes every interval may be silent: three of them.
+func Overdue(interval time.Duration) time.Duration { return 3 * interval }

@@ -35,11 +35,11 @@ type countingStore struct {
 	inFlight, most int
 }
 
-func (s *countingStore) Aggregates(ctx context.Context, list []db.Aggregate) Aggregates {
+func (s *countingStore) Aggregates(ctx context.Context, list []db.Aggregate) Readings {
 	return s.read(ctx, list, s.limit)
 }
 
-func (s *countingStore) AggregatesBeside(ctx context.Context, list []db.Aggregate) Aggregates {
+func (s *countingStore) AggregatesBeside(ctx context.Context, list []db.Aggregate) Readings {
 	s.Lock()
 	s.inFlight++
 	s.most = max(s.most, s.inFlight)
@@ -52,8 +52,8 @@ func (s *countingStore) AggregatesBeside(ctx context.Context, list []db.Aggregat
 	return s.read(ctx, list, time.Minute)
 }
 
-func (s *countingStore) read(ctx context.Context, list []db.Aggregate, limit time.Duration) Aggregates {
-	a := Aggregates{Answered: true}
+func (s *countingStore) read(ctx context.Context, list []db.Aggregate, limit time.Duration) Readings {
+	a := Readings{Answered: true}
 	for _, l := range list {
 		s.Lock()
 		takes := s.takes[l.Name]
@@ -71,8 +71,7 @@ func (s *countingStore) read(ctx context.Context, list []db.Aggregate, limit tim
 		nth := float64(s.reads[l.Name])
 		s.Unlock()
 		if takes > limit {
-			a.fail(l.Name, statementTimeout)
-			a.took(l.Name, limit)
+			a.set(l.Name, Reading{Err: statementTimeout, Took: limit, TimedOut: true})
 			continue
 		}
 		a.read(l.Name, takes, sampleOf("platform", l.Name, nth))
@@ -87,8 +86,8 @@ var fourAggregates = []db.Aggregate{{Name: "cheap"}, {Name: "minutely", Every: t
 func count(t *testing.T, takes map[string]time.Duration, budget float64, during time.Duration, change func(s *countingStore)) (*countingStore, *logtest.Log) {
 	t.Helper()
 	store := &countingStore{fakeStore: newFakeStore(), takes: takes, limit: 2 * time.Second, reads: map[string]int{}}
-	collector := NewMetricsCollector(nil, store, leasetest.Held(t, store.fakeStore, during+time.Hour), spool.NewMemory(10), 5*time.Second)
-	collector.pacer = newPacer(fourAggregates, 5*time.Second, budget)
+	collector := collectorWith(NoObserver, newSchedule(fourAggregates, 5*time.Second, budget), nil, store,
+		leasetest.Held(t, store.fakeStore, during+time.Hour), spool.NewMemory(10), 5*time.Second)
 	var log logtest.Log
 	ctx, stop := context.WithTimeout(t.Context(), during)
 	defer stop()
@@ -137,7 +136,7 @@ func TestWhatTakesLongIsCountedWithinTheBudget(t *testing.T) {
 	}{
 		"a second alone":      {map[string]time.Duration{"cheap": 0, "large": time.Second}, map[string]time.Duration{"cheap": 5 * time.Second, "large": 50 * time.Second, "minutely": time.Minute}},
 		"half as often":       {map[string]time.Duration{"large": 200 * time.Millisecond}, map[string]time.Duration{"large": 10 * time.Second}},
-		"no multiple":         {map[string]time.Duration{"large": 150 * time.Millisecond}, map[string]time.Duration{"large": 7500 * time.Millisecond}},
+		"no multiple":         {map[string]time.Duration{"large": 150 * time.Millisecond}, map[string]time.Duration{"large": 10 * time.Second}},
 		"longer than a cycle": {map[string]time.Duration{"large": 20 * time.Second}, map[string]time.Duration{"cheap": 5 * time.Second, "large": 1000 * time.Second}},
 		"two that are large": {map[string]time.Duration{"large": 2 * time.Second, "larger": 3 * time.Second},
 			map[string]time.Duration{"cheap": 5 * time.Second, "large": 135 * time.Second, "larger": 576 * time.Second}},
@@ -204,14 +203,14 @@ func TestAChangeOfPaceIsLoggedAndOneSlowReadingIsNone(t *testing.T) {
 	})
 }
 
-func TestWhatFailsIsTriedAgainWhenItIsWanted(t *testing.T) {
-	p := newPacer(fourAggregates, 5*time.Second, 0.02)
+func TestWhatFailsIsTriedAgain(t *testing.T) {
+	p := newSchedule(fourAggregates, 5*time.Second, 0.02)
 	began := time.Now().Truncate(time.Minute)
 	// cycle is one at a time; large takes a fifth of a second, and may fail.
 	cycle := func(at time.Duration, want string, err error) {
 		t.Helper()
-		due := p.due(began.Add(at), minuteOf(began.Add(at)))
-		a := Aggregates{Answered: true}
+		due := p.begin(began.Add(at), began.Add(at))
+		a := Readings{Answered: true}
 		var names []string
 		for _, l := range due {
 			names = append(names, l.Name)
@@ -224,7 +223,7 @@ func TestWhatFailsIsTriedAgainWhenItIsWanted(t *testing.T) {
 				a.read(l.Name, 200*time.Millisecond)
 			}
 		}
-		p.counted(due, &a, false)
+		p.ended(a, false)
 		if got := strings.Join(names, " "); got != want {
 			t.Errorf("after %s %q is due, want %q", at, got, want)
 		}
@@ -232,19 +231,19 @@ func TestWhatFailsIsTriedAgainWhenItIsWanted(t *testing.T) {
 	cycle(0, "cheap minutely large larger", nil)
 	cycle(5*time.Second, "cheap", nil)
 	cycle(10*time.Second, "cheap large", &pgconn.PgError{Code: "42P01"})
-	cycle(15*time.Second, "cheap large", nil) // it would be due at 20 s
-	cycle(20*time.Second, "cheap", nil)
-	cycle(25*time.Second, "cheap large", errors.New("the connection is gone"))
-	cycle(26*time.Second, "large", nil) // no reading at all
+	cycle(15*time.Second, "cheap", nil)
+	cycle(20*time.Second, "cheap large", errors.New("the connection is gone"))
+	cycle(25*time.Second, "cheap large", nil) // it would be due at 30 s
+	cycle(30*time.Second, "cheap", nil)
 }
 
 // A database that is slow when it comes back has time for what every cycle has.
 func TestAfterAnOutageACycleReadsItsOwnFirst(t *testing.T) {
-	p := newPacer(fourAggregates, 5*time.Second, 0.02)
+	p := newSchedule(fourAggregates, 5*time.Second, 0.02)
 	now := time.Now().Truncate(time.Minute)
 	due := func() string {
 		var names []string
-		for _, a := range p.due(now, minuteOf(now)) {
+		for _, a := range p.begin(now, now) {
 			names = append(names, a.Name)
 		}
 		return strings.Join(names, " ")
@@ -253,19 +252,19 @@ func TestAfterAnOutageACycleReadsItsOwnFirst(t *testing.T) {
 		t.Fatal(got)
 	}
 	away := failedAll(fourAggregates, errors.New("no answer"))
-	p.counted(fourAggregates, &away, false)
+	p.ended(away, false)
 	now = now.Add(5 * time.Second)
 	if got := due(); got != "cheap large" {
 		t.Errorf("due is %q", got)
 	}
 	for range 2 {
-		next, ok := p.nextBeside(now)
+		next, ok := p.beginBeside(now, now)
 		if !ok {
 			t.Fatal("nothing is due beside the cycles")
 		}
-		a := Aggregates{Answered: true}
+		a := Readings{Answered: true}
 		a.read(next.Name, time.Millisecond)
-		p.counted([]db.Aggregate{next}, &a, true)
+		p.ended(a, true)
 	}
 	now = now.Add(time.Minute)
 	if got := due(); got != "cheap minutely large larger" {
@@ -274,12 +273,10 @@ func TestAfterAnOutageACycleReadsItsOwnFirst(t *testing.T) {
 }
 
 func TestASlowAggregateOfAnEarlierTermIsNoSampleOfThisOne(t *testing.T) {
-	p := newPacer(fourAggregates, 5*time.Second, 0.02)
-	a := Aggregates{Answered: true}
-	a.read("large", time.Second, sampleOf("platform", "large", 1))
-	p.counted(fourAggregates, &a, true)
-	p.beginTerm()
-	if landed := p.takeLanded(); len(landed.Samples) > 0 {
+	c := newCounting(newFakeStore(), newSchedule(fourAggregates, 5*time.Second, 0.02), NoObserver)
+	c.landed.read("large", time.Second, sampleOf("platform", "large", 1))
+	c.beginTerm()
+	if landed := c.takeLanded(); len(landed.Of) > 0 {
 		t.Errorf("landed: %v", landed)
 	}
 }
@@ -301,11 +298,9 @@ func TestAStopEndsWhatIsCountedBeside(t *testing.T) {
 // next one.
 func TestWhatIsCountedTwiceIsStoredOnce(t *testing.T) {
 	store := newFakeStore()
-	collector := NewMetricsCollector(nil, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
-	collector.begin()
-	for range 2 {
-		collector.countBeside(t.Context(), db.Aggregates)
-	}
+	collector := collectorOf(nil, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
+	collector.gatherer.counters.begin(collector.gatherer.lease.Token())
+	collector.counting.landed.read("database", time.Millisecond, sampleOf("postgres", "connections", 8))
 	if err := collector.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
