@@ -10,29 +10,49 @@ import (
 	"time"
 )
 
-const doctorBackend = `-- name: DoctorBackend :one
+const doctorConnections = `-- name: DoctorConnections :one
 
-SELECT pg_backend_pid()::integer AS pid
+SELECT (current_setting('max_connections')::integer
+            - current_setting('superuser_reserved_connections')::integer
+            - coalesce(current_setting('reserved_connections', true)::integer, 0))::bigint AS available,
+       count(*)::bigint AS used,
+       (count(*) FILTER (WHERE a.datname = current_database() AND a.application_name = $1::text))::bigint AS own,
+       (count(DISTINCT coalesce(host(a.client_addr), '')) FILTER (WHERE a.datname = current_database() AND a.application_name = $1::text))::bigint AS replicas
+FROM pg_catalog.pg_stat_activity a
+WHERE a.usesysid IS NOT NULL
+  AND coalesce(a.backend_type, 'client backend') = 'client backend'
 `
 
+type DoctorConnectionsRow struct {
+	Available int64
+	Used      int64
+	Own       int64
+	Replicas  int64
+}
+
 // What `ops-worker doctor` asks. Every query runs in a read-only transaction
-// with a statement time-out, on a database that may be in any state: so the
-// catalogues are asked first, and a query on a table only where that stands.
-// Which server process answers. Two of them within one client's connection, or
-// one for two clients, tell a pooler in transaction mode.
-func (q *Queries) DoctorBackend(ctx context.Context) (int32, error) {
-	row := q.db.QueryRow(ctx, doctorBackend)
-	var pid int32
-	err := row.Scan(&pid)
-	return pid, err
+// with a statement time-out. No table of the platform or the worker need stand: a
+// query on one that is missing costs its own check.
+// How many connections the server has for ordinary roles, how many are in use, how
+// many of them by the worker, and from how many addresses. Of other roles' sessions
+// the kind is shown to pg_read_all_stats alone. Shared memory, a row a backend.
+func (q *Queries) DoctorConnections(ctx context.Context, serviceName string) (DoctorConnectionsRow, error) {
+	row := q.db.QueryRow(ctx, doctorConnections, serviceName)
+	var i DoctorConnectionsRow
+	err := row.Scan(
+		&i.Available,
+		&i.Used,
+		&i.Own,
+		&i.Replicas,
+	)
+	return i, err
 }
 
 const doctorEnterRole = `-- name: DoctorEnterRole :one
-SELECT set_config('role', coalesce(nullif($1::text, ''), current_user)::text, true)::text AS role
+SELECT set_config('role', $1::text, true)::text AS role
 `
 
-// From here to the end of the transaction: a role, or the login role where none
-// is given. Returns it.
+// From here to the end of the transaction: a role. Returns it.
 func (q *Queries) DoctorEnterRole(ctx context.Context, role string) (string, error) {
 	row := q.db.QueryRow(ctx, doctorEnterRole, role)
 	var role_2 string
@@ -40,94 +60,7 @@ func (q *Queries) DoctorEnterRole(ctx context.Context, role string) (string, err
 	return role_2, err
 }
 
-const doctorHealthRows = `-- name: DoctorHealthRows :many
-SELECT service, status, checked_at, clock_timestamp()::timestamptz AS now
-FROM service_health
-ORDER BY service
-`
-
-type DoctorHealthRowsRow struct {
-	Service   string
-	Status    string
-	CheckedAt time.Time
-	Now       time.Time
-}
-
-// service_health whole: a row a service.
-func (q *Queries) DoctorHealthRows(ctx context.Context) ([]DoctorHealthRowsRow, error) {
-	rows, err := q.db.Query(ctx, doctorHealthRows)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []DoctorHealthRowsRow{}
-	for rows.Next() {
-		var i DoctorHealthRowsRow
-		if err := rows.Scan(
-			&i.Service,
-			&i.Status,
-			&i.CheckedAt,
-			&i.Now,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const doctorNewestSamples = `-- name: DoctorNewestSamples :many
-SELECT w.service::text AS service, w.metric_name::text AS metric_name, coalesce(n.time, 'epoch')::timestamptz AS newest
-FROM (
-    SELECT unnest($1::text[]) AS service,
-           unnest($2::text[]) AS metric_name
-) w
-LEFT JOIN LATERAL (
-    SELECT m.time
-    FROM system_metrics m
-    WHERE m.metric_name = w.metric_name AND m.service = w.service
-    ORDER BY m.time DESC
-    LIMIT 1
-) n ON true
-`
-
-type DoctorNewestSamplesParams struct {
-	Services    []string
-	MetricNames []string
-}
-
-type DoctorNewestSamplesRow struct {
-	Service    string
-	MetricName string
-	Newest     time.Time
-}
-
-// The newest sample of each given series, the epoch where it has none: one step
-// each through (metric_name, service, time).
-func (q *Queries) DoctorNewestSamples(ctx context.Context, arg DoctorNewestSamplesParams) ([]DoctorNewestSamplesRow, error) {
-	rows, err := q.db.Query(ctx, doctorNewestSamples, arg.Services, arg.MetricNames)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []DoctorNewestSamplesRow{}
-	for rows.Next() {
-		var i DoctorNewestSamplesRow
-		if err := rows.Scan(&i.Service, &i.MetricName, &i.Newest); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const doctorOldestSample = `-- name: DoctorOldestSample :one
+const doctorNewestWrites = `-- name: DoctorNewestWrites :one
 WITH RECURSIVE names AS (
     (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
     UNION ALL
@@ -135,31 +68,44 @@ WITH RECURSIVE names AS (
     FROM names n
     WHERE n.metric_name IS NOT NULL
 )
-SELECT e.time AS oldest
-FROM names n
-CROSS JOIN LATERAL (
-    SELECT m.time
-    FROM system_metrics m
-    WHERE m.metric_name = n.metric_name
-    ORDER BY m.time
-    LIMIT 1
-) e
-WHERE n.metric_name IS NOT NULL
-ORDER BY e.time
-LIMIT 1
+SELECT coalesce((
+           SELECT max(s.time)
+           FROM names n
+           CROSS JOIN LATERAL (
+               SELECT m.time
+               FROM system_metrics m
+               WHERE m.metric_name = n.metric_name
+                 AND m.time <= clock_timestamp() + make_interval(secs => $1::float8)
+               ORDER BY m.time DESC
+               LIMIT 1
+           ) s), 'epoch')::timestamptz AS newest_sample,
+       coalesce((
+           SELECT max(h.checked_at)
+           FROM service_health h
+           WHERE h.checked_at <= clock_timestamp() + make_interval(secs => $1::float8)), 'epoch')::timestamptz AS newest_check,
+       clock_timestamp()::timestamptz AS now
 `
 
-// The oldest sample of a plain table, name by name through (metric_name, time);
-// no row on an empty table. On a hypertable the oldest chunk tells.
-func (q *Queries) DoctorOldestSample(ctx context.Context) (time.Time, error) {
-	row := q.db.QueryRow(ctx, doctorOldestSample)
-	var oldest time.Time
-	err := row.Scan(&oldest)
-	return oldest, err
+type DoctorNewestWritesRow struct {
+	NewestSample time.Time
+	NewestCheck  time.Time
+	Now          time.Time
+}
+
+// The newest sample, by one step a name through (metric_name, time), and the newest
+// health row; the epoch where there is none. An append moves the lease's
+// last_cycle_at in its own transaction, so that a sample newer than that is another
+// writer's. What lies further ahead than future_seconds was stamped by a clock that
+// was wrong, and hides nothing.
+func (q *Queries) DoctorNewestWrites(ctx context.Context, futureSeconds float64) (DoctorNewestWritesRow, error) {
+	row := q.db.QueryRow(ctx, doctorNewestWrites, futureSeconds)
+	var i DoctorNewestWritesRow
+	err := row.Scan(&i.NewestSample, &i.NewestCheck, &i.Now)
+	return i, err
 }
 
 const doctorOpenAlerts = `-- name: DoctorOpenAlerts :many
-SELECT substr(fingerprint, 15)::text AS service, status, created_at
+SELECT substr(fingerprint, 15)::text AS service, status, created_at, clock_timestamp()::timestamptz AS now
 FROM fleet_alert
 WHERE tenant_id = '__system__'
   AND fingerprint LIKE 'system-health:%'
@@ -171,6 +117,7 @@ type DoctorOpenAlertsRow struct {
 	Service   string
 	Status    string
 	CreatedAt time.Time
+	Now       time.Time
 }
 
 // The system alerts that are open, acknowledged ones included.
@@ -183,54 +130,12 @@ func (q *Queries) DoctorOpenAlerts(ctx context.Context) ([]DoctorOpenAlertsRow, 
 	items := []DoctorOpenAlertsRow{}
 	for rows.Next() {
 		var i DoctorOpenAlertsRow
-		if err := rows.Scan(&i.Service, &i.Status, &i.CreatedAt); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const doctorPrivileges = `-- name: DoctorPrivileges :many
-SELECT w.role::text AS role, w.relation::text AS relation, w.privilege::text AS privilege
-FROM (
-    SELECT unnest($1::text[]) AS role,
-           unnest($2::text[]) AS relation,
-           unnest($3::text[]) AS privilege
-) w
-JOIN pg_catalog.pg_roles r ON r.rolname = w.role
-JOIN pg_catalog.pg_class c ON c.oid = to_regclass(w.relation)
-WHERE NOT has_table_privilege(r.oid, c.oid, w.privilege)
-ORDER BY w.role, w.relation, w.privilege
-`
-
-type DoctorPrivilegesParams struct {
-	Roles      []string
-	Relations  []string
-	Privileges []string
-}
-
-type DoctorPrivilegesRow struct {
-	Role      string
-	Relation  string
-	Privilege string
-}
-
-// Of the given privileges those that are missing, on tables that stand and for
-// roles that exist.
-func (q *Queries) DoctorPrivileges(ctx context.Context, arg DoctorPrivilegesParams) ([]DoctorPrivilegesRow, error) {
-	rows, err := q.db.Query(ctx, doctorPrivileges, arg.Roles, arg.Relations, arg.Privileges)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []DoctorPrivilegesRow{}
-	for rows.Next() {
-		var i DoctorPrivilegesRow
-		if err := rows.Scan(&i.Role, &i.Relation, &i.Privilege); err != nil {
+		if err := rows.Scan(
+			&i.Service,
+			&i.Status,
+			&i.CreatedAt,
+			&i.Now,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -242,26 +147,27 @@ func (q *Queries) DoctorPrivileges(ctx context.Context, arg DoctorPrivilegesPara
 }
 
 const doctorRole = `-- name: DoctorRole :one
-SELECT current_user::text AS login_role,
+SELECT me.rolsuper::boolean AS superuser,
+       me.rolbypassrls::boolean AS bypass_rls,
        (p.oid IS NOT NULL)::boolean AS operator_exists,
        coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
        coalesce(pg_has_role(current_user, p.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)::boolean AS operator_granted,
        coalesce(has_schema_privilege(current_user, n.oid, 'CREATE'), false)::boolean AS creates_tables,
-       coalesce(has_schema_privilege(current_user, n.oid, 'USAGE'), false)::boolean AS uses_schema,
-       coalesce(has_schema_privilege(p.oid, n.oid, 'USAGE'), false)::boolean AS operator_uses_schema
-FROM (SELECT) me
+       coalesce(has_schema_privilege(current_user, n.oid, 'USAGE'), false)::boolean AS uses_schema
+FROM pg_catalog.pg_roles me
 LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'public'
 LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator'
+WHERE me.rolname = current_user
 `
 
 type DoctorRoleRow struct {
-	LoginRole          string
-	OperatorExists     bool
-	OperatorBypasses   bool
-	OperatorGranted    bool
-	CreatesTables      bool
-	UsesSchema         bool
-	OperatorUsesSchema bool
+	Superuser        bool
+	BypassRls        bool
+	OperatorExists   bool
+	OperatorBypasses bool
+	OperatorGranted  bool
+	CreatesTables    bool
+	UsesSchema       bool
 }
 
 // The login role, the role that the platform's routes take on, and what both may
@@ -270,135 +176,43 @@ func (q *Queries) DoctorRole(ctx context.Context) (DoctorRoleRow, error) {
 	row := q.db.QueryRow(ctx, doctorRole)
 	var i DoctorRoleRow
 	err := row.Scan(
-		&i.LoginRole,
+		&i.Superuser,
+		&i.BypassRls,
 		&i.OperatorExists,
 		&i.OperatorBypasses,
 		&i.OperatorGranted,
 		&i.CreatesTables,
 		&i.UsesSchema,
-		&i.OperatorUsesSchema,
 	)
 	return i, err
-}
-
-const doctorSequences = `-- name: DoctorSequences :many
-SELECT n.name::text AS name
-FROM (SELECT unnest($1::text[]) AS name) n
-WHERE NOT has_sequence_privilege($2::text, n.name, 'USAGE')
-ORDER BY n.name
-`
-
-type DoctorSequencesParams struct {
-	Names []string
-	Role  string
-}
-
-// Those of the given sequences that a role may not draw from.
-func (q *Queries) DoctorSequences(ctx context.Context, arg DoctorSequencesParams) ([]string, error) {
-	rows, err := q.db.Query(ctx, doctorSequences, arg.Names, arg.Role)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []string{}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		items = append(items, name)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const doctorSeries = `-- name: DoctorSeries :many
-SELECT m.metric_name, coalesce(m.service, '')::text AS service, count(*)::bigint AS points
-FROM system_metrics m
-WHERE m.metric_name = ANY ($1::text[])
-  AND m.time > now() - make_interval(secs => $2::float8)
-GROUP BY m.metric_name, m.service
-ORDER BY m.metric_name, m.service
-`
-
-type DoctorSeriesParams struct {
-	MetricNames   []string
-	WindowSeconds float64
-}
-
-type DoctorSeriesRow struct {
-	MetricName string
-	Service    string
-	Points     int64
-}
-
-// How many points the given series have had in the last window_seconds: ranges of
-// (metric_name, time).
-func (q *Queries) DoctorSeries(ctx context.Context, arg DoctorSeriesParams) ([]DoctorSeriesRow, error) {
-	rows, err := q.db.Query(ctx, doctorSeries, arg.MetricNames, arg.WindowSeconds)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []DoctorSeriesRow{}
-	for rows.Next() {
-		var i DoctorSeriesRow
-		if err := rows.Scan(&i.MetricName, &i.Service, &i.Points); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const doctorServer = `-- name: DoctorServer :one
 SELECT current_setting('server_version')::text AS version,
        current_setting('server_version_num')::integer AS version_num,
-       current_database()::text AS database,
-       session_user::text AS login_role,
+       current_user::text AS login_role,
        pg_is_in_recovery()::boolean AS standby,
-       pg_backend_pid()::integer AS pid,
-       coalesce(host(inet_client_addr()), '')::text AS client_address,
-       coalesce(inet_client_port(), 0)::integer AS client_port,
-       coalesce(s.ssl, false)::boolean AS ssl,
-       coalesce(s.version, '')::text AS ssl_version
-FROM (SELECT pg_backend_pid() AS pid) me
-LEFT JOIN pg_catalog.pg_stat_ssl s ON s.pid = me.pid
+       pg_backend_pid()::integer AS pid
 `
 
 type DoctorServerRow struct {
-	Version       string
-	VersionNum    int32
-	Database      string
-	LoginRole     string
-	Standby       bool
-	Pid           int32
-	ClientAddress string
-	ClientPort    int32
-	Ssl           bool
-	SslVersion    string
+	Version    string
+	VersionNum int32
+	LoginRole  string
+	Standby    bool
+	Pid        int32
 }
 
-// The server, and the connection as the server sees it.
+// The server, the role, and which of the server's processes answers.
 func (q *Queries) DoctorServer(ctx context.Context) (DoctorServerRow, error) {
 	row := q.db.QueryRow(ctx, doctorServer)
 	var i DoctorServerRow
 	err := row.Scan(
 		&i.Version,
 		&i.VersionNum,
-		&i.Database,
 		&i.LoginRole,
 		&i.Standby,
 		&i.Pid,
-		&i.ClientAddress,
-		&i.ClientPort,
-		&i.Ssl,
-		&i.SslVersion,
 	)
 	return i, err
 }

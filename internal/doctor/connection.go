@@ -1,18 +1,17 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
@@ -45,12 +44,11 @@ func checkSettings(_ context.Context, r *run, f *findings) error {
 		alerts = "on"
 	}
 	f.note("health every %s, metrics every %s, samples kept %s, system alerts %s", age(c.HealthInterval), age(c.MetricsInterval), retention, alerts)
-	names := make([]string, len(r.targets))
-	for i, t := range r.targets {
-		names[i] = t.Name
+	var monitored, unset []string
+	for _, s := range c.Services {
+		monitored = append(monitored, s.Name)
 	}
-	f.note("monitored: %s", strings.Join(names, ", "))
-	var unset []string
+	f.note("monitored: %s", strings.Join(monitored, ", "))
 	for _, s := range config.PlatformServices() {
 		if !r.monitors(s.Name) {
 			unset = append(unset, s.Name+" ("+s.Variable+")")
@@ -62,20 +60,28 @@ func checkSettings(_ context.Context, r *run, f *findings) error {
 	return nil
 }
 
+// connection is what the check of that name learns.
+type connection struct {
+	stands bool
+	server db.DoctorServerRow
+	remote net.Addr // what the client is connected to
+	tls    bool
+	pooled bool // a pooler answers, not the server
+}
+
 func checkConnection(ctx context.Context, r *run, f *findings) error {
-	if r.pool == nil {
+	pool := r.database.pool
+	if pool == nil {
 		return errors.New("the database's URL is not usable")
 	}
-	target := db.Target(r.pool.Config().ConnConfig.Config)
+	target := db.Target(pool.Config().ConnConfig.Config)
 	began := time.Now()
-	conn, err := r.pool.Acquire(ctx)
+	conn, err := pool.Acquire(ctx)
 	if err == nil {
 		defer conn.Release()
-		// No transaction yet: a pooler in statement mode allows none.
-		r.server, err = db.New(conn).DoctorServer(ctx)
+		r.connection.server, err = db.New(conn).DoctorServer(ctx)
 	}
 	if err != nil {
-		r.unusable = "there is no connection to the database"
 		reason := "no answer within " + r.limits.check.String()
 		if !errors.Is(err, context.DeadlineExceeded) && !pgconn.Timeout(err) {
 			reason = humanize.OneLine(db.RootCause(err).Error())
@@ -83,10 +89,17 @@ func checkConnection(ctx context.Context, r *run, f *findings) error {
 		f.fail(connectionAdvice(err), "%s: %s", target, reason)
 		return nil
 	}
-	r.unusable = ""
-	r.link = linkOf(conn.Conn().PgConn())
 	f.note("%s answers, connected in %s", target, latency(time.Since(began)))
-	if r.server.Standby {
+	client := conn.Conn().PgConn()
+	socket := client.Conn()
+	_, encrypted := socket.(*tls.Conn)
+	r.connection.stands, r.connection.remote, r.connection.tls = true, socket.RemoteAddr(), encrypted
+	// A pooler answers its clients itself, so the process id that it gives is none of
+	// the server's.
+	if r.connection.pooled = uint32(r.connection.server.Pid) != client.PID(); r.connection.pooled {
+		f.note("through a pooler (PgBouncer or the like)")
+	}
+	if r.connection.server.Standby {
 		f.fail("point DATABASE_URL or PG_HOST to the primary", "this server is a standby: nothing can be written")
 	}
 	return nil
@@ -114,33 +127,16 @@ func connectionAdvice(err error) string {
 	return "check host and port (DATABASE_URL, or PG_HOST and PG_PORT), the network between, and TLS (sslmode)"
 }
 
-func checkVersion(_ context.Context, r *run, f *findings) error {
-	switch v := r.server.VersionNum; {
-	case v < 130000:
-		f.fail("upgrade to PostgreSQL 15 or later", "PostgreSQL %s: before 13 there is no gen_random_uuid(), which a default of integrations calls", r.server.Version)
-	case v < 150000:
-		f.warn("upgrade to PostgreSQL 15 or later when the platform can",
-			"PostgreSQL %s: before 15 a view knows no security_invoker, so those that stand in for dropped tables belong to pulse_operator and only that role may read them", r.server.Version)
-	default:
-		f.note("PostgreSQL %s", r.server.Version)
-	}
-	return nil
-}
-
 func checkEncryption(_ context.Context, r *run, f *findings) error {
-	if r.link.tls {
-		f.note("TLS from here to %s", r.link.remote)
-	} else if remote := r.link.remote; isPublic(remote) {
-		f.warn("add sslmode=verify-full to DATABASE_URL", "no TLS from here to %s, which is a public address: the samples, and perhaps the password, can be read on the way", remote)
-	} else {
-		f.note("no TLS from here to %s, a local or private address", remote)
-	}
-	// Behind a pooler this is the pooler's own link.
+	c := r.connection
 	switch {
-	case r.server.Ssl:
-		f.note("the server's side of its connection: %s", r.server.SslVersion)
-	case r.link.tls:
-		f.note("the server's side of its connection: no TLS, so the pooler between ends it")
+	case c.tls:
+		f.note("TLS from here to %s", c.remote)
+	case isPublic(c.remote):
+		f.warn("add sslmode=verify-full to DATABASE_URL",
+			"no TLS from here to %s, which is a public address: the samples, and perhaps the password, can be read on the way", c.remote)
+	default:
+		f.note("no TLS from here to %s, a local or private address", c.remote)
 	}
 	return nil
 }
@@ -157,165 +153,54 @@ func isPublic(address net.Addr) bool {
 	return ok && !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast()
 }
 
-// A pooler answers its clients itself, so the process id that it gives a client
-// at the start is made up: where it differs from pg_backend_pid(), somebody
-// stands in between. Addresses would not tell: one that is translated on the
-// way (a published port, a tunnel) differs just the same.
-//
-// In transaction mode a client has a server process for a transaction only. Of
-// a client's transactions in a row two may still get the same process, as an
-// idle pooler hands out the one it has just got back; so a second client holds
-// a transaction open meanwhile. A process that serves both, or a client that
-// changes processes, is what session mode never shows.
-//
-// A setting that does not survive would tell it too, but where it does survive,
-// it would be left in a process that others use.
-func checkPooler(ctx context.Context, r *run, f *findings) error {
-	first, err := r.pool.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer first.Release()
-	home, err := r.backend(ctx, first)
-	if err != nil && strings.Contains(err.Error(), "statement pooling") {
-		r.unusable = "the pooler in between allows no transactions"
-		f.fail("set pool_mode = transaction for this database in the pooler's settings",
-			"a pooler in statement mode stands in between: every write here is a transaction, and it refuses them")
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if home == first.Conn().PgConn().PID() {
-		seen := net.JoinHostPort(r.server.ClientAddress, strconv.Itoa(int(r.server.ClientPort)))
-		switch {
-		case r.server.ClientAddress == "":
-			f.note("none: a direct connection over a Unix socket")
-		case r.link.local.String() == seen:
-			f.note("none: a direct connection")
-		default:
-			f.note("none: a direct connection, with its address translated on the way (the server sees another than %s)", r.link.local)
-		}
-		return nil
-	}
-
-	second, err := r.pool.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer second.Release()
-	shared, err := r.sharesBackends(ctx, first, second, home)
-	switch {
-	case pgconn.Timeout(err) || errors.Is(err, context.DeadlineExceeded):
-		f.warn("give the pooler room: a pool_size of at least PG_POOL_MAX in session mode, 2 or more in transaction mode",
-			"a pooler (PgBouncer or the like) stands in between, and had no second server connection for a second client: its mode is not known")
-	case err != nil:
-		return err
-	case shared:
-		f.note("a pooler (PgBouncer or the like) in transaction mode, which is what the worker is made for")
+func checkVersion(_ context.Context, r *run, f *findings) error {
+	server := r.connection.server
+	switch v := server.VersionNum; {
+	case v < 130000:
+		f.fail("upgrade to PostgreSQL 15 or later", "PostgreSQL %s: before 13 there is no gen_random_uuid(), which a default of integrations calls", server.Version)
+	case v < 150000:
+		f.warn("upgrade to PostgreSQL 15 or later when the platform can",
+			"PostgreSQL %s: before 15 a view knows no security_invoker, so those that stand in for dropped tables belong to pulse_operator and only that role may read them", server.Version)
 	default:
-		f.note("a pooler (PgBouncer or the like) in session mode: it works, and holds a server connection for each of the worker's")
+		f.note("PostgreSQL %s", server.Version)
 	}
 	return nil
 }
 
-// sharesBackends reports whether a pooler lends server processes by the
-// transaction. home is the process of first's latest one.
-func (r *run) sharesBackends(ctx context.Context, first, second *pgxpool.Conn, home uint32) (bool, error) {
-	// Three times: a pooler that goes round its idle processes needs as many.
-	moved := func() (bool, error) {
-		for range 3 {
-			pid, err := r.backend(ctx, first)
-			if err != nil || pid != home {
-				return err == nil, err
-			}
-		}
-		return false, nil
-	}
-	if yes, err := moved(); yes || err != nil {
-		return yes, err
-	}
-	// A session pooler with no process left lets the second client wait.
-	held, cancel := context.WithTimeout(ctx, r.limits.check/3)
-	defer cancel()
-	shared := false
-	err := r.readOn(held, second, func(q *db.Queries) error {
-		pid, err := q.DoctorBackend(held)
-		if err != nil || uint32(pid) == home {
-			shared = err == nil
+// maxSessions is how many kinds of sessions are listed.
+const maxSessions = 12
+
+// checkConnections looks whether the server has room for the worker's pools, and
+// lists who is connected.
+func checkConnections(ctx context.Context, r *run, f *findings) error {
+	var room db.DoctorConnectionsRow
+	var sessions []db.DoctorSessionsRow
+	err := r.database.read(ctx, func(q *db.Queries) (err error) {
+		if room, err = q.DoctorConnections(ctx, r.cfg.ServiceName); err != nil {
 			return err
 		}
-		shared, err = moved()
+		sessions, err = q.DoctorSessions(ctx, applicationName(r.cfg))
 		return err
-	})
-	if shared || err != nil {
-		return shared, err
-	}
-	return moved()
-}
-
-// backend is the server process that serves a transaction on conn.
-func (r *run) backend(ctx context.Context, conn *pgxpool.Conn) (pid uint32, err error) {
-	err = r.readOn(ctx, conn, func(q *db.Queries) error {
-		p, err := q.DoctorBackend(ctx)
-		pid = uint32(p)
-		return err
-	})
-	return pid, err
-}
-
-// How far this machine's clock may be from the database's. The samples carry
-// the database's time whatever this one says; but logs, and the services that
-// go by their own clock, are then hard to lay side by side, and a clock that is
-// a minute off is seldom off alone.
-const (
-	warnSkew = time.Second
-	failSkew = time.Minute
-)
-
-func checkClock(ctx context.Context, r *run, f *findings) error {
-	var skew, within time.Duration
-	err := r.read(ctx, func(q *db.Queries) error {
-		for i := range 5 {
-			sent, begin := r.now(), time.Now()
-			remote, err := q.Now(ctx)
-			if err != nil {
-				return err
-			}
-			// The database read its clock somewhere in the round trip; the
-			// quickest one says it most exactly.
-			half := time.Since(begin) / 2
-			if i == 0 || half < within {
-				skew, within = remote.Sub(sent.Add(half)), half
-			}
-		}
-		return nil
 	})
 	if err != nil {
 		return err
 	}
-	direction := "ahead of"
-	if skew < 0 {
-		direction = "behind"
+	// Replicas on one machine share its address: there may be more.
+	replicas := max(1, room.Replicas)
+	pools := replicas * int64(r.cfg.Database.MaxConns)
+	f.note("%d of %d are in use, %d of them by %s, which takes up to %d (%d × PG_POOL_MAX)",
+		room.Used, room.Available, room.Own, r.cfg.ServiceName, pools, replicas)
+	// A pooler has a limit of its own.
+	if !r.connection.pooled && room.Used-room.Own+pools > room.Available {
+		f.warn("raise max_connections, or lower PG_POOL_MAX or another service's pool", "there is no room for all of them")
 	}
-	off := skew.Abs()
-	const advice = "set both clocks by NTP (timedatectl, chronyc tracking)"
-	const format = "the database's clock is %s %s this machine's (within %s)"
-	switch sure := off - within; {
-	case sure > failSkew:
-		f.fail(advice, format, age(off), direction, latency(within))
-	case sure > warnSkew:
-		f.warn(advice, format, age(off), direction, latency(within))
-	default:
-		f.note("the database's clock and this machine's agree to %s", latency(max(off, within, 100*time.Microsecond)))
+	for i, s := range sessions {
+		if i == maxSessions {
+			f.note("and %d more kinds", len(sessions)-i)
+			break
+		}
+		f.note("%d x %s as %s from %s", s.Sessions, cmp.Or(humanize.OneLine(s.ApplicationName), "(no application_name)"),
+			s.LoginRole, cmp.Or(s.ClientAddress, "a Unix socket or an address not shown"))
 	}
 	return nil
 }
-
-// latency is a short duration for people.
-func latency(d time.Duration) string {
-	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
-}
-
-// age is a longer one.
-func age(d time.Duration) string { return humanize.Age(d) }

@@ -1,28 +1,23 @@
 // Package doctor examines the worker's surroundings: its settings, the database
 // it was given, the services it asks, and whether it is the only one that
-// collects. It changes nothing, never shows a secret, and always ends: each check
-// has a deadline, and so has the whole.
+// collects. It does what the worker does and rolls it back. So it changes nothing;
+// it never shows a secret, and it always ends: each check has a deadline, and so
+// has the whole.
 package doctor
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/rs/zerolog"
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/humanize"
 	"ops_worker/internal/probe"
-	"ops_worker/internal/schema"
 )
 
 // Result is the verdict of one check.
@@ -66,14 +61,14 @@ func (r Report) ExitCode() int {
 
 // limits bound the examination. With these the whole ends in less than 30 s,
 // whatever hangs.
-type limits struct{ total, check, closing time.Duration }
+type limits struct{ total, check time.Duration }
 
-var defaultLimits = limits{total: 25 * time.Second, check: 5 * time.Second, closing: 2 * time.Second}
+var defaultLimits = limits{total: 25 * time.Second, check: 5 * time.Second}
 
 // Run examines what cfg describes. settings is the error that loading cfg gave;
 // with one, cfg is not there and only the settings can be judged.
 func Run(ctx context.Context, cfg config.Config, settings error) Report {
-	r := &run{cfg: cfg, settings: settings, limits: defaultLimits, now: time.Now}
+	r := &run{cfg: cfg, settings: settings, limits: defaultLimits}
 	return r.report(ctx)
 }
 
@@ -90,67 +85,37 @@ type check struct {
 var checks = []check{
 	{name: "settings", offline: true, judge: checkSettings},
 	{name: "connection", offline: true, judge: checkConnection},
-	{name: "server version", judge: checkVersion},
 	{name: "encryption", judge: checkEncryption},
-	{name: "pooler", judge: checkPooler},
+	{name: "server version", judge: checkVersion},
+	{name: "connections", judge: checkConnections},
 	{name: "role", judge: checkRole},
-	{name: "privileges", judge: checkPrivileges},
-	{name: "row security", judge: checkRowSecurity},
 	{name: "schema", judge: checkSchema},
-	{name: "migrator", judge: checkMigrator},
-	{name: "tables", judge: checkTables},
-	{name: "stand-ins", judge: checkStandIns},
+	{name: "writes", judge: checkWrites},
+	{name: "routes", judge: checkRoutes},
 	{name: "timescaledb", judge: checkTimescale},
-	{name: "clock", judge: checkClock},
 	{name: "services", offline: true, judge: checkServices},
 	{name: "lease", judge: checkLease},
-	{name: "aggregates", judge: checkAggregates},
-	{name: "samples", judge: checkSamples},
 	{name: "other writer", judge: checkOtherWriter},
-	{name: "connected", judge: checkConnected},
-	{name: "health rows", judge: checkHealthRows},
+	{name: "aggregates", judge: checkAggregates}, // after the lease, which knows the interval
 	{name: "system alerts", judge: checkSystemAlerts},
-	{name: "size", judge: checkSize},
 }
 
-// run is one examination. The checks follow one another, so what they learn
-// needs no lock.
+// run is one examination. The checks follow one another, so what one learns for
+// those behind it needs no lock.
 type run struct {
 	cfg      config.Config
 	settings error
 	limits   limits
-	now      func() time.Time // this machine's clock
-	resolver probe.Resolver   // of the services' names; nil is Go's own
+	resolver probe.Resolver // of the services' names; nil is Go's own
 
-	pool    *pgxpool.Pool
-	sockets sockets
-	targets []probe.Target
-	probed  chan []probe.Observation
-	mixed   mixedAddresses // whole when they are probed
+	database *database
+	services *services
 
-	// unusable says why the database cannot be asked; empty while it can.
-	unusable string
-	failed   []string // the checks that failed so far
-	// Known once the connection stands.
-	server db.DoctorServerRow
-	link   link
-
-	session    cached[session]
-	role       cached[db.DoctorRoleRow]
-	relations  cached[map[string]schema.Relation]
-	plans      cached[[]refusal]
-	migrations cached[migrationState]
-	timescale  cached[*timescale]
-	lease      cached[leaseState]
-	observed   cached[[]probe.Observation]
-	expected   cached[[]series]
-	counting   cached[[]counted]
-}
-
-// link is the client's side of the connection.
-type link struct {
-	local, remote net.Addr
-	tls           bool
+	// What the checks of these names learn.
+	connection connection
+	role       db.DoctorRoleRow
+	pending    bool // migrations are
+	lease      leaseState
 }
 
 func (r *run) report(ctx context.Context) Report {
@@ -165,13 +130,20 @@ func (r *run) report(ctx context.Context) Report {
 	}()
 	report := Report{Checks: make([]Check, 0, len(checks))}
 	for _, c := range checks {
-		done := r.examine(ctx, c)
-		report.Checks = append(report.Checks, done)
-		if done.Result == Fail {
-			r.failed = append(r.failed, c.name)
-		}
+		report.Checks = append(report.Checks, r.examine(ctx, c))
 	}
 	return report
+}
+
+// open makes the pool and begins to probe the services. The function it returns frees
+// both, hung or not.
+func (r *run) open(ctx context.Context) (free func()) {
+	r.database = openDatabase(ctx, r.cfg, r.limits.check)
+	r.services = probeServices(ctx, r.cfg, r.resolver, r.database.ping, r.limits.check*9/10) // less than the check that waits for it has
+	return func() {
+		r.services.wait()
+		r.database.close()
+	}
 }
 
 // examine runs one check, or says why it cannot be run.
@@ -183,137 +155,63 @@ func (r *run) examine(ctx context.Context, c check) Check {
 		err = skip("the settings are wrong")
 	case ctx.Err() != nil:
 		err = skip("the time for all checks together, %s, was over", r.limits.total)
-	case !c.offline && r.unusable != "":
-		err = skip("%s", r.unusable)
+	case !c.offline && !r.connection.stands:
+		err = skip("there is no connection to the database")
 	default:
 		limited, cancel := context.WithTimeout(ctx, r.limits.check)
 		err = c.judge(limited, r, f)
 		cancel()
 	}
 	var skipped *skipError
-	switch err = r.known(err); {
+	switch {
+	case err == nil:
 	case errors.As(err, &skipped):
 		f.result = Skipped
-		f.found = append(f.found, skipped.reason)
+		f.note("%s", skipped.reason)
+	case r.pending && db.IsMissingTable(err):
+		f.result = Skipped
+		f.note("%s, as migrations are pending", serverWords(err))
 	case errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err):
 		f.fail("", "no answer within %s", r.limits.check)
-	case err != nil:
-		f.fail("", "%s", humanize.OneLine(err.Error()))
+	default:
+		f.fail(r.advice(err), "%s", serverWords(err))
 	}
 	return Check{Name: c.name, Result: f.result, Found: f.found, Advice: f.advice}
 }
 
-// known makes a skip of a server's error that an earlier check has explained.
-func (r *run) known(err error) error {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return err
+// serverWords are the server's message alone, or else the error's.
+func serverWords(err error) string {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return humanize.OneLine(refused.Message)
 	}
-	explained := ""
-	switch pgErr.Code {
-	case privilegeCode:
-		explained = "privileges"
-		if db.IsRowSecurity(err) {
-			explained = "row security"
-		}
-	case relationCode, columnCode:
-		explained = "tables"
-	}
-	if !slices.Contains(r.failed, explained) {
-		return err
-	}
-	return skip("see %s: %s", explained, humanize.OneLine(pgErr.Message))
+	return humanize.OneLine(err.Error())
 }
 
-// open makes the pool, which connects when it is first used, and begins to
-// probe the services. The function it returns frees both, hung or not.
-func (r *run) open(ctx context.Context) (free func()) {
-	client := probe.ClientOf(r.cfg)
-	if r.resolver != nil {
-		client.Resolver = r.resolver
-	}
-	r.targets = probe.Targets(r.cfg.Services, client, func(ctx context.Context) error {
-		if r.pool == nil {
-			return errors.New("no connection")
-		}
-		_, err := db.New(r.pool).Now(ctx)
-		return err
-	})
-	r.unusable = "there is no connection to the database"
-	options := r.cfg.DatabaseOptions()
-	options.MinConns, options.MaxConns = 0, maxConnections
-	options.ConnectTimeout = min(options.ConnectTimeout, r.limits.check)
-	options.ApplicationName = r.applicationName()
-	if poolConfig, err := db.PoolConfig(options); err == nil {
-		poolConfig.ConnConfig.DialFunc = r.sockets.dial
-		// An error would be one of the configuration, which has been validated.
-		if pool, err := pgxpool.NewWithConfig(context.WithoutCancel(ctx), poolConfig); err == nil {
-			r.pool = pool
-		}
-	}
-	r.mixed.watch(r.targets)
-	var probing sync.WaitGroup
-	r.probed = make(chan []probe.Observation, 1)
-	probing.Go(func() {
-		began := time.Now()
-		limit := r.limits.check * 9 / 10 // the check that waits for it must not end first
-		finding, cancel := context.WithTimeout(ctx, limit/2)
-		client.FindInstances(finding, zerolog.Nop())
-		cancel()
-		r.probed <- probe.Observe(ctx, r.targets, limit-time.Since(began))
-	})
+// startMakesIt is the advice for what a pending migration makes.
+const startMakesIt = "nothing, if the worker is about to be started: it makes what is missing; else `ops-worker migrate up`"
 
-	return func() {
-		probing.Wait()
-		if r.pool != nil {
-			closed := make(chan struct{})
-			go func() {
-				defer close(closed)
-				r.pool.Close()
-			}()
-			timer := time.NewTimer(r.limits.closing)
-			defer timer.Stop()
-			select {
-			case <-closed:
-			case <-timer.C:
-				// A server that hangs is not waited for: pgx would, 15 s long.
-				r.sockets.closeAll()
-				<-closed
-			}
-		}
+// advice is what lets the server take a statement that it refused.
+func (r *run) advice(err error) string {
+	var refused *pgconn.PgError
+	switch {
+	case !errors.As(err, &refused):
+		return ""
+	case db.IsForbidden(err):
+		return r.grants()
+	case db.IsMissingTable(err):
+		return "restart the worker, or `ops-worker migrate up`: it makes what is missing, a view where a successor of the table stands"
+	case refused.Code == "42703": // undefined_column
+		return "run the platform's migrator to its end; the worker alters no table that stands"
+	case refused.Hint != "":
+		return humanize.OneLine(refused.Hint)
 	}
+	return "compare the table with the platform's schema"
 }
 
-// maxConnections are one for the checks, one to hold beside it where the
-// pooler's mode is found out, and one for the probe of the database.
-const maxConnections = 3
-
-// applicationName tells the doctor's own sessions from the worker's.
-func (r *run) applicationName() string { return r.cfg.ServiceName + "_doctor" }
-
-// read runs fn in a read-only transaction that sees one snapshot.
-func (r *run) read(ctx context.Context, fn func(*db.Queries) error) error {
-	return r.readOn(ctx, r.pool, fn)
-}
-
-func (r *run) readOn(ctx context.Context, on db.Beginner, fn func(*db.Queries) error) error {
-	return db.InTx(ctx, on, db.Snapshot, r.limits.check, fn)
-}
-
-// cached is something learned once, when a check first asks for it; an error is
-// learned as well, so that a query that hangs does so once.
-type cached[T any] struct {
-	known bool
-	value T
-	err   error
-}
-
-func (c *cached[T]) get(learn func() (T, error)) (T, error) {
-	if !c.known {
-		c.known = true
-		c.value, c.err = learn()
-	}
-	return c.value, c.err
+// grants is the command that gives the worker its rights.
+func (r *run) grants() string {
+	return fmt.Sprintf("as a superuser or the tables' owner: ops-worker grants %s | psql", r.connection.server.LoginRole)
 }
 
 // findings gathers what a check finds; the worst verdict is the check's.
@@ -335,17 +233,7 @@ func (f *findings) add(result Result, advice, format string, args []any) {
 		f.result = result
 	}
 	f.note(format, args...)
-	f.advise(advice)
-}
-
-// advise adds a line of advice, once.
-func (f *findings) advise(advice string) {
-	for _, given := range f.advice {
-		if given == advice {
-			return
-		}
-	}
-	if advice != "" {
+	if advice != "" && !slices.Contains(f.advice, advice) {
 		f.advice = append(f.advice, advice)
 	}
 }
@@ -359,33 +247,12 @@ func skip(format string, args ...any) error {
 	return &skipError{fmt.Sprintf(format, args...)}
 }
 
-// sockets remembers the connections to the database, to cut those that hang.
-type sockets struct {
-	mu   sync.Mutex
-	open []net.Conn
+// latency is a short duration for people.
+func latency(d time.Duration) string {
+	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
 }
 
-func (s *sockets) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{KeepAlive: 5 * time.Minute}).DialContext(ctx, network, address)
-	if err == nil {
-		s.mu.Lock()
-		s.open = append(s.open, conn)
-		s.mu.Unlock()
-	}
-	return conn, err
-}
+// age is a longer one.
+func age(d time.Duration) string { return humanize.Age(d) }
 
-func (s *sockets) closeAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, conn := range s.open {
-		_ = conn.Close() // most are closed already
-	}
-}
-
-// linkOf reads the client's side of a connection.
-func linkOf(conn *pgconn.PgConn) link {
-	socket := conn.Conn()
-	_, encrypted := socket.(*tls.Conn)
-	return link{local: socket.LocalAddr(), remote: socket.RemoteAddr(), tls: encrypted}
-}
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

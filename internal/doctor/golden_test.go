@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -21,7 +20,7 @@ func TestGoldenHealthy(t *testing.T) {
 
 // TestGoldenBroken is a platform where much is wrong at once: a login role
 // without rights, forced policies, a missing table and a missing column, a
-// second writer, old samples and health rows, and a service that is down.
+// second writer, and a service that is down.
 func TestGoldenBroken(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
@@ -33,14 +32,10 @@ func TestGoldenBroken(t *testing.T) {
 		ALTER TABLE device_state FORCE ROW LEVEL SECURITY;
 		DROP TABLE telemetry;
 		ALTER TABLE operator_audit_log DROP COLUMN ip_address;
-		DELETE FROM system_metrics WHERE service = 'evaluator' AND time > now() - interval '5 minutes';
-		UPDATE service_health SET checked_at = checked_at - interval '10 minutes';
-		INSERT INTO service_health (service, status, checked_at) VALUES ('delivery', 'healthy', now() - interval '3 days');
 		INSERT INTO system_metrics (time, metric_name, service, value) VALUES (clock_timestamp(), 'connections', 'postgres', 1)`)
 	s.env["EVALUATOR_HEALTH_URL"] = "http://" + refusing(t)
 	s.env["KEYCLOAK_INTERNAL_URL"] = service(t, 503)
 	s.env["HEALTH_CHECK_INTERVAL"] = "2"
-	s.clock = 5 * time.Second
 	golden(t, s, "broken", 2)
 }
 
@@ -82,24 +77,14 @@ var volatile = []struct {
 	with    string
 }{
 	{regexp.MustCompile(`(\d{1,3}\.){3}\d{1,3}(:\d+)?|\[?::1\]?(:\d+)?|localhost(:\d+)?`), "ADDRESS"},
-	{regexp.MustCompile(`, with its address translated on the way .*`), ""},
 	{regexp.MustCompile(`\d\d\d\d-\d\d-\d\d \d\d:\d\d:\d\d`), "DATE"},
 	{regexp.MustCompile(`\d+\.\d ms`), "LATENCY"},
-	{regexp.MustCompile(`busy for \S+ %`), "busy for SHARE %"},
-	{regexp.MustCompile(`\d+\.\d MB`), "SIZE"},
-	{regexp.MustCompile(`rows not counted yet \(never analysed\)|about \d+ rows`), "ROWS"},
-	{regexp.MustCompile(`\d+ of \d+ points`), "N of N points"},
-	{regexp.MustCompile(`by about \d+ thousand`), "by about N thousand"},
-	{regexp.MustCompile(`that is [\d.]+ (thousand|million)`), "that is N"},
-	{regexp.MustCompile(`two write \d+ series`), "two write N series"},
+	{regexp.MustCompile(`\d+ of \d+ are in use, \d+ of`), "N of N are in use, N of"},
 	{regexp.MustCompile(`^\d+ x`), "N x"},
 	{regexp.MustCompile(`\b\d+(\.\d+)?(m\d*s?|s|h\d+m) (ago|old|more|behind|ahead|apart)`), "AGE $3"},
-	{regexp.MustCompile(`\b(within|by the last) \d+(\.\d+)?[ms]\d*s?`), "$1 AGE"},
-	{regexp.MustCompile(`\b(ingest|evaluator|postgres|platform) \d+(\.\d+)?s`), "$1 AGE"},
 	{regexp.MustCompile(`not monitored, as unset: .*`), "not monitored, as unset: SERVICES"},
 	{regexp.MustCompile(`role_[a-z0-9]+`), "ROLE"},
 	{regexp.MustCompile(`test_[a-z0-9]+`), "DATABASE"},
-	{regexp.MustCompile(` WITH SET TRUE;`), ";"}, // from PostgreSQL 16 on
 }
 
 func normalised(s *stage, lines []string) []string {

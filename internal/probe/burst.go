@@ -41,23 +41,6 @@ func (i InstanceReading) ask(ctx context.Context, b *burst, total func(name stri
 	return b.over()
 }
 
-// Several asks an instance in three bursts, and reports whether several answer at its
-// address: a counter that falls in two of them is not one's. Of two that answer at
-// random, it misses one in some three hundred. Known is whether there was time for that.
-func (i InstanceReading) Several(ctx context.Context, total func(name string) bool) (several, known bool) {
-	falls, last := 0, i.Counters
-	for range 3 {
-		b := burst{last: last}
-		if !i.ask(ctx, &b, total) {
-			return falls > 1, falls > 1
-		}
-		if last = b.last; b.fell {
-			falls++
-		}
-	}
-	return falls > 1, true
-}
-
 // fallen reports whether a running total is less than it was.
 func fallen(before, now map[string]float64, total func(name string) bool) bool {
 	for name, value := range now {

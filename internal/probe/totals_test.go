@@ -216,29 +216,6 @@ func TestWhenAnAddressIsAskedAgain(t *testing.T) {
 	})
 }
 
-// Doctor asks in bursts too: a restart is a fall in one of them.
-func TestSeveral(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct {
-		again       []float64
-		want, known bool
-	}{
-		"one":           {[]float64{5}, false, true},
-		"one restarts":  {append(slices.Repeat([]float64{5}, 10), slices.Repeat([]float64{1}, 20)...), false, true},
-		"two":           {[]float64{5, 1}, true, true},
-		"two, at first": {append([]float64{1, 1, 1, 1, 1, 1, 1, 1, 5}, slices.Repeat([]float64{1, 5}, 20)...), true, true},
-		"none answers":  {nil, false, false},
-	} {
-		i := said("a", 4, test.again...)
-		if test.again == nil {
-			i.Again = func(context.Context) Reading { return Reading{Status: Down} }
-		}
-		if got, known := i.Several(t.Context(), counting.Totals); got != test.want || known != test.known {
-			t.Errorf("%s: %t, known %t", name, got, known)
-		}
-	}
-}
-
 // slowly is a place whose pods take their time over an answer.
 func slowly(takes time.Duration, answer func() float64) Probe {
 	return func(ctx context.Context) Reading {

@@ -89,27 +89,3 @@ CROSS JOIN LATERAL (
     ORDER BY m.time DESC
     LIMIT 1
 ) n;
-
--- name: NewestWrites :one
--- The newest sample of the given names, a step each through (metric_name,
--- time), and the newest health row. An append moves the lease's last_cycle_at in
--- its own transaction, so that a sample newer than that is another writer's.
--- What lies further ahead than future_seconds was stamped by a clock that was
--- wrong, and hides nothing.
--- Caller: doctor; and a start that waits for another writer, once a second.
-SELECT coalesce((
-           SELECT max(n.time)
-           FROM (SELECT unnest(@metric_names::text[]) AS metric_name) w
-           CROSS JOIN LATERAL (
-               SELECT m.time
-               FROM system_metrics m
-               WHERE m.metric_name = w.metric_name
-                 AND m.time <= clock_timestamp() + make_interval(secs => @future_seconds::float8)
-               ORDER BY m.time DESC
-               LIMIT 1
-           ) n), 'epoch')::timestamptz AS newest_sample,
-       coalesce((
-           SELECT max(h.checked_at)
-           FROM service_health h
-           WHERE h.checked_at <= clock_timestamp() + make_interval(secs => @future_seconds::float8)), 'epoch')::timestamptz AS newest_check,
-       clock_timestamp()::timestamptz AS now;

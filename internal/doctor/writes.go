@@ -1,0 +1,166 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"ops_worker/db"
+	"ops_worker/internal/config"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/schema"
+)
+
+// trial names the lease, the service and the alert that doctor writes: its own, so
+// that it locks no row which a worker needs.
+type trial string
+
+// writes is the table of what the worker writes.
+var writes = []struct {
+	name string
+	try  func(t trial, ctx context.Context, q *db.Queries) error
+	off  func(config.Config) bool // by the settings; nil is never
+}{
+	{name: "the lease", try: trial.lease},
+	{name: "the samples", try: trial.samples},
+	{name: "the health rows", try: trial.healthRows},
+	{name: "the counts of checks", try: trial.checks},
+	{name: "system alerts", try: trial.systemAlerts, off: func(c config.Config) bool { return !c.SystemAlerts }},
+	{name: "retention", try: trial.retention, off: func(c config.Config) bool { return c.MetricsRetention == 0 }},
+}
+
+// checkWrites does all that the worker writes, each in a transaction of its own, and
+// rolls it back. Where somebody holds a lock it goes on without.
+func checkWrites(ctx context.Context, r *run, f *findings) error {
+	if r.connection.server.Standby {
+		return skip("nothing can be written to a standby")
+	}
+	// Two doctors must not wait for each other.
+	t := trial(fmt.Sprintf("%s_%d", applicationName(r.cfg), time.Now().UnixNano()))
+	var refused refusals
+	var done, locked []string
+	for _, w := range writes {
+		if w.off != nil && w.off(r.cfg) {
+			continue
+		}
+		err := r.database.try(ctx, func(q *db.Queries) error { return w.try(t, ctx, q) })
+		switch {
+		case err == nil:
+			done = append(done, w.name)
+		case db.IsLocked(err):
+			locked = append(locked, w.name)
+		default:
+			if err := refused.note(w.name, r.connection.server.LoginRole, err); err != nil {
+				return fmt.Errorf("try %s: %w", w.name, err)
+			}
+		}
+	}
+	refused.report(r, f, r.grants())
+	if len(locked) > 0 {
+		f.note("not tried, as somebody holds a lock for more than %s: %s", lockLimit, strings.Join(locked, ", "))
+	}
+	if len(done) > 0 {
+		f.note("done, and rolled back: %s", strings.Join(done, ", "))
+	}
+	return nil
+}
+
+const trialTTL = time.Minute
+
+// acquire takes doctor's own lease.
+func (t trial) acquire(ctx context.Context, q *db.Queries) (grant db.AcquireLeaseRow, err error) {
+	if err := q.CreateLease(ctx, string(t)); err != nil {
+		return grant, err
+	}
+	if _, err := q.LockLease(ctx, string(t)); err != nil {
+		return grant, err
+	}
+	// A new row has to be corrected. The samples that stand are older than those of a
+	// trial, but for any that lie ahead.
+	if _, err := q.CorrectNewestCycle(ctx, db.CorrectNewestCycleParams{Name: string(t), FutureSeconds: 0}); err != nil {
+		return grant, err
+	}
+	return q.AcquireLease(ctx, db.AcquireLeaseParams{Name: string(t), Holder: string(t), TtlSeconds: trialTTL.Seconds()})
+}
+
+func (t trial) lease(ctx context.Context, q *db.Queries) error {
+	grant, err := t.acquire(ctx, q)
+	if err != nil {
+		return err
+	}
+	if _, err := q.RenewLease(ctx, db.RenewLeaseParams{Name: string(t), Holder: string(t), Epoch: grant.Epoch, TtlSeconds: trialTTL.Seconds()}); err != nil {
+		return err
+	}
+	if _, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: string(t), Holder: string(t), Epoch: grant.Epoch}); err != nil {
+		return err
+	}
+	if _, err := q.TouchLease(ctx, string(t)); err != nil {
+		return err
+	}
+	_, err = q.ReleaseLease(ctx, db.ReleaseLeaseParams{Name: string(t), Holder: string(t), Epoch: grant.Epoch})
+	return err
+}
+
+func (t trial) samples(ctx context.Context, q *db.Queries) error {
+	grant, err := t.acquire(ctx, q)
+	if err != nil {
+		return err
+	}
+	future := lease.FutureLimit.Seconds()
+	if _, err := q.NewestValues(ctx, db.NewestValuesParams{MetricNames: []string{config.HealthSample}, Services: []string{string(t)}, FutureSeconds: future}); err != nil {
+		return err
+	}
+	_, err = q.AppendSamples(ctx, db.AppendSamplesParams{
+		LeaseName: string(t), Holder: string(t), Epoch: grant.Epoch, TtlSeconds: trialTTL.Seconds(), FutureSeconds: future, Recheck: true,
+		CycleAt: grant.Now, Times: []time.Time{grant.Now.Add(time.Millisecond)}, MetricNames: []string{config.HealthSample},
+		Services: []string{string(t)}, Tags: []string{"{}"}, Values: []float64{1},
+	})
+	return err
+}
+
+func (t trial) healthRows(ctx context.Context, q *db.Queries) error {
+	_, err := q.UpsertServiceHealth(ctx, db.UpsertServiceHealthParams{
+		CheckedAt: time.Now(), Services: []string{string(t), string(t) + "_2"}, Statuses: []string{"healthy", "unhealthy"},
+		LatenciesMs: []int32{1, -1}, Details: []string{`{"status": "healthy"}`, `{"status": "down"}`},
+	})
+	return err
+}
+
+func (t trial) checks(ctx context.Context, q *db.Queries) error {
+	_, err := q.CountChecks(ctx, db.CountChecksParams{CheckedAt: time.Now(), Services: []string{string(t)}, Healthy: []bool{true}})
+	return err
+}
+
+// systemAlerts opens an alert and closes it.
+func (t trial) systemAlerts(ctx context.Context, q *db.Queries) error {
+	if _, err := q.EnterPlatformScope(ctx); err != nil {
+		return err
+	}
+	for _, healthy := range []bool{false, true} {
+		_, err := q.SyncSystemAlerts(ctx, db.SyncSystemAlertsParams{
+			Services: []string{string(t)}, Healthy: []bool{healthy}, Reasons: []string{"trial"}, Acknowledged: true,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retention removes what is older than any sample.
+func (trial) retention(ctx context.Context, q *db.Queries) error {
+	expirer, timescale, err := schema.FindExpirer(ctx, q)
+	if err != nil {
+		return err
+	}
+	cutoff := time.Unix(0, 0)
+	switch expirer {
+	case schema.ExpiresByChunk:
+		_, err = timescale.DropChunks(ctx, q, cutoff)
+	case schema.ExpiresByDelete:
+		_, err = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: cutoff, BatchSize: 1})
+	case schema.ExpiresByPolicy:
+	}
+	return err
+}
