@@ -159,49 +159,6 @@ func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]Desc
 	return items, nil
 }
 
-const describeRole = `-- name: DescribeRole :one
-SELECT (r.oid IS NOT NULL)::boolean AS role_exists,
-       coalesce(EXISTS (
-           SELECT
-           FROM pg_catalog.pg_class c
-           WHERE c.relrowsecurity
-             AND NOT coalesce(r.rolsuper OR r.rolbypassrls, false)
-             AND (c.relforcerowsecurity OR r.oid IS NULL OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))), false)::boolean AS policies_bind,
-       coalesce(r.rolsuper, false)::boolean AS superuser,
-       (o.oid IS NOT NULL)::boolean AS operator_exists,
-       coalesce(o.rolbypassrls OR o.rolsuper, false)::boolean AS operator_bypasses,
-       current_database()::text AS database
-FROM (SELECT) one
-LEFT JOIN pg_catalog.pg_roles r ON r.rolname = $1::text
-LEFT JOIN pg_catalog.pg_roles o ON o.rolname = 'pulse_operator'
-`
-
-type DescribeRoleRow struct {
-	RoleExists       bool
-	PoliciesBind     bool
-	Superuser        bool
-	OperatorExists   bool
-	OperatorBypasses bool
-	Database         string
-}
-
-// A role by its name, and how it would read the platform's tables: what
-// EnterPlatformScope would find after it has logged in. Caller: `grants`, and a
-// start that makes the schema as another role.
-func (q *Queries) DescribeRole(ctx context.Context, role string) (DescribeRoleRow, error) {
-	row := q.db.QueryRow(ctx, describeRole, role)
-	var i DescribeRoleRow
-	err := row.Scan(
-		&i.RoleExists,
-		&i.PoliciesBind,
-		&i.Superuser,
-		&i.OperatorExists,
-		&i.OperatorBypasses,
-		&i.Database,
-	)
-	return i, err
-}
-
 const describeServer = `-- name: DescribeServer :one
 SELECT current_setting('server_version_num')::integer AS version_num,
        EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_operator')::boolean AS operator_exists,
@@ -284,6 +241,57 @@ func (q *Queries) FindElsewhere(ctx context.Context, names []string) ([]FindElse
 	return items, nil
 }
 
+const grantFacts = `-- name: GrantFacts :one
+SELECT current_database()::text AS database,
+       coalesce(s.name, '')::text AS alert_sequence,
+       ARRAY(
+           SELECT c.name
+           FROM (VALUES
+               ('new_login', r.oid IS NULL),
+               ('policies', p.bind),
+               ('new_operator', p.bind AND o.oid IS NULL),
+               ('bound_operator', p.bind AND NOT (o.rolbypassrls OR o.rolsuper)),
+               ('alert_sequence', s.name IS NOT NULL),
+               ('delivery_jobs_view', (SELECT v.relkind = 'v' FROM pg_catalog.pg_class v WHERE v.oid = to_regclass('public.delivery_jobs'))),
+               ('integrations_view', (SELECT v.relkind = 'v' FROM pg_catalog.pg_class v WHERE v.oid = to_regclass('public.integrations')))
+           ) AS c (name, holds)
+           WHERE c.holds)::text[] AS conditions
+FROM (SELECT) one
+LEFT JOIN pg_catalog.pg_roles r ON r.rolname = $1::text
+LEFT JOIN pg_catalog.pg_roles o ON o.rolname = 'pulse_operator'
+CROSS JOIN LATERAL (
+    SELECT EXISTS (
+        SELECT
+        FROM pg_catalog.pg_class c
+        WHERE c.relrowsecurity
+          AND NOT coalesce(r.rolsuper OR r.rolbypassrls, false)
+          AND (c.relforcerowsecurity OR r.oid IS NULL OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))) AS bind
+) p
+CROSS JOIN LATERAL (
+    SELECT (
+        SELECT pg_get_serial_sequence('public.fleet_alert', a.attname::text)
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = to_regclass('public.fleet_alert') AND a.attname = 'id' AND a.attidentity = '' AND NOT a.attisdropped) AS name
+) s
+`
+
+type GrantFactsRow struct {
+	Database      string
+	AlertSequence string
+	Conditions    []string
+}
+
+// What sql/grants.sql depends on, of a role that need not exist: the database, the
+// sequence behind an alert's id (an identity column needs no right to its own), and the
+// conditions of its lines that hold. A policy binds the role unless it owns the table.
+// Caller: `grants`.
+func (q *Queries) GrantFacts(ctx context.Context, role string) (GrantFactsRow, error) {
+	row := q.db.QueryRow(ctx, grantFacts, role)
+	var i GrantFactsRow
+	err := row.Scan(&i.Database, &i.AlertSequence, &i.Conditions)
+	return i, err
+}
+
 const holdersOf = `-- name: HoldersOf :many
 SELECT a.pid::integer AS pid,
        coalesce(a.usename, '')::text AS role,
@@ -330,49 +338,6 @@ func (q *Queries) HoldersOf(ctx context.Context, names []string) ([]HoldersOfRow
 			&i.Command,
 			&i.Seconds,
 		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const lacksPrivileges = `-- name: LacksPrivileges :many
-SELECT w.relation::text AS relation, w.privilege::text AS privilege
-FROM (
-    SELECT unnest($1::text[]) AS relation,
-           unnest($2::text[]) AS privilege
-) w
-WHERE NOT has_table_privilege($3::text, w.relation, w.privilege)
-ORDER BY w.relation, w.privilege
-`
-
-type LacksPrivilegesParams struct {
-	Relations  []string
-	Privileges []string
-	Role       string
-}
-
-type LacksPrivilegesRow struct {
-	Relation  string
-	Privilege string
-}
-
-// Of the given rights to tables those that a role lacks. Tables and role must
-// exist.
-func (q *Queries) LacksPrivileges(ctx context.Context, arg LacksPrivilegesParams) ([]LacksPrivilegesRow, error) {
-	rows, err := q.db.Query(ctx, lacksPrivileges, arg.Relations, arg.Privileges, arg.Role)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []LacksPrivilegesRow{}
-	for rows.Next() {
-		var i LacksPrivilegesRow
-		if err := rows.Scan(&i.Relation, &i.Privilege); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -447,57 +412,6 @@ func (q *Queries) SamplesEmpty(ctx context.Context) (bool, error) {
 	var empty bool
 	err := row.Scan(&empty)
 	return empty, err
-}
-
-const samplesSize = `-- name: SamplesSize :one
-SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
-FROM pg_catalog.pg_class c
-WHERE c.oid = to_regclass('system_metrics')
-`
-
-type SamplesSizeRow struct {
-	EstimatedRows float64
-	Bytes         int64
-}
-
-// A plain table's size and the planner's estimate of its rows, -1 or 0 where it
-// was never analysed. Caller: doctor too.
-func (q *Queries) SamplesSize(ctx context.Context) (SamplesSizeRow, error) {
-	row := q.db.QueryRow(ctx, samplesSize)
-	var i SamplesSizeRow
-	err := row.Scan(&i.EstimatedRows, &i.Bytes)
-	return i, err
-}
-
-const sequencesBehind = `-- name: SequencesBehind :many
-SELECT s.name::text AS name
-FROM (SELECT unnest($1::text[]) AS name) n
-JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(n.name) AND a.attnum > 0 AND a.attidentity = '' AND NOT a.attisdropped
-CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(n.name, a.attname::text) AS name) s
-WHERE s.name IS NOT NULL
-ORDER BY s.name
-`
-
-// The sequences that fill columns of the given tables: an insert needs to draw
-// from them, and planning one does not show it. Identity columns need no right.
-func (q *Queries) SequencesBehind(ctx context.Context, names []string) ([]string, error) {
-	rows, err := q.db.Query(ctx, sequencesBehind, names)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []string{}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		items = append(items, name)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const timescaleAvailable = `-- name: TimescaleAvailable :one

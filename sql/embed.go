@@ -5,6 +5,11 @@ package sql
 
 import "embed"
 
+// Grants are the rights that a login role needs, as a template.
+//
+//go:embed grants.sql
+var Grants string
+
 // Platform is what the worker knows of the platform's schema:
 // platform/tables/NAME.sql makes a table in its first form,
 // platform/stand_ins/NAME.sql a view in the place of one that newer releases

@@ -1,18 +1,14 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"ops_worker/db"
-	"ops_worker/internal/humanize"
 	"ops_worker/internal/schema"
 )
 
@@ -23,9 +19,9 @@ func newGrantsCommand(load loader) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "grants ROLE",
 		Short: "Print the SQL that lets a login role do what the worker does, and nothing else",
-		Long: "Prints the SQL that lets a login role do exactly what the worker does with these\n" +
-			"settings, read off the statements that it runs. It changes nothing: pipe it to psql,\n" +
-			"as a superuser or as the owner of the tables, which must stand:\n\n" +
+		Long: "Prints the SQL that lets a login role do exactly what the worker does. It changes\n" +
+			"nothing: pipe it to psql, as a superuser or as the owner of the tables, which must\n" +
+			"stand:\n\n" +
 			"  ops-worker migrate up\n" +
 			"  ops-worker grants ops_worker | psql --set ON_ERROR_STOP=1 \"$DATABASE_URL\"\n\n" +
 			"Do so again after an upgrade.",
@@ -42,26 +38,16 @@ func newGrantsCommand(load loader) *cobra.Command {
 			return err
 		}
 		return withPool(cmd.Context(), cfg.DatabaseOptions(), func(pool *pgxpool.Pool) error {
-			return printGrants(cmd.Context(), pool, args[0], cfg.DatabaseUses(), cmd.OutOrStdout())
+			var script string
+			err := db.InTx(cmd.Context(), pool, db.Snapshot, grantsLimit, func(q *db.Queries) (err error) {
+				script, err = schema.Grants(cmd.Context(), q, args[0])
+				return err
+			})
+			if err == nil {
+				_, err = io.WriteString(cmd.OutOrStdout(), script)
+			}
+			return err
 		})
 	}
 	return cmd
-}
-
-func printGrants(ctx context.Context, pool *pgxpool.Pool, role string, uses schema.Uses, out io.Writer) error {
-	var grants []schema.Grant
-	if err := db.InTx(ctx, pool, db.Snapshot, grantsLimit, func(q *db.Queries) (err error) {
-		grants, err = schema.Grants(ctx, q, role, uses)
-		return err
-	}); err != nil {
-		return err
-	}
-	// Folded, so that a name of several lines ends no comment.
-	var script strings.Builder
-	fmt.Fprintf(&script, "-- What lets %s do what ops-worker %s does, and nothing else.\n", humanize.OneLine(role), version)
-	for _, g := range grants {
-		fmt.Fprintf(&script, "%s; -- %s\n", g.SQL, humanize.OneLine(strings.Join(g.For, ", ")))
-	}
-	_, err := io.WriteString(out, script.String())
-	return err
 }

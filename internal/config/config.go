@@ -22,7 +22,6 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/humanize"
-	"ops_worker/internal/schema"
 )
 
 // Config is a complete, validated configuration. FromEnvironment is the way to
@@ -116,11 +115,6 @@ func (c Config) DatabaseOptions() db.Options {
 		ConnectTimeout:  c.Database.ConnectTimeout,
 		ApplicationName: c.ServiceName,
 	}
-}
-
-// DatabaseUses are what a worker with these settings does in the database.
-func (c Config) DatabaseUses() schema.Uses {
-	return schema.Uses{Retention: c.MetricsRetention > 0, SystemAlerts: c.SystemAlerts}
 }
 
 // BesideOptions are for what takes long on the worker's own database: it takes no

@@ -390,17 +390,15 @@ func follow(t *testing.T, s *stage, advice []string) (followed bool) {
 // grant does what `ops-worker grants ROLE | psql` does.
 func (s *stage) grant(t *testing.T, role string) {
 	t.Helper()
-	var grants []schema.Grant
+	var script string
 	err := db.InTx(t.Context(), s.pool, db.ReadOnly, 10*time.Second, func(q *db.Queries) (err error) {
-		grants, err = schema.Grants(t.Context(), q, role, schema.Uses{Retention: true, SystemAlerts: true})
+		script, err = schema.Grants(t.Context(), q, role)
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, g := range grants {
-		s.database.Exec(t, g.SQL)
-	}
+	s.database.Exec(t, script)
 }
 
 // slowDevices makes the devices take most of a second.

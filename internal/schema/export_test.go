@@ -26,14 +26,3 @@ func EnsurePlatformOnServer(ctx context.Context, pool *pgxpool.Pool, version int
 	})
 	return e.changes, err
 }
-
-// PrivilegesOf are the rights that a text needs.
-func PrivilegesOf(text string) []Privilege {
-	return Statement{call: textCall(text)}.Privileges()
-}
-
-// Text is what a statement sends.
-func (s Statement) Text() string { return s.text() }
-
-// Call sends what the statement sends, through q.
-func (s Statement) Call(ctx context.Context, q *db.Queries) { s.call(ctx, q) }

@@ -2,7 +2,6 @@ package schema_test
 
 import (
 	"context"
-	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -10,7 +9,6 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/pgtest"
-	"ops_worker/internal/schema"
 )
 
 // million fills what grows with the fleet and with time: a million rows each, nearly all of them history.
@@ -63,15 +61,6 @@ func TestNoStatementButTheCountsScansALargeTable(t *testing.T) {
 		"the newest cycle": func(ctx context.Context, q *db.Queries) {
 			_, _ = q.CorrectNewestCycle(ctx, db.CorrectNewestCycleParams{Name: "ops_worker", FutureSeconds: 60})
 		},
-	}
-	counts := map[string]bool{}
-	for _, a := range db.Aggregates {
-		counts["the aggregate "+a.Name] = a.Platform
-	}
-	for i, s := range schema.WorkerStatements() {
-		if !counts[s.Use] {
-			calls[fmt.Sprintf("%s (statement %d, without arguments)", s.Use, i)] = s.Call
-		}
 	}
 	for name, call := range calls {
 		for _, plan := range pgtest.Plans(t, pool, call) {

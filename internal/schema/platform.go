@@ -320,8 +320,7 @@ func (e *ensurer) ensureMembership(ctx context.Context) error {
 		return nil
 	}
 	begin := len(e.changes)
-	grant := GrantOperator(e.server.VersionNum, "CURRENT_USER")
-	if err := e.step(ctx, Change{OperatorRole, granted, "to the login role"}, grant); err != nil {
+	if err := e.step(ctx, Change{OperatorRole, granted, "to the login role"}, grantOperator(e.server.VersionNum)); err != nil {
 		return err
 	}
 	server, err := e.q.DescribeServer(ctx)
@@ -330,6 +329,15 @@ func (e *ensurer) ensureMembership(ctx context.Context) error {
 		e.changes = e.changes[:begin]
 	}
 	return err
+}
+
+// grantOperator lets the login role take on the operator's. Since PostgreSQL 16 a
+// membership may be without that.
+func grantOperator(serverVersion int32) string {
+	if serverVersion >= 160000 {
+		return "GRANT " + OperatorRole + " TO CURRENT_USER WITH SET TRUE"
+	}
+	return "GRANT " + OperatorRole + " TO CURRENT_USER"
 }
 
 func (e *ensurer) ensureStandIns(ctx context.Context) error {

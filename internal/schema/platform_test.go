@@ -244,12 +244,4 @@ func TestTheRoleIsTakenOnOnce(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	for _, s := range schema.WorkerStatements() {
-		if !s.Platform {
-			continue
-		}
-		if as, err := s.Plan(t.Context(), pool, time.Minute, ""); as != "pulse_operator" {
-			t.Errorf("%s is planned as %q: %v", s.Use, as, err)
-		}
-	}
 }

@@ -228,3 +228,6 @@ func examine(ctx context.Context, q *db.Queries, anyDatabase bool) (Settlement, 
 	}
 	return found, err
 }
+
+// quoted is a name as SQL takes it whatever it is: a role may be called user.
+func quoted(name string) string { return pgx.Identifier{name}.Sanitize() }

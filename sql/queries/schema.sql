@@ -52,25 +52,6 @@ JOIN pg_catalog.pg_class c ON c.oid = to_regclass(n.name)
 LEFT JOIN pg_catalog.pg_roles r ON r.rolname = 'pulse_operator'
 ORDER BY n.name;
 
--- name: DescribeRole :one
--- A role by its name, and how it would read the platform's tables: what
--- EnterPlatformScope would find after it has logged in. Caller: `grants`, and a
--- start that makes the schema as another role.
-SELECT (r.oid IS NOT NULL)::boolean AS role_exists,
-       coalesce(EXISTS (
-           SELECT
-           FROM pg_catalog.pg_class c
-           WHERE c.relrowsecurity
-             AND NOT coalesce(r.rolsuper OR r.rolbypassrls, false)
-             AND (c.relforcerowsecurity OR r.oid IS NULL OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))), false)::boolean AS policies_bind,
-       coalesce(r.rolsuper, false)::boolean AS superuser,
-       (o.oid IS NOT NULL)::boolean AS operator_exists,
-       coalesce(o.rolbypassrls OR o.rolsuper, false)::boolean AS operator_bypasses,
-       current_database()::text AS database
-FROM (SELECT) one
-LEFT JOIN pg_catalog.pg_roles r ON r.rolname = @role::text
-LEFT JOIN pg_catalog.pg_roles o ON o.rolname = 'pulse_operator';
-
 -- name: DescribeServer :one
 -- What decides which statements make what is missing.
 SELECT current_setting('server_version_num')::integer AS version_num,
@@ -99,6 +80,43 @@ WHERE (c.relname::text = ANY (@names::text[]) OR obj_description(c.oid, 'pg_clas
       SELECT FROM pg_catalog.pg_class own
       WHERE own.relnamespace = c.relnamespace AND own.relkind = 'r' AND own.relname LIKE 'ops\_worker\_%' AND own.relname::text = ANY (@names::text[]))
 ORDER BY n.nspname, array_position(@names::text[], c.relname::text), c.relname;
+
+-- name: GrantFacts :one
+-- What sql/grants.sql depends on, of a role that need not exist: the database, the
+-- sequence behind an alert's id (an identity column needs no right to its own), and the
+-- conditions of its lines that hold. A policy binds the role unless it owns the table.
+-- Caller: `grants`.
+SELECT current_database()::text AS database,
+       coalesce(s.name, '')::text AS alert_sequence,
+       ARRAY(
+           SELECT c.name
+           FROM (VALUES
+               ('new_login', r.oid IS NULL),
+               ('policies', p.bind),
+               ('new_operator', p.bind AND o.oid IS NULL),
+               ('bound_operator', p.bind AND NOT (o.rolbypassrls OR o.rolsuper)),
+               ('alert_sequence', s.name IS NOT NULL),
+               ('delivery_jobs_view', (SELECT v.relkind = 'v' FROM pg_catalog.pg_class v WHERE v.oid = to_regclass('public.delivery_jobs'))),
+               ('integrations_view', (SELECT v.relkind = 'v' FROM pg_catalog.pg_class v WHERE v.oid = to_regclass('public.integrations')))
+           ) AS c (name, holds)
+           WHERE c.holds)::text[] AS conditions
+FROM (SELECT) one
+LEFT JOIN pg_catalog.pg_roles r ON r.rolname = @role::text
+LEFT JOIN pg_catalog.pg_roles o ON o.rolname = 'pulse_operator'
+CROSS JOIN LATERAL (
+    SELECT EXISTS (
+        SELECT
+        FROM pg_catalog.pg_class c
+        WHERE c.relrowsecurity
+          AND NOT coalesce(r.rolsuper OR r.rolbypassrls, false)
+          AND (c.relforcerowsecurity OR r.oid IS NULL OR NOT pg_has_role(r.oid, c.relowner, 'USAGE'))) AS bind
+) p
+CROSS JOIN LATERAL (
+    SELECT (
+        SELECT pg_get_serial_sequence('public.fleet_alert', a.attname::text)
+        FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = to_regclass('public.fleet_alert') AND a.attname = 'id' AND a.attidentity = '' AND NOT a.attisdropped) AS name
+) s;
 
 -- name: HoldersOf :many
 -- The sessions that hold a lock on one of the given tables, the oldest transaction
@@ -139,38 +157,10 @@ SELECT count(*) FILTER (WHERE version <> @mark)::bigint AS files,
        (count(*) FILTER (WHERE version = @mark) > 0)::boolean AS marked
 FROM schema_migrations;
 
--- name: LacksPrivileges :many
--- Of the given rights to tables those that a role lacks. Tables and role must
--- exist.
-SELECT w.relation::text AS relation, w.privilege::text AS privilege
-FROM (
-    SELECT unnest(@relations::text[]) AS relation,
-           unnest(@privileges::text[]) AS privilege
-) w
-WHERE NOT has_table_privilege(@role::text, w.relation, w.privilege)
-ORDER BY w.relation, w.privilege;
-
 -- name: SamplesEmpty :one
 -- Whether system_metrics has no row: a table that has may not become a hypertable at a
 -- start.
 SELECT (NOT EXISTS (SELECT FROM system_metrics))::boolean AS empty;
-
--- name: SamplesSize :one
--- A plain table's size and the planner's estimate of its rows, -1 or 0 where it
--- was never analysed. Caller: doctor too.
-SELECT c.reltuples::float8 AS estimated_rows, pg_total_relation_size(c.oid)::bigint AS bytes
-FROM pg_catalog.pg_class c
-WHERE c.oid = to_regclass('system_metrics');
-
--- name: SequencesBehind :many
--- The sequences that fill columns of the given tables: an insert needs to draw
--- from them, and planning one does not show it. Identity columns need no right.
-SELECT s.name::text AS name
-FROM (SELECT unnest(@names::text[]) AS name) n
-JOIN pg_catalog.pg_attribute a ON a.attrelid = to_regclass(n.name) AND a.attnum > 0 AND a.attidentity = '' AND NOT a.attisdropped
-CROSS JOIN LATERAL (SELECT pg_get_serial_sequence(n.name, a.attname::text) AS name) s
-WHERE s.name IS NOT NULL
-ORDER BY s.name;
 
 -- name: TimescaleAvailable :one
 -- Whether the server has TimescaleDB for this database, which does not have it yet.
