@@ -22,7 +22,10 @@ type database struct {
 const maxConnections = 2
 
 // lockLimit is how long doctor waits for a lock: whoever holds one is at work.
-const lockLimit = time.Second
+const (
+	lockLimit   = time.Second
+	lockedWords = "somebody holds a lock for longer than a second"
+)
 
 // applicationName tells doctor's own sessions from the worker's.
 func applicationName(cfg config.Config) string { return cfg.ServiceName + "_doctor" }

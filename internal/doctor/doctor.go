@@ -141,7 +141,7 @@ func (r *run) open(ctx context.Context) (free func()) {
 	r.database = openDatabase(ctx, r.cfg, r.limits.check)
 	r.services = probeServices(ctx, r.cfg, r.resolver, r.database.ping, r.limits.check*9/10) // less than the check that waits for it has
 	return func() {
-		r.services.wait()
+		r.services.probing.Wait()
 		r.database.close()
 	}
 }
@@ -166,11 +166,11 @@ func (r *run) examine(ctx context.Context, c check) Check {
 	switch {
 	case err == nil:
 	case errors.As(err, &skipped):
-		f.result = Skipped
-		f.note("%s", skipped.reason)
+		f.skip(skipped.reason)
 	case r.pending && db.IsMissingTable(err):
-		f.result = Skipped
-		f.note("%s, as migrations are pending", serverWords(err))
+		f.skip(serverWords(err) + ", as migrations are pending")
+	case db.IsLocked(err):
+		f.skip(lockedWords)
 	case errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err):
 		f.fail("", "no answer within %s", r.limits.check)
 	default:
@@ -206,7 +206,7 @@ func (r *run) advice(err error) string {
 	case refused.Hint != "":
 		return humanize.OneLine(refused.Hint)
 	}
-	return "compare the table with the platform's schema"
+	return ""
 }
 
 // grants is the command that gives the worker its rights.
@@ -227,6 +227,14 @@ func (f *findings) note(format string, args ...any) {
 // warn and fail add a finding and, unless it is empty, what to do about it.
 func (f *findings) warn(advice, format string, args ...any) { f.add(Warn, advice, format, args) }
 func (f *findings) fail(advice, format string, args ...any) { f.add(Fail, advice, format, args) }
+
+// skip ends a check that could not go on; what it has found before stands.
+func (f *findings) skip(reason string) {
+	f.note("%s", reason)
+	if f.result == OK {
+		f.result = Skipped
+	}
+}
 
 func (f *findings) add(result Result, advice, format string, args []any) {
 	if f.result != Fail {

@@ -46,7 +46,7 @@ func checkRoutes(ctx context.Context, r *run, f *findings) error {
 // How long an aggregate may take here, and how old its numbers may become before that
 // is a warning.
 const (
-	countingLimit = time.Second
+	countingLimit = 2 * time.Second
 	oldNumbers    = 30 * time.Minute
 )
 

@@ -28,6 +28,9 @@ func (l *refusals) note(use, role string, err error) error {
 		l.first, l.uses = map[string]error{}, map[string][]string{}
 	}
 	words := serverWords(err)
+	if db.IsLocked(err) {
+		words = lockedWords
+	}
 	if db.IsForbidden(err) {
 		words = role + ": " + words
 	}
@@ -46,6 +49,8 @@ func (l *refusals) report(r *run, f *findings, grant string) {
 	for _, words := range l.words {
 		err, text := l.first[words], words+" ("+strings.Join(l.uses[words], ", ")+")"
 		switch {
+		case db.IsLocked(err):
+			f.note("%s", text)
 		case r.pending && db.IsMissingTable(err):
 			f.warn(startMakesIt, "%s", text)
 		case db.IsForbidden(err):

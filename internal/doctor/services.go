@@ -38,9 +38,6 @@ func probeServices(ctx context.Context, cfg config.Config, resolver probe.Resolv
 	return s
 }
 
-// wait waits until nothing is asked any more.
-func (s *services) wait() { s.probing.Wait() }
-
 func checkServices(ctx context.Context, r *run, f *findings) error {
 	var observations []probe.Observation
 	select {

@@ -15,22 +15,14 @@ const fakeTimescale = `
 	GRANT USAGE ON SCHEMA timescaledb_information TO PUBLIC;
 	CREATE TABLE timescaledb_information.hypertables (hypertable_schema name, hypertable_name name, num_chunks bigint);
 	CREATE TABLE timescaledb_information.dimensions (hypertable_schema name, hypertable_name name, dimension_number bigint, time_interval interval);
-	CREATE TABLE timescaledb_information.chunks (hypertable_schema name, hypertable_name name, chunk_name name, range_start timestamptz, range_end timestamptz);
 	CREATE TABLE timescaledb_information.jobs (job_id int, proc_name name, scheduled boolean, config jsonb, hypertable_schema name, hypertable_name name);
-	CREATE TABLE timescaledb_information.continuous_aggregates (hypertable_schema name, hypertable_name name, view_schema name, view_name name);
-	CREATE FUNCTION hypertable_size(regclass) RETURNS bigint LANGUAGE sql AS 'SELECT 41000000::bigint';
-	CREATE FUNCTION approximate_row_count(regclass) RETURNS bigint LANGUAGE sql AS 'SELECT 1800000::bigint';
 	INSERT INTO timescaledb_information.hypertables VALUES ('public', 'telemetry', 3), ('public', 'system_metrics', 168);
 	INSERT INTO timescaledb_information.dimensions VALUES ('public', 'telemetry', 1, '1 day'), ('public', 'system_metrics', 1, '1 hour');
-	INSERT INTO timescaledb_information.chunks
-	SELECT 'public', 'system_metrics', 'chunk_' || n, now() - make_interval(hours => n), now() - make_interval(hours => n - 1)
-	FROM generate_series(1, 168) n;
 	INSERT INTO timescaledb_information.jobs VALUES
 		(1001, 'policy_retention', true, '{"drop_after": "7 days"}', 'public', 'system_metrics'),
 		(1002, 'policy_compression', true, '{"compress_after": "01:00:00"}', 'public', 'system_metrics'),
 		(1003, 'policy_retention', true, '{"drop_after": "90 days"}', 'public', 'telemetry'),
-		(1, 'policy_telemetry', true, NULL, NULL, NULL);
-	INSERT INTO timescaledb_information.continuous_aggregates VALUES ('public', 'system_metrics', 'public', 'system_metrics_hourly')`
+		(1, 'policy_telemetry', true, NULL, NULL, NULL)`
 
 func TestTimescale(t *testing.T) {
 	t.Parallel()

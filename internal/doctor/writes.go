@@ -31,7 +31,7 @@ var writes = []struct {
 }
 
 // checkWrites does all that the worker writes, each in a transaction of its own, and
-// rolls it back. Where somebody holds a lock it goes on without.
+// rolls it back.
 func checkWrites(ctx context.Context, r *run, f *findings) error {
 	if r.connection.server.Standby {
 		return skip("nothing can be written to a standby")
@@ -39,36 +39,26 @@ func checkWrites(ctx context.Context, r *run, f *findings) error {
 	// Two doctors must not wait for each other.
 	t := trial(fmt.Sprintf("%s_%d", applicationName(r.cfg), time.Now().UnixNano()))
 	var refused refusals
-	var done, locked []string
+	var done []string
 	for _, w := range writes {
 		if w.off != nil && w.off(r.cfg) {
 			continue
 		}
 		err := r.database.try(ctx, func(q *db.Queries) error { return w.try(t, ctx, q) })
-		switch {
-		case err == nil:
+		if err == nil {
 			done = append(done, w.name)
-		case db.IsLocked(err):
-			locked = append(locked, w.name)
-		default:
-			if err := refused.note(w.name, r.connection.server.LoginRole, err); err != nil {
-				return fmt.Errorf("try %s: %w", w.name, err)
-			}
+		} else if err := refused.note(w.name, r.connection.server.LoginRole, err); err != nil {
+			return fmt.Errorf("try %s: %w", w.name, err)
 		}
 	}
 	refused.report(r, f, r.grants())
-	if len(locked) > 0 {
-		f.note("not tried, as somebody holds a lock for more than %s: %s", lockLimit, strings.Join(locked, ", "))
-	}
 	if len(done) > 0 {
 		f.note("done, and rolled back: %s", strings.Join(done, ", "))
 	}
 	return nil
 }
 
-const trialTTL = time.Minute
-
-// acquire takes doctor's own lease.
+// acquire takes a lease that nobody else knows.
 func (t trial) acquire(ctx context.Context, q *db.Queries) (grant db.AcquireLeaseRow, err error) {
 	if err := q.CreateLease(ctx, string(t)); err != nil {
 		return grant, err
@@ -76,29 +66,16 @@ func (t trial) acquire(ctx context.Context, q *db.Queries) (grant db.AcquireLeas
 	if _, err := q.LockLease(ctx, string(t)); err != nil {
 		return grant, err
 	}
-	// A new row has to be corrected. The samples that stand are older than those of a
-	// trial, but for any that lie ahead.
+	// A new row says nothing of the newest cycle. That of a trial must be newer, so
+	// samples that lie ahead do not count.
 	if _, err := q.CorrectNewestCycle(ctx, db.CorrectNewestCycleParams{Name: string(t), FutureSeconds: 0}); err != nil {
 		return grant, err
 	}
-	return q.AcquireLease(ctx, db.AcquireLeaseParams{Name: string(t), Holder: string(t), TtlSeconds: trialTTL.Seconds()})
+	return q.AcquireLease(ctx, db.AcquireLeaseParams{Name: string(t), Holder: string(t), TtlSeconds: time.Minute.Seconds()})
 }
 
 func (t trial) lease(ctx context.Context, q *db.Queries) error {
-	grant, err := t.acquire(ctx, q)
-	if err != nil {
-		return err
-	}
-	if _, err := q.RenewLease(ctx, db.RenewLeaseParams{Name: string(t), Holder: string(t), Epoch: grant.Epoch, TtlSeconds: trialTTL.Seconds()}); err != nil {
-		return err
-	}
-	if _, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: string(t), Holder: string(t), Epoch: grant.Epoch}); err != nil {
-		return err
-	}
-	if _, err := q.TouchLease(ctx, string(t)); err != nil {
-		return err
-	}
-	_, err = q.ReleaseLease(ctx, db.ReleaseLeaseParams{Name: string(t), Holder: string(t), Epoch: grant.Epoch})
+	_, err := t.acquire(ctx, q)
 	return err
 }
 
@@ -107,12 +84,8 @@ func (t trial) samples(ctx context.Context, q *db.Queries) error {
 	if err != nil {
 		return err
 	}
-	future := lease.FutureLimit.Seconds()
-	if _, err := q.NewestValues(ctx, db.NewestValuesParams{MetricNames: []string{config.HealthSample}, Services: []string{string(t)}, FutureSeconds: future}); err != nil {
-		return err
-	}
 	_, err = q.AppendSamples(ctx, db.AppendSamplesParams{
-		LeaseName: string(t), Holder: string(t), Epoch: grant.Epoch, TtlSeconds: trialTTL.Seconds(), FutureSeconds: future, Recheck: true,
+		LeaseName: string(t), Holder: string(t), Epoch: grant.Epoch, TtlSeconds: time.Minute.Seconds(), FutureSeconds: lease.FutureLimit.Seconds(), Recheck: true,
 		CycleAt: grant.Now, Times: []time.Time{grant.Now.Add(time.Millisecond)}, MetricNames: []string{config.HealthSample},
 		Services: []string{string(t)}, Tags: []string{"{}"}, Values: []float64{1},
 	})

@@ -135,11 +135,8 @@ func (t *Timescale) IsHypertable(ctx context.Context, q *db.Queries, table strin
 
 // Hypertable is what TimescaleDB does with system_metrics.
 type Hypertable struct {
-	Bytes, Rows  float64
 	ChunkSeconds float64
-	Oldest       *time.Time // where the oldest chunk begins
 	Jobs         []TimescaleJob
-	Aggregates   []string
 }
 
 // TimescaleJob is a policy on system_metrics. What it does not do is nil.
