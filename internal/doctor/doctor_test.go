@@ -249,6 +249,7 @@ func TestThroughPooler(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
 	s.env["DATABASE_URL"] = pgtest.NewPgBouncer(t, s.database.URL, "transaction", "").URL
+	s.env["PG_POOL_MAX"] = "900" // of the pooler's connections, not the server's
 	r := s.run(t)
 	wantWell(t, r)
 	if got := of(t, r, "connection"); !strings.Contains(strings.Join(got.Found, "\n"), "through a pooler") {
