@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"ops_worker/db"
-	"ops_worker/internal/config"
 	"ops_worker/internal/schema"
 )
 
@@ -57,8 +55,8 @@ func checkRole(ctx context.Context, r *run, f *findings) error {
 	return nil
 }
 
-// checkSchema looks whether the worker's migrations are applied, whether the
-// platform's migrator would apply its own, and whether both agree.
+// checkSchema looks whether the worker's migrations are applied, and whether the
+// platform's migrator has applied its own, or would.
 func checkSchema(ctx context.Context, r *run, f *findings) error {
 	var elsewhere *schema.ElsewhereError
 	err := r.database.read(ctx, func(q *db.Queries) error { return schema.RefuseElsewhere(ctx, q) })
@@ -67,12 +65,10 @@ func checkSchema(ctx context.Context, r *run, f *findings) error {
 	} else if err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context, *findings) error{r.checkMigrations, r.checkMigrator, r.checkHidden} {
-		if err := part(ctx, f); err != nil {
-			return err
-		}
+	if err := r.checkMigrations(ctx, f); err != nil {
+		return err
 	}
-	return nil
+	return r.checkMigrator(ctx, f)
 }
 
 func (r *run) checkMigrations(ctx context.Context, f *findings) error {
@@ -142,28 +138,4 @@ func (r *run) checkMigrator(ctx context.Context, f *findings) error {
 		f.note("the platform's migrator has not run yet")
 	}
 	return nil
-}
-
-// checkHidden looks for tables that the worker made, and the platform has replaced
-// since: the routes go on to read those.
-func (r *run) checkHidden(ctx context.Context, f *findings) error {
-	var stands map[string]schema.Relation
-	if err := r.database.read(ctx, func(q *db.Queries) (err error) {
-		stands, err = schema.StandingRelations(ctx, q)
-		return err
-	}); err != nil {
-		return err
-	}
-	for _, s := range schema.StandIns {
-		if _, succeeded := stands[s.Successor]; succeeded && stands[s.Name].Spare() {
-			f.fail(fmt.Sprintf("if nothing writes to it: DROP TABLE %s; and restart the worker, which puts a view in its place", s.Name),
-				"%s is a table that ops_worker made before there was %s, and hides it: the routes and the samples see that table alone", s.Name, s.Successor)
-		}
-	}
-	return nil
-}
-
-// monitors reports whether the settings name a service.
-func (r *run) monitors(service string) bool {
-	return slices.ContainsFunc(r.cfg.Services, func(s config.Service) bool { return s.Name == service })
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -58,6 +59,11 @@ func checkSettings(_ context.Context, r *run, f *findings) error {
 		f.note("not monitored, as unset: %s", strings.Join(unset, ", "))
 	}
 	return nil
+}
+
+// monitors reports whether the settings name a service.
+func (r *run) monitors(service string) bool {
+	return slices.ContainsFunc(r.cfg.Services, func(s config.Service) bool { return s.Name == service })
 }
 
 // connection is what the check of that name learns.

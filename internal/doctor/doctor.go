@@ -162,11 +162,11 @@ func (r *run) examine(ctx context.Context, c check) Check {
 		err = c.judge(limited, r, f)
 		cancel()
 	}
-	var skipped *skipError
+	var skipped skipError
 	switch {
 	case err == nil:
 	case errors.As(err, &skipped):
-		f.skip(skipped.reason)
+		f.skip(string(skipped))
 	case r.pending && db.IsMissingTable(err):
 		f.skip(serverWords(err) + ", as migrations are pending")
 	case db.IsLocked(err):
@@ -247,13 +247,11 @@ func (f *findings) add(result Result, advice, format string, args []any) {
 }
 
 // skipError says why a check could not be made.
-type skipError struct{ reason string }
+type skipError string
 
-func (e *skipError) Error() string { return e.reason }
+func (e skipError) Error() string { return string(e) }
 
-func skip(format string, args ...any) error {
-	return &skipError{fmt.Sprintf(format, args...)}
-}
+func skip(format string, args ...any) error { return skipError(fmt.Sprintf(format, args...)) }
 
 // latency is a short duration for people.
 func latency(d time.Duration) string {

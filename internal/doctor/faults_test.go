@@ -175,15 +175,6 @@ var schemaFaults = map[string]fault{
 		plant: exec("DROP TABLE schema_migrations"),
 		check: "schema", result: Warn, found: "would take this database for one that it has migrated", advice: "ops-worker migrate up",
 	},
-	"a table of ours hides its successor": {
-		plant: exec("CREATE TABLE notification_jobs (job_id bigint)"),
-		check: "schema", result: Fail, found: "delivery_jobs is a table that ops_worker made", advice: "DROP TABLE delivery_jobs",
-	},
-	"a hidden table that has rows": {
-		plant: exec(`INSERT INTO delivery_jobs (tenant_id, alert_id, integration_id, route_id, deliver_on_event, payload_json)
-			VALUES ('t', 1, gen_random_uuid(), gen_random_uuid(), 'OPEN', '{}'); CREATE TABLE notification_jobs (job_id bigint)`),
-		check: "schema", result: OK,
-	},
 	"no view stands in": {
 		plant: exec("DROP TABLE integrations; CREATE TABLE notification_channels (channel_type text, is_enabled boolean)"),
 		check: "routes", result: Fail, found: `relation "integrations" does not exist (/aggregates integrations)`, advice: "restart the worker", also: "aggregates",

@@ -58,24 +58,26 @@ func checkAggregates(ctx context.Context, r *run, f *findings) error {
 	for i, a := range db.Aggregates {
 		role, took, err := r.count(ctx, a)
 		together += took
-		switch {
-		case ctx.Err() != nil:
-			f.note("%d were not read in time", len(db.Aggregates)-i)
-			return nil
-		case db.IsTimeout(err):
-			f.note("%s takes more than %s", a.Name, age(countingLimit))
-		case err != nil:
+		if ctx.Err() != nil {
+			f.note("%d of %d were not read in time", len(db.Aggregates)-i, len(db.Aggregates))
+			break
+		}
+		if err != nil && !db.IsTimeout(err) {
 			if err := refused.note(a.Name, role, err); err != nil {
 				return fmt.Errorf("read the aggregate %s: %w", a.Name, err)
 			}
 			continue
 		}
+		cost := latency(took)
+		if err != nil {
+			cost = "more than " + cost
+		}
 		wanted := max(a.Every, r.interval())
 		switch every := max(wanted, time.Duration(float64(took)/r.cfg.AggregateBudget.Share())); {
 		case every >= oldNumbers:
-			f.warn("raise AGGREGATE_BUDGET", "%s takes %s, so it is counted every %s at most", a.Name, latency(took), age(every))
+			f.warn("raise AGGREGATE_BUDGET", "%s takes %s, so it is counted every %s at most", a.Name, cost, age(every))
 		case every > wanted:
-			f.note("%s takes %s, so it is counted every %s at most, not every %s", a.Name, latency(took), age(every), age(wanted))
+			f.note("%s takes %s, so it is counted every %s at most, not every %s", a.Name, cost, age(every), age(wanted))
 		}
 	}
 	refused.report(r, f, r.grants())

@@ -17,8 +17,8 @@ type refusals struct {
 	uses  map[string][]string
 }
 
-// note keeps the server's refusal of what use needs, as role. Any other error comes
-// back: of a connection that is lost, say.
+// note keeps the server's refusal of what use needs; role is who was refused, where
+// that tells something. Any other error comes back: of a connection that is lost, say.
 func (l *refusals) note(use, role string, err error) error {
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) {
@@ -31,7 +31,7 @@ func (l *refusals) note(use, role string, err error) error {
 	if db.IsLocked(err) {
 		words = lockedWords
 	}
-	if db.IsForbidden(err) {
+	if db.IsForbidden(err) && role != "" {
 		words = role + ": " + words
 	}
 	if l.first[words] == nil {

@@ -65,7 +65,7 @@ func (r *run) judgeHypertable(f *findings, table *schema.Hypertable) {
 	case dropped == 0 && kept == 0:
 		f.note("compressed %s; no retention policy, and METRICS_RETENTION is 0: samples are kept for ever", compressed)
 	case dropped == 0:
-		f.note("compressed %s; no retention policy: the worker drops chunks older than %s", compressed, age(kept))
+		f.note("compressed %s; no retention policy: the worker drops chunks older than %s, which takes the table's owner", compressed, age(kept))
 	case dropped != kept:
 		f.note("compressed %s; dropped after %s by a policy; METRICS_RETENTION is another, and not used", compressed, age(dropped))
 	default:

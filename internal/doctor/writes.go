@@ -47,7 +47,7 @@ func checkWrites(ctx context.Context, r *run, f *findings) error {
 		err := r.database.try(ctx, func(q *db.Queries) error { return w.try(t, ctx, q) })
 		if err == nil {
 			done = append(done, w.name)
-		} else if err := refused.note(w.name, r.connection.server.LoginRole, err); err != nil {
+		} else if err := refused.note(w.name, "", err); err != nil {
 			return fmt.Errorf("try %s: %w", w.name, err)
 		}
 	}
