@@ -110,18 +110,10 @@ func (p *Postgres) AppendCycles(ctx context.Context, token lease.Token, cycles [
 		params.CycleAt = c.At
 	}
 	var row db.AppendSamplesRow
-	appendOnce := func() error {
-		return p.client.Write(ctx, func(ctx context.Context, q *db.Queries) (err error) {
-			row, err = q.AppendSamples(ctx, params)
-			return err
-		})
-	}
-	if err = appendOnce(); err == nil && !row.Trusted {
-		// A clock that was wrong has left a newest cycle that is none.
-		if err = p.client.Write(ctx, func(ctx context.Context, q *db.Queries) error { return lease.CorrectNewestCycle(ctx, q) }); err == nil {
-			err = appendOnce()
-		}
-	}
+	err = p.client.Write(ctx, func(ctx context.Context, q *db.Queries) (err error) {
+		row, err = q.AppendSamples(ctx, params)
+		return err
+	})
 	stored, now = int(row.Samples), row.Now
 	switch {
 	case db.IsNoRows(err):

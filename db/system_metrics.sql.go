@@ -12,8 +12,8 @@ import (
 
 const appendSamples = `-- name: AppendSamples :one
 WITH held AS (
-    SELECT l.last_cycle_at,
-           l.last_cycle_at <= clock_timestamp() + make_interval(secs => $1::float8) AS trusted
+    SELECT CASE WHEN l.last_cycle_at <= clock_timestamp() + make_interval(secs => $1::float8)
+                THEN l.last_cycle_at ELSE 'epoch' END AS newest
     FROM ops_worker_lease l
     WHERE l.name = $2 AND l.holder = $3 AND l.epoch = $4 AND l.expires_at > clock_timestamp()
     FOR NO KEY UPDATE
@@ -28,20 +28,19 @@ WITH held AS (
                unnest($9::float8[]) AS value
     ) x
     CROSS JOIN held
-    WHERE held.trusted
-      AND x.time > held.last_cycle_at
+    WHERE x.time > held.newest
       AND (NOT $10::boolean OR NOT EXISTS (
           SELECT FROM system_metrics m
           WHERE m.metric_name = x.metric_name AND m.time = x.time AND coalesce(m.service, '') = x.service))
     RETURNING 1
 ), moved AS (
     UPDATE ops_worker_lease l
-    SET last_cycle_at = greatest(l.last_cycle_at, $11::timestamptz),
+    SET last_cycle_at = greatest(held.newest, $11::timestamptz),
         expires_at = clock_timestamp() + make_interval(secs => $12::float8)
     FROM held
-    WHERE l.name = $2 AND held.trusted
+    WHERE l.name = $2
 )
-SELECT (SELECT count(*) FROM stored)::bigint AS samples, held.trusted::boolean AS trusted, clock_timestamp()::timestamptz AS now
+SELECT (SELECT count(*) FROM stored)::bigint AS samples, clock_timestamp()::timestamptz AS now
 FROM held
 `
 
@@ -62,7 +61,6 @@ type AppendSamplesParams struct {
 
 type AppendSamplesRow struct {
 	Samples int64
-	Trusted bool
 	Now     time.Time
 }
 
@@ -73,7 +71,8 @@ type AppendSamplesRow struct {
 // outcome is unknown may be repeated; one that is still in flight is waited for.
 // With recheck each sample is looked for as well, by (metric_name, time): so a
 // repetition adds nothing even where a clock that jumped has spoilt last_cycle_at.
-// Where that lies far ahead, nothing is stored and trusted is false.
+// A last_cycle_at of further ahead than future_seconds was written by a clock that
+// was wrong, and counts for nothing.
 // Returns how many samples were new, and the database's clock.
 // Caller: the metrics collector, every METRICS_COLLECTION_INTERVAL.
 func (q *Queries) AppendSamples(ctx context.Context, arg AppendSamplesParams) (AppendSamplesRow, error) {
@@ -92,20 +91,14 @@ func (q *Queries) AppendSamples(ctx context.Context, arg AppendSamplesParams) (A
 		arg.TtlSeconds,
 	)
 	var i AppendSamplesRow
-	err := row.Scan(&i.Samples, &i.Trusted, &i.Now)
+	err := row.Scan(&i.Samples, &i.Now)
 	return i, err
 }
 
 const deleteExpiredSamples = `-- name: DeleteExpiredSamples :execrows
-WITH RECURSIVE names AS (
-    (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
-    UNION ALL
-    SELECT (SELECT m.metric_name FROM system_metrics m WHERE m.metric_name > n.metric_name ORDER BY m.metric_name LIMIT 1)
-    FROM names n
-    WHERE n.metric_name IS NOT NULL
-), expired AS (
+WITH expired AS (
     SELECT n.metric_name, e.time
-    FROM names n
+    FROM ops_worker_series n
     CROSS JOIN LATERAL (
         SELECT m.time
         FROM system_metrics m
@@ -113,7 +106,6 @@ WITH RECURSIVE names AS (
         ORDER BY m.time DESC
         LIMIT $2::integer
     ) e
-    WHERE n.metric_name IS NOT NULL
     LIMIT $2::integer
 )
 DELETE FROM system_metrics d
@@ -127,8 +119,8 @@ type DeleteExpiredSamplesParams struct {
 }
 
 // One small batch of what a plain table has kept past its retention. No index
-// starts with time, so it goes name by name through (metric_name, time): the
-// names by a loose index scan, then at most batch_size rows of the oldest.
+// starts with time, so it goes name by name through (metric_name, time), and takes
+// at most batch_size rows.
 // Caller: the metrics collector's retention, hourly, until a batch is short.
 func (q *Queries) DeleteExpiredSamples(ctx context.Context, arg DeleteExpiredSamplesParams) (int64, error) {
 	result, err := q.db.Exec(ctx, deleteExpiredSamples, arg.Cutoff, arg.BatchSize)

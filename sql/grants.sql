@@ -14,6 +14,7 @@ GRANT SELECT, INSERT, UPDATE ON public.ops_worker_lease TO :login; -- which repl
 GRANT SELECT, INSERT, UPDATE ON public.ops_worker_streak TO :login; -- how many checks in a row found the same
 GRANT SELECT, INSERT, UPDATE ON public.service_health TO :login; -- how each service is
 GRANT SELECT, INSERT, DELETE ON public.system_metrics TO :login; -- samples; retention deletes them
+GRANT SELECT ON public.ops_worker_series TO :login; -- the names of the samples, for retention
 
 CREATE ROLE pulse_operator NOLOGIN BYPASSRLS; -- if new_operator: reads past row-level security
 ALTER ROLE pulse_operator BYPASSRLS; -- if bound_operator: reads past row-level security

@@ -60,15 +60,12 @@ func checkWrites(ctx context.Context, r *run, f *findings) error {
 
 // acquire takes a lease that nobody else knows.
 func (t trial) acquire(ctx context.Context, q *db.Queries) (grant db.AcquireLeaseRow, err error) {
-	if err := q.CreateLease(ctx, string(t)); err != nil {
+	// A new row begins at the newest sample. That of a trial must be newer, so samples
+	// that lie ahead do not count.
+	if err := q.CreateLease(ctx, db.CreateLeaseParams{Name: string(t), FutureSeconds: 0}); err != nil {
 		return grant, err
 	}
 	if _, err := q.LockLease(ctx, string(t)); err != nil {
-		return grant, err
-	}
-	// A new row says nothing of the newest cycle. That of a trial must be newer, so
-	// samples that lie ahead do not count.
-	if _, err := q.CorrectNewestCycle(ctx, db.CorrectNewestCycleParams{Name: string(t), FutureSeconds: 0}); err != nil {
 		return grant, err
 	}
 	return q.AcquireLease(ctx, db.AcquireLeaseParams{Name: string(t), Holder: string(t), TtlSeconds: time.Minute.Seconds()})

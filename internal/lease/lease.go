@@ -311,6 +311,9 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 		return "", fmt.Errorf("acquire lease: %w", err)
 	}
 	l.clock.observe(grant.Now, sent, time.Now())
+	if ahead := grant.LastCycleAt.Sub(grant.Now); ahead > FutureLimit {
+		l.log.Error().Time("newest_cycle", grant.LastCycleAt).Msg("the newest stored cycle lies in the future, it counts for nothing")
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.token, l.lastCycleAt, l.renewedAt = Token{l.holder, grant.Epoch}, grant.LastCycleAt, sent

@@ -88,28 +88,15 @@ func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration
 			return fmt.Errorf("lock lease: %w", err)
 		}
 		if rows == 0 {
-			if err := q.CreateLease(ctx, db.LeaseName); err != nil {
+			if err := q.CreateLease(ctx, db.CreateLeaseParams{Name: db.LeaseName, FutureSeconds: FutureLimit.Seconds()}); err != nil {
 				return fmt.Errorf("create lease: %w", err)
 			}
-		}
-		if err := CorrectNewestCycle(ctx, q); err != nil {
-			return err
 		}
 		row, err := q.AcquireLease(ctx, db.AcquireLeaseParams{Name: db.LeaseName, Holder: holder, TtlSeconds: ttl.Seconds(), CycleSeconds: p.cycleInterval.Seconds()})
 		grant = Grant(row)
 		return err
 	})
 	return grant, lost(err)
-}
-
-// CorrectNewestCycle puts the newest stored cycle right where a clock that was
-// wrong has spoilt it. It changes nothing elsewhere.
-func CorrectNewestCycle(ctx context.Context, q *db.Queries) error {
-	_, err := q.CorrectNewestCycle(ctx, db.CorrectNewestCycleParams{Name: db.LeaseName, FutureSeconds: FutureLimit.Seconds()})
-	if err != nil {
-		return fmt.Errorf("correct the newest cycle: %w", err)
-	}
-	return nil
 }
 
 // Renew extends the lease.

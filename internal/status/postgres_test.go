@@ -196,7 +196,7 @@ func TestARoleThatMayOnlyReadSeesEverything(t *testing.T) {
 	database.Exec(t, platform)
 	role, address := database.Role(t, "NOSUPERUSER NOBYPASSRLS")
 	for _, table := range tables {
-		database.Exec(t, fmt.Sprintf("GRANT SELECT ON %s TO %s", table, role))
+		database.Exec(t, fmt.Sprintf("GRANT SELECT ON %s, ops_worker_series TO %s", table, role))
 	}
 	r := newReader(t, address)
 	wantFull(t, r.report(t))
@@ -214,7 +214,7 @@ func TestARoleThatMayOnlyReadSeesEverything(t *testing.T) {
 			t.Errorf("without %s: %v", table, got)
 		}
 		printed(t, report, 80, true)
-		database.Exec(t, fmt.Sprintf("GRANT SELECT ON %s TO %s", table, role))
+		database.Exec(t, fmt.Sprintf("GRANT SELECT ON %s, ops_worker_series TO %s", table, role))
 	}
 }
 
@@ -270,7 +270,7 @@ func TestRowSecurityHidesNothingSilently(t *testing.T) {
 			database.Exec(t, platform)
 			role, address := database.Role(t, "NOSUPERUSER NOBYPASSRLS")
 			for _, table := range tables {
-				database.Exec(t, fmt.Sprintf("GRANT SELECT ON %s TO %s", table, role))
+				database.Exec(t, fmt.Sprintf("GRANT SELECT ON %s, ops_worker_series TO %s", table, role))
 			}
 			database.Exec(t, fmt.Sprintf("ALTER TABLE %s ENABLE ROW LEVEL SECURITY; ALTER TABLE %[1]s FORCE ROW LEVEL SECURITY", table))
 			r := newReader(t, address)

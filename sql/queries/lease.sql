@@ -17,39 +17,22 @@ WHERE l.name = @name
   AND (l.holder IN ('', @holder) OR NOT (l.expires_at > clock_timestamp() AND l.expires_at <= clock_timestamp() + l.ttl))
 RETURNING l.epoch, l.last_cycle_at, clock_timestamp()::timestamptz AS now;
 
--- name: CorrectNewestCycle :execrows
--- Puts last_cycle_at back to the newest stored sample where it lies so far ahead
--- that the database's clock must have been wrong, or where the row was just made.
--- Samples that lie so far ahead do not count. The newest sample is found by one
--- step a name through (metric_name, time).
--- Caller: a take-over, and a store that finds last_cycle_at far ahead.
-WITH RECURSIVE names AS (
-    (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
-    UNION ALL
-    SELECT (SELECT m.metric_name FROM system_metrics m WHERE m.metric_name > n.metric_name ORDER BY m.metric_name LIMIT 1)
-    FROM names n
-    WHERE n.metric_name IS NOT NULL
-), newest AS (
-    SELECT coalesce(max(s.time), 'epoch') AS time
-    FROM names n
-    CROSS JOIN LATERAL (
-        SELECT m.time
-        FROM system_metrics m
-        WHERE m.metric_name = n.metric_name
-          AND m.time <= clock_timestamp() + make_interval(secs => @future_seconds::float8)
-        ORDER BY m.time DESC
-        LIMIT 1
-    ) s
-)
-UPDATE ops_worker_lease l
-SET last_cycle_at = (SELECT newest.time FROM newest)
-WHERE l.name = @name AND l.last_cycle_at > clock_timestamp() + make_interval(secs => @future_seconds::float8);
-
 -- name: CreateLease :exec
--- Makes the row where it is missing, held by nobody; CorrectNewestCycle says what
--- is stored already. Caller: a take-over that finds no row.
+-- Makes the row where it is missing, held by nobody, from the newest sample that
+-- stands: one step a name through (metric_name, time). What lies further ahead than
+-- future_seconds was stamped by a clock that was wrong, and is passed over.
+-- Caller: a take-over that finds no row.
 INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl, last_cycle_at)
-VALUES (@name, '', 0, clock_timestamp(), clock_timestamp(), interval '0', 'infinity')
+SELECT @name, '', 0, clock_timestamp(), clock_timestamp(), interval '0', coalesce(max(newest.time), 'epoch')
+FROM ops_worker_series n
+CROSS JOIN LATERAL (
+    SELECT m.time
+    FROM system_metrics m
+    WHERE m.metric_name = n.metric_name
+      AND m.time <= clock_timestamp() + make_interval(secs => @future_seconds::float8)
+    ORDER BY m.time DESC
+    LIMIT 1
+) newest
 ON CONFLICT (name) DO NOTHING;
 
 -- name: HoldLease :execrows

@@ -29,25 +29,19 @@ SELECT coalesce(pg_last_xact_replay_timestamp(), 'epoch')::timestamptz AS replay
 -- value is what has grown. Of an empty bucket there is no element, and NaN is no
 -- growth, as a first point has none. A name without a sample in that time has its
 -- newest alone.
--- The names by a loose index scan; of each one step and one range of (metric_name,
+-- Of each name one step and one range of (metric_name,
 -- time), bounded, which also keeps the planner from hashing the whole table. So the
 -- cost is that of the points in the window, however many are older: an hour of 15
 -- series every 5 s, 10,800 points, took 29 ms alone and 35 ms in a week of 1.8
 -- million rows (PostgreSQL 15, EXPLAIN ANALYZE, two cores).
-WITH RECURSIVE names AS (
-    (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
-    UNION ALL
-    SELECT (SELECT m.metric_name FROM system_metrics m WHERE m.metric_name > n.metric_name ORDER BY m.metric_name LIMIT 1)
-    FROM names n
-    WHERE n.metric_name IS NOT NULL
-), span AS (
+WITH span AS (
     SELECT floor(date_part('epoch', clock_timestamp()) / (@bucket_seconds::float8)) - (@buckets::integer) + 1 AS begin_bucket
 ), points AS (
     SELECT n.metric_name, coalesce(p.service, '') AS service, p.time, p.value,
            (floor(date_part('epoch', p.time) / (@bucket_seconds::float8)) - span.begin_bucket)::bigint AS bucket,
            p.value - lag(p.value) OVER series AS growth,
            date_part('epoch', p.time - lag(p.time) OVER series) AS seconds
-    FROM names n
+    FROM ops_worker_series n
     CROSS JOIN span
     CROSS JOIN LATERAL (
         SELECT m.time

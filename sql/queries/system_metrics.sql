@@ -6,12 +6,13 @@
 -- outcome is unknown may be repeated; one that is still in flight is waited for.
 -- With recheck each sample is looked for as well, by (metric_name, time): so a
 -- repetition adds nothing even where a clock that jumped has spoilt last_cycle_at.
--- Where that lies far ahead, nothing is stored and trusted is false.
+-- A last_cycle_at of further ahead than future_seconds was written by a clock that
+-- was wrong, and counts for nothing.
 -- Returns how many samples were new, and the database's clock.
 -- Caller: the metrics collector, every METRICS_COLLECTION_INTERVAL.
 WITH held AS (
-    SELECT l.last_cycle_at,
-           l.last_cycle_at <= clock_timestamp() + make_interval(secs => @future_seconds::float8) AS trusted
+    SELECT CASE WHEN l.last_cycle_at <= clock_timestamp() + make_interval(secs => @future_seconds::float8)
+                THEN l.last_cycle_at ELSE 'epoch' END AS newest
     FROM ops_worker_lease l
     WHERE l.name = @lease_name AND l.holder = @holder AND l.epoch = @epoch AND l.expires_at > clock_timestamp()
     FOR NO KEY UPDATE
@@ -26,36 +27,29 @@ WITH held AS (
                unnest(@values::float8[]) AS value
     ) x
     CROSS JOIN held
-    WHERE held.trusted
-      AND x.time > held.last_cycle_at
+    WHERE x.time > held.newest
       AND (NOT @recheck::boolean OR NOT EXISTS (
           SELECT FROM system_metrics m
           WHERE m.metric_name = x.metric_name AND m.time = x.time AND coalesce(m.service, '') = x.service))
     RETURNING 1
 ), moved AS (
     UPDATE ops_worker_lease l
-    SET last_cycle_at = greatest(l.last_cycle_at, @cycle_at::timestamptz),
+    SET last_cycle_at = greatest(held.newest, @cycle_at::timestamptz),
         expires_at = clock_timestamp() + make_interval(secs => @ttl_seconds::float8)
     FROM held
-    WHERE l.name = @lease_name AND held.trusted
+    WHERE l.name = @lease_name
 )
-SELECT (SELECT count(*) FROM stored)::bigint AS samples, held.trusted::boolean AS trusted, clock_timestamp()::timestamptz AS now
+SELECT (SELECT count(*) FROM stored)::bigint AS samples, clock_timestamp()::timestamptz AS now
 FROM held;
 
 -- name: DeleteExpiredSamples :execrows
 -- One small batch of what a plain table has kept past its retention. No index
--- starts with time, so it goes name by name through (metric_name, time): the
--- names by a loose index scan, then at most batch_size rows of the oldest.
+-- starts with time, so it goes name by name through (metric_name, time), and takes
+-- at most batch_size rows.
 -- Caller: the metrics collector's retention, hourly, until a batch is short.
-WITH RECURSIVE names AS (
-    (SELECT m.metric_name FROM system_metrics m ORDER BY m.metric_name LIMIT 1)
-    UNION ALL
-    SELECT (SELECT m.metric_name FROM system_metrics m WHERE m.metric_name > n.metric_name ORDER BY m.metric_name LIMIT 1)
-    FROM names n
-    WHERE n.metric_name IS NOT NULL
-), expired AS (
+WITH expired AS (
     SELECT n.metric_name, e.time
-    FROM names n
+    FROM ops_worker_series n
     CROSS JOIN LATERAL (
         SELECT m.time
         FROM system_metrics m
@@ -63,7 +57,6 @@ WITH RECURSIVE names AS (
         ORDER BY m.time DESC
         LIMIT @batch_size::integer
     ) e
-    WHERE n.metric_name IS NOT NULL
     LIMIT @batch_size::integer
 )
 DELETE FROM system_metrics d
