@@ -21,7 +21,7 @@ ALTER ROLE pulse_operator BYPASSRLS; -- if bound_operator: reads past row-level 
 GRANT pulse_operator TO :login; -- if policies: to read past row-level security
 GRANT USAGE ON SCHEMA public TO pulse_operator; -- if policies: to find the tables
 
-GRANT SELECT, INSERT ON public.tenants TO :platform; -- aggregate; system alerts need their own tenant
+GRANT SELECT, INSERT ON public.tenants TO :platform; -- aggregate; system alerts, which have a tenant of their own
 GRANT SELECT, INSERT, UPDATE ON public.fleet_alert TO :platform; -- aggregates; system alerts
 GRANT USAGE ON SEQUENCE :alert_sequence TO :platform; -- if alert_sequence: system alerts
 GRANT SELECT ON public.alert_rules TO :platform; -- aggregate

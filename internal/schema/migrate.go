@@ -1,3 +1,5 @@
+// Package schema keeps what stands in the database: the worker's own tables, which
+// goose migrates, what the platform's system routes read, and the rights to both.
 package schema
 
 import (
