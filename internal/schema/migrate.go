@@ -144,7 +144,7 @@ func (m *Migrator) provider(options ...goose.ProviderOption) (*goose.Provider, e
 // holders are the sessions in the way of a migration that gave up on a lock.
 func (m *Migrator) holders(ctx context.Context) string {
 	names := append(OwnTables(), VersionTable, lockTable)
-	for _, s := range StandIns {
+	for _, s := range StandIns() {
 		names = append(names, s.Name)
 	}
 	var holders []db.HoldersOfRow

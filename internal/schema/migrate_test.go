@@ -49,7 +49,7 @@ func readRoute(ctx context.Context, pool *pgxpool.Pool, r schema.Route) (rows []
 
 func wantRoutes(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	for _, r := range schema.Routes {
+	for _, r := range schema.Routes() {
 		var stands bool
 		if err := pool.QueryRow(t.Context(), "SELECT $1 = '' OR to_regclass($1) IS NOT NULL", r.If).Scan(&stands); err != nil {
 			t.Fatal(err)
@@ -265,25 +265,25 @@ func TestGoosesTableForSqlcIsWhatGooseMakes(t *testing.T) {
 func TestEveryFileOfThePlatformMakesWhatItIsNamedFor(t *testing.T) {
 	t.Parallel()
 	made := pgtest.NewEmpty(t)
-	for _, name := range schema.PlatformTables {
+	for _, name := range schema.PlatformTables() {
 		made.Exec(t, readFile(t, "../../sql/platform/tables/"+name+".sql"))
 	}
 	stands, err := schema.StandingRelations(t.Context(), db.New(made.Pool(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(stands) != len(schema.PlatformTables) {
-		t.Errorf("%d files made %v", len(schema.PlatformTables), stands)
+	if len(stands) != len(schema.PlatformTables()) {
+		t.Errorf("%d files made %v", len(schema.PlatformTables()), stands)
 	}
-	if len(schema.StandIns) != 2 || len(schema.Routes) < 15 {
-		t.Errorf("%d stand-ins and %d routes: are the files read?", len(schema.StandIns), len(schema.Routes))
+	if len(schema.StandIns()) != 2 || len(schema.Routes()) < 15 {
+		t.Errorf("%d stand-ins and %d routes: are the files read?", len(schema.StandIns()), len(schema.Routes()))
 	}
-	for _, s := range schema.StandIns {
-		if !slices.Contains(schema.PlatformTables, s.Name) {
+	for _, s := range schema.StandIns() {
+		if !slices.Contains(schema.PlatformTables(), s.Name) {
 			t.Errorf("%s stands in for a table that has no first form", s.Name)
 		}
 	}
-	for _, r := range schema.Routes {
+	for _, r := range schema.Routes() {
 		if strings.Contains(r.Name, " as ") || strings.Contains(r.Name, " if ") || !strings.HasSuffix(r.SQL, ";") {
 			t.Errorf("the head of a route is not understood: %+v", r)
 		}

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,24 +49,24 @@ func (r Relation) MadeByWorker() bool {
 // never had a row.
 func (r Relation) Spare() bool { return r.MadeByWorker() && !r.IsView() && !r.Filled }
 
-var columnLine = regexp.MustCompile(`(?m)^    ([a-z_]+) `)
+var columnLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^    ([a-z_]+) `) })
 
 // firstColumns are those of a platform's table in its first form.
 func firstColumns(table string) []string {
 	var names []string
-	for _, match := range columnLine.FindAllStringSubmatch(sqlFile("platform/tables", table), -1) {
+	for _, match := range columnLine().FindAllStringSubmatch(sqlFile("platform/tables", table), -1) {
 		names = append(names, match[1])
 	}
 	return names
 }
 
-var indexStatement = regexp.MustCompile(`(?m)^CREATE INDEX (\w+) ON [^;]+;`)
+var indexStatement = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^CREATE INDEX (\w+) ON [^;]+;`) })
 
 // firstIndexes are the statements of a platform's table in its first form that make
 // its indexes, by their names; but unique ones, which later releases replace.
 func firstIndexes(table string) map[string]string {
 	statements := map[string]string{}
-	for _, match := range indexStatement.FindAllStringSubmatch(sqlFile("platform/tables", table), -1) {
+	for _, match := range indexStatement().FindAllStringSubmatch(sqlFile("platform/tables", table), -1) {
 		statements[match[1]] = match[0]
 	}
 	return statements
@@ -89,21 +90,21 @@ type Route struct {
 	SQL      string
 }
 
-// The platform's schema, as sql/platform has it.
+// The platform's schema, as sql/platform has it; read when a command first needs it.
 var (
-	PlatformTables = sqlFiles("platform/tables")
-	StandIns       = readStandIns()
-	Routes         = readRoutes()
+	PlatformTables = sync.OnceValue(func() []string { return sqlFiles("platform/tables") })
+	StandIns       = sync.OnceValue(readStandIns)
+	Routes         = sync.OnceValue(readRoutes)
 )
 
 // Relations are all that the worker and the routes use: its own, the platform's,
 // and what the platform keeps instead of dropped ones.
 func Relations() []string {
-	names := slices.Concat(OwnRelations(), PlatformTables)
-	for _, s := range StandIns {
+	names := slices.Concat(OwnRelations(), PlatformTables())
+	for _, s := range StandIns() {
 		names = append(names, s.Successor)
 	}
-	for _, r := range Routes {
+	for _, r := range Routes() {
 		if r.If != "" && !slices.Contains(names, r.If) {
 			names = append(names, r.If)
 		}
@@ -140,9 +141,8 @@ func sqlFile(directory, name string) string {
 	return string(must(sql.Platform.ReadFile(directory + "/" + name + ".sql")))
 }
 
-var viewSource = regexp.MustCompile(`(?m)^FROM (\w+);`)
-
 func readStandIns() []StandIn {
+	viewSource := regexp.MustCompile(`(?m)^FROM (\w+);`)
 	var list []StandIn
 	for _, name := range sqlFiles("platform/stand_ins") {
 		list = append(list, StandIn{name, viewSource.FindStringSubmatch(sqlFile("platform/stand_ins", name))[1]})
@@ -150,9 +150,8 @@ func readStandIns() []StandIn {
 	return list
 }
 
-var routeHead = regexp.MustCompile(`^(.+?)( as ` + OperatorRole + `)?(?: if (\w+) exists)?$`)
-
 func readRoutes() []Route {
+	routeHead := regexp.MustCompile(`^(.+?)( as ` + OperatorRole + `)?(?: if (\w+) exists)?$`)
 	var list []Route
 	for _, part := range strings.Split(sqlFile("platform", "routes"), "-- route: ")[1:] {
 		head, text, _ := strings.Cut(part, "\n")
@@ -253,7 +252,7 @@ func StandingRelations(ctx context.Context, q *db.Queries) (map[string]Relation,
 
 // Missing are the tables and views that the worker makes and that do not stand.
 func Missing(stands map[string]Relation) []string {
-	return slices.DeleteFunc(slices.Concat(OwnTables(), PlatformTables), func(name string) bool {
+	return slices.DeleteFunc(slices.Concat(OwnTables(), PlatformTables()), func(name string) bool {
 		_, exists := stands[name]
 		return exists || succeeded(stands, name)
 	})
@@ -341,7 +340,7 @@ func grantOperator(serverVersion int32) string {
 }
 
 func (e *ensurer) ensureStandIns(ctx context.Context) error {
-	for _, s := range StandIns {
+	for _, s := range StandIns() {
 		stands, exists := e.stands[s.Name]
 		if _, succeeded := e.stands[s.Successor]; !succeeded {
 			continue
@@ -377,7 +376,7 @@ func (e *ensurer) ensureStandIns(ctx context.Context) error {
 }
 
 func (e *ensurer) ensureTables(ctx context.Context) error {
-	for _, name := range PlatformTables {
+	for _, name := range PlatformTables() {
 		if _, exists := e.stands[name]; exists || succeeded(e.stands, name) {
 			continue
 		}
@@ -400,7 +399,7 @@ func (e *ensurer) ensureIndexes(ctx context.Context) error {
 	if !e.when.thorough {
 		return nil
 	}
-	for _, table := range PlatformTables {
+	for _, table := range PlatformTables() {
 		if stands, exists := e.stands[table]; !exists || stands.IsView() || !stands.MadeByWorker() {
 			continue
 		}
@@ -425,7 +424,7 @@ func (e *ensurer) ensureIndexes(ctx context.Context) error {
 // succeeded reports whether the platform keeps another table instead: an empty
 // one under the old name would read as zero, silently.
 func succeeded(stands map[string]Relation, name string) bool {
-	return slices.ContainsFunc(StandIns, func(s StandIn) bool {
+	return slices.ContainsFunc(StandIns(), func(s StandIn) bool {
 		_, exists := stands[s.Successor]
 		return s.Name == name && exists
 	})
@@ -520,7 +519,7 @@ func dropStandIns(ctx context.Context, tx pgx.Tx) (changes []Change, err error) 
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range StandIns {
+	for _, s := range StandIns() {
 		if view := stands[s.Name]; view.IsView() && view.MadeByWorker() {
 			if _, err := tx.Exec(ctx, "DROP VIEW "+s.Name); err != nil {
 				return nil, fmt.Errorf("drop the view %s: %w", s.Name, err)

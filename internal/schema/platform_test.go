@@ -26,7 +26,7 @@ func readFile(t *testing.T, name string) string {
 
 func wantRows(t *testing.T, pool *pgxpool.Pool, name string, want ...string) {
 	t.Helper()
-	for _, r := range schema.Routes {
+	for _, r := range schema.Routes() {
 		if r.Name != name {
 			continue
 		}
