@@ -222,6 +222,9 @@ func openBuffer(cfg config.Config, log zerolog.Logger) (buffer spool.Buffer, clo
 	if err != nil {
 		log.Error().Err(err).Msg("the spool cannot be opened, cycles are kept in memory until it can")
 	}
+	if left.EarlierFile != "" {
+		log.Warn().Str("file", left.EarlierFile).Msg("spool of an earlier version is left as it is, its cycles are not stored")
+	}
 	if left.TornBytes > 0 {
 		log.Warn().Int64("bytes", left.TornBytes).Msg("spool had a torn tail, it is dropped")
 	}

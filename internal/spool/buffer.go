@@ -15,16 +15,16 @@ import (
 
 // Sample is one measured value, less its time, which is its cycle's.
 type Sample struct {
-	Metric  string
-	Service string // empty for a sample of no service
-	Tags    string // a JSON object
-	Value   float64
+	Metric  string  `json:"m"`
+	Service string  `json:"s,omitempty"` // empty for a sample of no service
+	Tags    string  `json:"t"`           // a JSON object
+	Value   float64 `json:"v"`
 }
 
 // Cycle is what one turn of the metrics collector measured.
 type Cycle struct {
-	At      time.Time
-	Samples []Sample
+	At      time.Time `json:"at"`
+	Samples []Sample  `json:"samples"`
 }
 
 // size is roughly what a cycle weighs in memory.

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,146 +9,172 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+	"unique"
+
+	"golang.org/x/sys/unix"
 )
 
-// recordVersion is the version of a spool record's encoding.
-const recordVersion = 1
+const (
+	fileName = "cycles.jsonl"
+	// earlierFile is of versions that had a format of their own.
+	earlierFile = "cycles.log"
+)
 
-// trimAfter is how many records of cycles that are gone the file may hold before
-// it is written anew.
+// trimAfter is how many lines of cycles that are gone the file may hold before it is
+// written anew.
 const trimAfter = 64
 
-// Spool is a Buffer that survives the process. Every cycle is on disk before it
-// is stored; cycles that were stored are taken off lazily, since storing one
-// again is harmless. Without its disk it goes on in memory, and with every cycle
-// it looks whether the disk is back.
+// Spool is a Buffer that survives the process: a file with a JSON line for each cycle,
+// which is synced before the cycle is stored. Lines of stored cycles are removed lazily,
+// since storing a cycle again is harmless. While the disk cannot be had, cycles are
+// kept in memory, and each new one tries the disk again.
 type Spool struct {
-	memory  memoryBuffer
-	path    string
-	log     *recordLog // nil while the disk cannot be had
-	records int        // in the file
-	behind  bool       // the file lacks cycles that the disk refused
-}
-
-// diskCycle is a cycle on disk.
-type diskCycle struct {
-	At      time.Time    `json:"at"`
-	Samples []diskSample `json:"samples"`
-}
-
-type diskSample struct {
-	Metric  string  `json:"m"`
-	Service string  `json:"s,omitempty"`
-	Tags    string  `json:"t"`
-	Value   float64 `json:"v"`
+	memory memoryBuffer
+	path   string
+	lock   *os.File
+	file   *os.File // nil while the disk cannot be had
+	size   int64
+	lines  int  // in the file
+	behind bool // the file lacks cycles that the disk refused
 }
 
 // Leftover is what a spool held when it was opened.
 type Leftover struct {
-	Cycles    int   // that wait to be stored
-	Dropped   int   // the oldest, for which this process has no room
-	TornBytes int64 // of a record that a crash has cut off
+	Cycles      int    // that wait to be stored
+	Dropped     int    // the oldest, for which there is no room
+	TornBytes   int64  // of lines that a crash has cut off
+	EarlierFile string // a file of an earlier version, which is left as it is
 }
 
-// Open opens the spool in dir, which it makes, with room for limit cycles. It
-// returns what an earlier process has left in it. With an error, which names
-// SPOOL_DIR, the spool is there and keeps its cycles in memory until the disk
-// can be had; a file of another version stays as it is.
+// Open opens the spool in dir, which it makes, with room for limit cycles, and returns
+// what an earlier process has left in it. With an error, which names SPOOL_DIR, the
+// spool keeps its cycles in memory until the disk can be had.
 func Open(dir string, limit int) (*Spool, Leftover, error) {
-	s := &Spool{memory: memoryBuffer{limit: limit}, path: filepath.Join(dir, "cycles.log")}
+	s := &Spool{memory: memoryBuffer{limit: limit}, path: filepath.Join(dir, fileName)}
 	left, err := s.open()
 	return s, left, err
 }
 
-// open opens the file. What it holds is older than what waits in memory.
+// open takes the file, whose cycles are older than those that wait in memory.
 func (s *Spool) open() (left Leftover, err error) {
+	before := s.memory
+	defer func() {
+		if err != nil {
+			s.memory = before
+			err = errors.Join(fmt.Errorf("SPOOL_DIR: %w", err), s.Close())
+		}
+	}()
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
-		return left, fmt.Errorf("SPOOL_DIR: %w", err)
+		return left, err
 	}
-	log, records, torn, err := openLog(s.path, recordVersion)
-	if errors.Is(err, errVersion) {
-		err = fmt.Errorf("%w; let the version that wrote it empty it, or move it away", err)
+	if s.lock, err = lock(s.path + ".lock"); err != nil {
+		return left, err
 	}
-	if err != nil {
-		return left, fmt.Errorf("SPOOL_DIR: %w", err)
+	content, err := os.ReadFile(s.path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return left, err
 	}
-	names := map[string]string{}
-	waiting := s.memory.cycles
-	s.memory.cycles, s.memory.bytes = nil, 0
-	for _, content := range records {
-		var r diskCycle
-		if err := json.Unmarshal(content, &r); err != nil {
-			left.TornBytes += int64(len(content)) // whole, and still no cycle
+	// What is being stored right now stays, as it may not be the oldest any more.
+	s.memory = memoryBuffer{limit: before.limit, gone: before.gone + uint64(before.Len())}
+	for line := range bytes.Lines(content) {
+		c, err := decode(line)
+		if err != nil {
+			left.TornBytes += int64(len(line))
 			continue
 		}
-		left.Dropped += len(s.memory.push(r.cycle(names)))
-	}
-	left.Cycles, left.TornBytes = s.memory.Len(), left.TornBytes+torn
-	for _, c := range waiting {
 		left.Dropped += len(s.memory.push(c))
 	}
-	s.log, s.records, s.behind = log, len(records), len(waiting) > 0
-	return left, nil
+	left.Cycles = s.memory.Len()
+	for _, c := range before.cycles {
+		left.Dropped += len(s.memory.push(c))
+	}
+	earlier := filepath.Join(filepath.Dir(s.path), earlierFile)
+	if _, err := os.Stat(earlier); err == nil {
+		left.EarlierFile = earlier
+	}
+	return left, s.rewrite()
 }
 
-// cycle decodes, without samples that cannot be stored; names lets equal names
-// share their memory.
-func (r diskCycle) cycle(names map[string]string) Cycle {
-	shared := func(name string) string {
-		if known, ok := names[name]; ok {
-			return known
-		}
-		names[name] = name
-		return name
+// lock keeps another process away from the spool.
+func lock(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
 	}
-	c := Cycle{At: r.At, Samples: make([]Sample, len(r.Samples))}
-	for i, s := range r.Samples {
-		c.Samples[i] = Sample{Metric: shared(s.Metric), Service: shared(s.Service), Tags: shared(s.Tags), Value: s.Value}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		file.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errors.New("in use by another process")
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return file, nil
+}
+
+// decode reads a line, without samples that cannot be stored. Equal names share their
+// memory.
+func decode(line []byte) (c Cycle, err error) {
+	if err := json.Unmarshal(line, &c); err != nil {
+		return c, err
+	}
+	if c.At.IsZero() {
+		return c, errors.New("no cycle")
+	}
+	for i, s := range c.Samples {
+		c.Samples[i].Metric = unique.Make(s.Metric).Value()
+		c.Samples[i].Service = unique.Make(s.Service).Value()
+		c.Samples[i].Tags = unique.Make(s.Tags).Value()
 	}
 	c.Samples = slices.DeleteFunc(c.Samples, func(s Sample) bool { return s.Storable() != nil })
-	return c
+	return c, nil
 }
 
-func encodeCycle(c Cycle) ([]byte, error) {
-	r := diskCycle{At: c.At, Samples: make([]diskSample, len(c.Samples))}
-	for i, s := range c.Samples {
-		r.Samples[i] = diskSample(s)
-	}
-	return json.Marshal(r)
-}
-
-// Push keeps the cycle in memory even where the disk refuses it; the error says
-// that it does.
+// Push keeps the cycle in memory even if the disk refuses it, which the error says.
 func (s *Spool) Push(c Cycle) (dropped []Cycle, err error) {
 	dropped = s.memory.push(c)
-	return dropped, s.write(c)
+	switch {
+	case s.file == nil || !s.inPlace():
+		_ = s.Close() // what was removed or replaced would be written to in vain
+		_, err = s.open()
+	case s.behind:
+		err = s.rewrite()
+	default:
+		if err = s.append(c); err == nil {
+			err = s.trim()
+		}
+	}
+	return dropped, err
 }
 
-func (s *Spool) write(c Cycle) error {
-	// A file that was removed or replaced would be written to in vain.
-	if s.log != nil && !s.log.inPlace() {
-		_ = s.log.close() // there is nothing left of it
-		s.log = nil
+// inPlace reports whether the open file is still the one of that name.
+func (s *Spool) inPlace() bool {
+	named, err := os.Stat(s.path)
+	if err != nil {
+		return false
 	}
-	if s.log == nil {
-		if _, err := s.open(); err != nil {
-			return err
-		}
-		return s.rewrite()
-	}
-	if s.behind {
-		return s.rewrite()
-	}
-	record, err := encodeCycle(c)
+	opened, err := s.file.Stat()
+	return err == nil && os.SameFile(named, opened)
+}
+
+// append returns when the disk has the cycle. If it fails, the file is left as it was,
+// as far as the disk allows.
+func (s *Spool) append(c Cycle) error {
+	line, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("encode cycle: %w", err)
 	}
-	if err := s.log.append(record); err != nil {
-		s.behind = true
-		return fmt.Errorf("append to spool: %w", err)
+	line = append(line, '\n')
+	_, err = s.file.WriteAt(line, s.size)
+	if err == nil {
+		err = s.file.Sync()
 	}
-	s.records++
-	return s.trim()
+	if err != nil {
+		s.behind = true
+		return errors.Join(fmt.Errorf("append to spool: %w", err), s.file.Truncate(s.size))
+	}
+	s.size += int64(len(line))
+	s.lines++
+	return nil
 }
 
 // Oldest returns the first cycles.
@@ -162,43 +189,63 @@ func (s *Spool) Len() int { return s.memory.Len() }
 // Remove takes away the cycles up to those that Oldest returned.
 func (s *Spool) Remove(through uint64) error {
 	s.memory.removeThrough(through)
-	if s.log == nil {
-		return nil // the next Push looks for the disk
+	if s.file == nil {
+		return nil // the next Push tries the disk
 	}
 	return s.trim()
 }
 
-// trim writes the file anew where too much of it is gone: a fixed number when
-// the buffer is empty or small, as many as there are cycles when it is large.
+// trim rewrites the file when more lines are of cycles that are gone than of those that
+// wait, and at least trimAfter.
 func (s *Spool) trim() error {
-	if s.records-s.memory.Len() < max(trimAfter, s.memory.Len()) {
+	if s.lines-s.memory.Len() < max(trimAfter, s.memory.Len()) {
 		return nil
 	}
 	return s.rewrite()
 }
 
-// rewrite makes the file hold what waits, and nothing else.
-func (s *Spool) rewrite() error {
-	records := make([][]byte, 0, s.memory.Len())
+// rewrite replaces the file by one with the cycles that wait: a crash leaves the old
+// file or the new one.
+func (s *Spool) rewrite() (err error) {
+	s.behind = true
+	var content bytes.Buffer
+	encoder := json.NewEncoder(&content) // a line each
 	for _, c := range s.memory.cycles {
-		record, err := encodeCycle(c)
-		if err != nil {
+		if err := encoder.Encode(c); err != nil {
 			return fmt.Errorf("encode cycle: %w", err)
 		}
-		records = append(records, record)
 	}
-	if err := s.log.rewrite(records); err != nil {
-		s.behind = true
-		return fmt.Errorf("rewrite spool: %w", err)
+	file, err := os.OpenFile(s.path+".new", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
 	}
-	s.records, s.behind = len(records), false
-	return nil
+	if _, err = file.Write(content.Bytes()); err == nil {
+		err = file.Sync()
+	}
+	if err == nil {
+		err = os.Rename(file.Name(), s.path)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("rewrite spool: %w", err), file.Close(), os.Remove(file.Name()))
+	}
+	if s.file != nil {
+		_ = s.file.Close() // nobody reads it any more
+	}
+	s.file, s.size, s.lines, s.behind = file, int64(content.Len()), s.memory.Len(), false
+	directory, err := os.Open(filepath.Dir(s.path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(directory.Sync(), directory.Close())
 }
 
 // Close lets go of the file; its cycles stay.
-func (s *Spool) Close() error {
-	if s.log == nil {
-		return nil
+func (s *Spool) Close() (err error) {
+	for _, file := range []**os.File{&s.file, &s.lock} {
+		if *file != nil {
+			err = errors.Join(err, (*file).Close())
+			*file = nil
+		}
 	}
-	return s.log.close()
+	return err
 }

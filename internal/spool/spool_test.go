@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func openSpool(t *testing.T, dir string, limit int) (*Spool, Leftover) {
@@ -67,40 +69,77 @@ func TestSpooledCyclesOutliveTheProcess(t *testing.T) {
 	}
 }
 
-func TestSpoolDropsATornTail(t *testing.T) {
+// Wherever a crash cuts the file off, the whole lines before stay, and what is appended
+// afterwards is not lost.
+func TestATornLineIsDropped(t *testing.T) {
 	dir := t.TempDir()
+	path := filepath.Join(dir, fileName)
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	cycles := []Cycle{cycleAt(at, 1), cycleAt(at.Add(time.Second), 2)}
 	spool, _ := openSpool(t, dir, 100)
-	push(t, spool, cyclesFrom(time.Now(), 3)...)
+	push(t, spool, cycles...)
 	spool.Close()
-	path := filepath.Join(dir, "cycles.log")
-	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, info.Size()-3); err != nil {
-		t.Fatal(err)
-	}
-	if _, left := openSpool(t, dir, 100); left.Cycles != 2 || left.TornBytes == 0 {
-		t.Errorf("%+v", left)
+	content, err := os.ReadFile(path)
+	must(t, err)
+	for end := range content {
+		cut := content[:end]
+		must(t, os.WriteFile(path, cut, 0o600))
+		whole := bytes.Count(cut, []byte("\n"))
+		torn := int64(end - bytes.LastIndexByte(cut, '\n') - 1)
+		if content[end] == '\n' { // which is all that is missing
+			whole, torn = whole+1, 0
+		}
+		spool, left, err := Open(dir, 100)
+		must(t, err)
+		if left != (Leftover{Cycles: whole, TornBytes: torn}) || !cmp.Equal(oldest(spool), cycles[:whole], cmpopts.EquateEmpty()) {
+			t.Fatalf("cut at %d: %+v", end, left)
+		}
+		push(t, spool, cycleAt(time.Unix(1, 0)))
+		must(t, spool.Close())
+		spool, left, err = Open(dir, 100)
+		must(t, err)
+		if left != (Leftover{Cycles: whole + 1}) {
+			t.Fatalf("cut at %d, and appended to: %+v", end, left)
+		}
+		must(t, spool.Close())
 	}
 }
 
-func TestSpoolOfAnotherVersionIsLeftAsItIs(t *testing.T) {
+func TestALineThatIsNoCycleCostsItselfAlone(t *testing.T) {
 	dir := t.TempDir()
-	const content = "ops_worker record log 99\n"
-	path := filepath.Join(dir, "cycles.log")
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
+	const content = "\x00\x00\n" + `{"at":"2026-01-02T03:04:05Z","samples":[{"m":"a","t":"{}","v":1},{"m":"b","t":"no object","v":1}]}` + "\n{}\n"
+	must(t, os.WriteFile(filepath.Join(dir, fileName), []byte(content), 0o600))
+	spool, left := openSpool(t, dir, 100)
+	want := []Cycle{{At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Samples: []Sample{{Metric: "a", Tags: "{}", Value: 1}}}}
+	if diff := cmp.Diff(want, oldest(spool)); diff != "" || left != (Leftover{Cycles: 1, TornBytes: 6}) {
+		t.Errorf("%+v: %s", left, diff)
 	}
-	spool, _, err := Open(dir, 100)
-	if err == nil || !strings.Contains(err.Error(), "SPOOL_DIR") || !strings.Contains(err.Error(), "another version") {
-		t.Errorf("%v", err)
-	}
-	if _, err := spool.Push(cycleAt(time.Now(), 1)); err == nil || spool.Len() != 1 {
-		t.Errorf("%d cycles wait, %v", spool.Len(), err)
+}
+
+func TestTheFileOfAnEarlierVersionIsLeftAsItIs(t *testing.T) {
+	dir := t.TempDir()
+	const content = "ops_worker record log 1\nwhatever"
+	path := filepath.Join(dir, earlierFile)
+	must(t, os.WriteFile(path, []byte(content), 0o600))
+	spool, left := openSpool(t, dir, 100)
+	push(t, spool, cycleAt(time.Now(), 1))
+	if left != (Leftover{EarlierFile: path}) {
+		t.Errorf("%+v", left)
 	}
 	if after, _ := os.ReadFile(path); string(after) != content {
 		t.Errorf("the file is now %q", after)
+	}
+}
+
+func TestTwoProcessesCannotShareASpool(t *testing.T) {
+	dir := t.TempDir()
+	openSpool(t, dir, 100)
+	second, _, err := Open(dir, 100)
+	if err == nil || !strings.Contains(err.Error(), "SPOOL_DIR") || !strings.Contains(err.Error(), "in use by another process") {
+		t.Errorf("a second one: %v", err)
+	}
+	if _, err := second.Push(cycleAt(time.Now(), 1)); err == nil || second.Len() != 1 {
+		t.Errorf("%d cycles wait in it, %v", second.Len(), err)
 	}
 }
 
@@ -119,7 +158,7 @@ func TestSpoolWithoutItsDisk(t *testing.T) {
 		"a file that is replaced": {
 			spoil: func(t *testing.T, dir string) {
 				must(t, os.WriteFile(filepath.Join(dir, "new"), nil, 0o600))
-				must(t, os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "cycles.log")))
+				must(t, os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, fileName)))
 			},
 			mend: func(*testing.T, string) {},
 		},
@@ -168,6 +207,32 @@ func TestSpoolWithoutItsDisk(t *testing.T) {
 	}
 }
 
+// A disk that is full while the spool is opened doubles nothing, and a store that was
+// in flight when it came back takes away nothing that it has not stored.
+func TestCyclesOfAnEarlierProcessAreThereOnce(t *testing.T) {
+	dir := t.TempDir()
+	cycles := cyclesFrom(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 4)
+	spool, _ := openSpool(t, dir, 100)
+	push(t, spool, cycles[:2]...)
+	must(t, spool.Close())
+	full := filepath.Join(dir, fileName+".new", "in the way")
+	must(t, os.MkdirAll(full, 0o700))
+	spool, _, err := Open(dir, 100)
+	if err == nil || spool.Len() != 0 {
+		t.Fatalf("%d cycles, %v", spool.Len(), err)
+	}
+	if _, err := spool.Push(cycles[2]); err == nil {
+		t.Fatal("no error while the disk is full")
+	}
+	_, through := spool.Oldest(1000)
+	must(t, os.RemoveAll(filepath.Dir(full)))
+	push(t, spool, cycles[3])
+	must(t, spool.Remove(through))
+	if diff := cmp.Diff(cycles, oldest(spool)); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -185,24 +250,24 @@ func TestSpoolKeepsItsFileSmall(t *testing.T) {
 		if err := spool.Remove(through); err != nil {
 			t.Fatal(err)
 		}
-		largest = max(largest, spool.log.size)
+		largest = max(largest, spool.size)
 	}
 	if largest > 64<<10 {
 		t.Errorf("the file of a buffer that is always emptied grew to %d bytes", largest)
 	}
 	push(t, spool, cyclesFrom(time.Now(), 1000)...)
-	if spool.Len() != 100 || spool.records > 300 {
-		t.Errorf("%d cycles wait in %d records, want 100 in at most twice as many and some", spool.Len(), spool.records)
+	if spool.Len() != 100 || spool.lines > 300 {
+		t.Errorf("%d cycles wait in %d lines, want 100 in at most twice as many and some", spool.Len(), spool.lines)
 	}
 }
 
 func TestSpoolThatTheDiskRefusesStillBuffers(t *testing.T) {
 	dir := t.TempDir()
 	spool, _ := openSpool(t, dir, 100)
-	readOnly, err := os.Open(filepath.Join(dir, "cycles.log"))
+	readOnly, err := os.Open(filepath.Join(dir, fileName))
 	must(t, err)
-	must(t, spool.log.file.Close())
-	spool.log.file = readOnly // a disk that takes nothing
+	must(t, spool.file.Close())
+	spool.file = readOnly // a disk that takes nothing
 	cycles := cyclesFrom(time.Now().UTC(), 3)
 	if _, err := spool.Push(cycles[0]); err == nil || spool.Len() != 1 {
 		t.Errorf("%d cycles wait, %v", spool.Len(), err)
