@@ -17,8 +17,12 @@ SIM_IMAGE ?= platform-sim:$(VERSION)
 
 # More arguments of `go test`, such as TESTFLAGS='-run TestLease -count=10'.
 TESTFLAGS ?=
+# What runs the tests, and which packages `test` and `test-faults` run: .ci/run sets them.
+GOTEST ?= go test
+PACKAGES ?= ./...
+FAULTS ?= ./internal/faulttest
 
-# sqlc and staticcheck have a module of their own, so that what they need is no business of the worker's go.mod.
+# sqlc, staticcheck and gotestsum have a module of their own, so that what they need is no business of the worker's go.mod.
 TOOL = go tool -modfile=tools/go.mod
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
@@ -69,8 +73,8 @@ tidy:
 .PHONY: test
 test: ## install what the tests need if it is missing (root and apt), then run them all
 	@scripts/setup-postgres.sh --tests
-	go test -race $(TESTFLAGS) ./...
-	go -C deploy test -race $(TESTFLAGS) ./...
+	$(GOTEST) -race $(TESTFLAGS) $(PACKAGES)
+	cd deploy && $(GOTEST) -race $(TESTFLAGS) ./...
 
 .PHONY: test-unit
 test-unit: ## run the tests that need neither a database nor Docker
@@ -83,19 +87,19 @@ DATABASE_PACKAGES = $(shell go list -f '{{range .TestImports}}{{$$.ImportPath}} 
 
 .PHONY: test-database
 test-database: ## run the tests that need a database alone, say with PGTEST_IMAGE=postgres:18-trixie
-	go test -race -count=1 $(TESTFLAGS) $(DATABASE_PACKAGES)
+	$(GOTEST) -race -count=1 $(TESTFLAGS) $(DATABASE_PACKAGES)
 
 .PHONY: test-faults
 test-faults: ## run the fault suite alone: killed workers, restarted databases, failing networks (part of test)
 	@scripts/setup-postgres.sh --tests
-	go test -race -count=1 -v -timeout 30m $(TESTFLAGS) ./internal/faulttest
+	$(GOTEST) -race -count=1 -v -timeout 30m $(TESTFLAGS) $(FAULTS)
 
 # Behind a tag, since it takes minutes and the names of the platform's containers for itself.
 .PHONY: test-cutover
 test-cutover: image ## run every command of docs/cut-over.md on real containers, for each release of the platform
 	docker build --target platform-sim --tag $(SIM_IMAGE) .
 	OPS_WORKER_IMAGE=$(IMAGE) PLATFORM_SIM_IMAGE=$(SIM_IMAGE) \
-	  go test -race -count=1 -v -timeout 20m -tags cutover $(TESTFLAGS) -run '^TestCutOver$$' ./internal/cutovertest
+	  $(GOTEST) -race -count=1 -v -timeout 20m -tags cutover $(TESTFLAGS) -run '^TestCutOver$$' ./internal/cutovertest
 
 # With the processor and the garbage collection of a worker that runs. BENCH_PACE is the pause before each cycle.
 BENCH_PACE ?= 1s
