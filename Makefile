@@ -51,7 +51,7 @@ sqlc-diff: ## fail if db/ is not what generate would write
 .PHONY: sqlc-vet
 sqlc-vet: ## prepare every query on a migrated database
 	@scripts/setup-postgres.sh
-	go run ./internal/pgserver/with-postgres --env SQLC_VET_DATABASE_URL --migrate -- $(TOOL) sqlc vet
+	SQLC_VET=1 go test -count=1 -run '^TestEveryQueryIsPrepared$$' ./db
 
 .PHONY: lint
 lint: gofmt vet staticcheck tidy ## gofmt, go vet, staticcheck, and whether the go.mod files are tidy

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Sees to it that there is a PostgreSQL to start: a server named by PGTEST_DATABASE_URL, a Docker engine that has or gets
-# the image, or Debian's packages, which are installed here if this is root on a machine with apt. No server is left
-# running: whoever needs one starts it.
+# Sees to it that there is a PostgreSQL to start: a Docker engine that has or gets the image, or Debian's packages, which
+# are installed here if this is root on a machine with apt. No server is left running: whoever needs one starts it.
 #
 #   scripts/setup-postgres.sh [--tests]    with --tests also what the tests need: PgBouncer, cgo and a C compiler
 set -euo pipefail
@@ -39,10 +38,9 @@ install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
-if [ -z "${PGTEST_DATABASE_URL:-}" ] && ! has_binaries && ! has_docker; then
+if ! has_binaries && ! has_docker; then
   can_install || {
-    say "needed is a Docker engine, or PostgreSQL's programs (Debian: apt-get install postgresql),"
-    say "or a server's superuser URL in PGTEST_DATABASE_URL"
+    say "needed is a Docker engine, or PostgreSQL's programs (Debian: apt-get install postgresql)"
     exit 1
   }
   packages+=(postgresql)

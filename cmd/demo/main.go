@@ -89,19 +89,17 @@ func (d *demo) run(ctx context.Context) (err error) {
 		return fmt.Errorf("find the worker (make build): %w", err)
 	}
 	d.say("starting PostgreSQL")
-	server, err := pgserver.Start(ctx, pgserver.StartDocker)
+	server, err := pgserver.Start(ctx)
 	if err != nil {
 		return stopped(ctx, err)
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
 
-	// The name is unique because an external server may have another demonstration.
-	database := fmt.Sprintf("ops_worker_demo_%d", os.Getpid())
+	const database = "iotcloud"
 	if err := server.Create(ctx, database); err != nil {
 		return stopped(ctx, err)
 	}
-	defer func() { err = errors.Join(err, server.Drop(context.WithoutCancel(ctx), database)) }()
-	d.say("PostgreSQL (%s) is at\n  DATABASE_URL=%s", server.Backend(), server.URL(database))
+	d.say("PostgreSQL is at\n  DATABASE_URL=%s", server.URL(database))
 
 	state, err := os.MkdirTemp("", "ops-worker-demo-")
 	if err != nil {
@@ -161,7 +159,7 @@ func (d *demo) runParts(ctx context.Context, pool *pgxpool.Pool, address, state 
 			return err
 		}
 		d.say("the worker has migrated, the fleet is seeded; Ctrl-C stops everything")
-		return d.animate(ctx, pool, ingest)
+		return d.animate(ctx, pool, address, ingest)
 	})
 	return group.Wait()
 }
@@ -210,7 +208,7 @@ func (d *demo) runWorker(ctx context.Context, fixed []string, defaults map[strin
 		return err
 	}
 	// It must not outlive a demonstration that is killed.
-	guard, err := pgserver.NewGuard(nil, `kill -TERM "$1"`, strconv.Itoa(command.Process.Pid))
+	guard, err := pgserver.NewGuard(`kill -TERM "$1"`, strconv.Itoa(command.Process.Pid))
 	if err != nil {
 		return errors.Join(err, command.Cancel(), command.Wait())
 	}
@@ -218,8 +216,8 @@ func (d *demo) runWorker(ctx context.Context, fixed []string, defaults map[strin
 	return errors.Join(err, guard.Dismiss())
 }
 
-// animate keeps the platform moving and prints what the worker makes of it.
-func (d *demo) animate(ctx context.Context, pool *pgxpool.Pool, ingest *platformsim.Service) error {
+// animate keeps the platform moving and prints its status.
+func (d *demo) animate(ctx context.Context, pool *pgxpool.Pool, address string, ingest *platformsim.Service) error {
 	move, report := time.NewTicker(d.moveInterval), time.NewTicker(d.reportInterval)
 	defer move.Stop()
 	defer report.Stop()
@@ -239,9 +237,14 @@ func (d *demo) animate(ctx context.Context, pool *pgxpool.Pool, ingest *platform
 				return stopped(ctx, err)
 			}
 		case <-report.C:
-			if err := printReport(ctx, pool, d.output); err != nil {
+			status := exec.CommandContext(ctx, d.worker, "status")
+			status.Env = append(os.Environ(), "DATABASE_URL="+address)
+			status.Stderr = os.Stderr
+			text, err := status.Output()
+			if err != nil {
 				return stopped(ctx, err)
 			}
+			fmt.Fprintf(d.output, "\n%s\n", text) // in one piece among the worker's lines
 		}
 	}
 }

@@ -18,7 +18,7 @@ type Guard struct {
 }
 
 // NewGuard starts a guard that runs the shell script cleanup, with args as $1, $2 and so on, unless it is dismissed.
-func NewGuard(environ []string, cleanup string, args ...string) (*Guard, error) {
+func NewGuard(cleanup string, args ...string) (*Guard, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("open the guard's pipe: %w", err)
@@ -29,7 +29,6 @@ func NewGuard(environ []string, cleanup string, args ...string) (*Guard, error) 
 	command := exec.Command("sh", append([]string{"-c", script, "pgserver-guard"}, args...)...)
 	command.Stdin = reader
 	command.Dir = "/"
-	command.Env = append(os.Environ(), environ...)
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("start the guard: %w", errors.Join(err, writer.Close()))

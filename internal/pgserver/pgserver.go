@@ -1,13 +1,6 @@
-// Package pgserver runs a PostgreSQL that is thrown away afterwards, for the tests and for `make run`.
-//
-// The server comes from the first of these that works:
-//
-//  1. PGTEST_DATABASE_URL, the URL of a superuser on a server that somebody runs already;
-//  2. a container, where a Docker engine answers: PGTEST_IMAGE, or else PostgreSQL 15;
-//  3. the machine's own PostgreSQL programs, in a temporary directory.
-//
-// PGTEST_BACKEND=docker or PGTEST_BACKEND=binaries leaves only that choice. Whatever way the process ends, a server
-// that this package started ends with it: see Guard.
+// Package pgserver runs a PostgreSQL that is thrown away afterwards, for `make run` and, through package pgtest, for tests:
+// the machine's own programs in a temporary directory, or a container by the docker command. Whatever way this process
+// ends, the server ends with it: see Guard.
 package pgserver
 
 import (
@@ -17,7 +10,6 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,116 +18,58 @@ import (
 )
 
 const (
-	// EnvURL names a server that exists; envBackend forces one way of starting another, envImage another version.
-	EnvURL     = "PGTEST_DATABASE_URL"
-	envBackend = "PGTEST_BACKEND"
-	envImage   = "PGTEST_IMAGE"
-
-	// The backends.
-	External = "external"
-	Docker   = "docker"
-	Binaries = "binaries"
-
-	// Superuser is the one of a server that this package starts.
+	// Superuser is the login role of a server.
 	Superuser = "postgres"
-
 	// ReadyTimeout is how long a server may take from its start to its first answer; a loaded machine needs seconds.
 	ReadyTimeout = 60 * time.Second
 	// StepTimeout bounds one administrative statement, such as creating or dropping a database.
 	StepTimeout = 30 * time.Second
+	// DataDirectory is PGDATA in a container, in memory: making a database means making some 300 files, which takes a tenth
+	// of the time there. Not the image's own, which has moved with PostgreSQL 18.
+	DataDirectory = "/var/lib/pgtest"
 )
 
-// Settings trade all durability for speed: nothing here outlives the process.
-// 300 connections leave room for many pools in parallel tests.
+// Settings trade all durability for speed: nothing here outlives the process. 300 connections leave room for many pools in
+// parallel tests.
 func Settings() []string {
-	return []string{
-		"-c", "fsync=off",
-		"-c", "synchronous_commit=off",
-		"-c", "full_page_writes=off",
-		"-c", "max_connections=300",
-	}
-}
-
-// Server is a running PostgreSQL. Its methods may be called from several goroutines.
-type Server struct {
-	backend string
-	base    *url.URL // a superuser's URL; only the database in it changes
-	stop    func() error
-	cluster *cluster // of StartBinaries
-
-	closeOnce sync.Once
-	closeErr  error
-}
-
-// New is a server that runs already; stop ends it. The URL is a superuser's.
-func New(backend string, base *url.URL, stop func() error) *Server {
-	return &Server{backend: backend, base: base, stop: stop}
+	return []string{"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=300"}
 }
 
 // Image is the container image that a server is run from.
 func Image() string {
-	if name := os.Getenv(envImage); name != "" {
+	if name := os.Getenv("PGTEST_IMAGE"); name != "" {
 		return name
 	}
 	return "postgres:15-bookworm"
 }
 
-// DataDirectory is PGDATA in a container, in memory: making a database means making some 300 files, which takes a tenth of
-// the time there. Not the image's own, which has moved with PostgreSQL 18.
-const DataDirectory = "/var/lib/pgtest"
+// Server is a running PostgreSQL. Its methods may be called from several goroutines.
+type Server struct {
+	base    *url.URL // the superuser's URL; only the database in it changes
+	cluster *cluster // of StartBinaries
+	stop    func() error
+}
 
-// Start finds or starts a server, in the order that the package comment gives; docker runs one in a container. When
-// nothing works, the error says what was tried and what to install. The context bounds the start alone; the server runs
-// until Close.
-func Start(ctx context.Context, docker func(context.Context) (*Server, error)) (*Server, error) {
-	if raw := os.Getenv(EnvURL); raw != "" {
-		server, err := startExternal(ctx, raw)
-		if err != nil {
-			return nil, fmt.Errorf("use %s: %w", EnvURL, err)
-		}
-		return server, nil
-	}
+// New is a server that runs at this address; stop ends it.
+func New(address, password string, stop func() error) *Server {
+	return &Server{base: superuserURL(address, password), stop: sync.OnceValue(stop)}
+}
 
-	backends := []struct {
-		name  string
-		start func(context.Context) (*Server, error)
-	}{
-		{Docker, docker},
-		{Binaries, startBinaries},
-	}
-	forced := os.Getenv(envBackend)
-	if forced != "" && forced != Docker && forced != Binaries {
-		return nil, fmt.Errorf("%s=%q: want %s or %s", envBackend, forced, Docker, Binaries)
-	}
-
-	var failures []error
-	for _, backend := range backends {
-		if forced != "" && forced != backend.name {
-			continue
-		}
-		server, err := backend.start(ctx)
-		if err == nil {
-			if len(failures) > 0 {
-				fmt.Fprintf(os.Stderr, "pgserver: using %s, since %s\n", server.backend, OneLine(errors.Join(failures...)))
-			}
+// Start runs the machine's own programs, or else a container. The context bounds the start alone.
+func Start(ctx context.Context) (*Server, error) {
+	server, err := StartBinaries(ctx)
+	if errors.Is(err, ErrNoBinaries) {
+		var dockerErr error
+		if server, dockerErr = startDocker(ctx); dockerErr == nil {
 			return server, nil
 		}
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("start PostgreSQL: %w", context.Cause(ctx))
-		}
-		failures = append(failures, fmt.Errorf("%s: %w", backend.name, err))
+		err = fmt.Errorf("install PostgreSQL (Debian: apt-get install postgresql) or Docker: %w", errors.Join(err, dockerErr))
 	}
-	return nil, nothingWorked(failures)
+	return server, err
 }
 
-// nothingWorked says what was tried, and what to do about it.
-func nothingWorked(failures []error) error {
-	return fmt.Errorf("start PostgreSQL: nothing to run it with; install Docker, or PostgreSQL's programs "+
-		"(Debian: apt-get install postgresql), or set %s:\n%w", EnvURL, errors.Join(failures...))
-}
-
-// Backend tells where the server came from: "external", "docker" or "binaries".
-func (s *Server) Backend() string { return s.backend }
+// Address is the server's host:port.
+func (s *Server) Address() string { return s.base.Host }
 
 // URL is the superuser's URL of a database on this server.
 func (s *Server) URL(database string) string {
@@ -144,12 +78,8 @@ func (s *Server) URL(database string) string {
 	return address.String()
 }
 
-// Close ends the server and removes everything that it left on disk. An external server goes
-// on. It may be called several times.
-func (s *Server) Close() error {
-	s.closeOnce.Do(func() { s.closeErr = s.stop() })
-	return s.closeErr
-}
+// Close ends the server and removes everything that it left on disk. It may be called several times.
+func (s *Server) Close() error { return s.stop() }
 
 // Create makes an empty database of this name.
 func (s *Server) Create(ctx context.Context, name string) error {
@@ -158,36 +88,18 @@ func (s *Server) Create(ctx context.Context, name string) error {
 
 // Clone makes a database of this name as a copy of another, to which nobody is connected.
 func (s *Server) Clone(ctx context.Context, name, template string) error {
-	statement := fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", Quote(name), Quote(template))
-	if err := s.admin(ctx, statement); err != nil {
-		return fmt.Errorf("create database: %w", err)
-	}
-	return nil
+	return s.admin(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", Quote(name), Quote(template)))
 }
 
 // Drop removes a database, and the connections to it.
 func (s *Server) Drop(ctx context.Context, name string) error {
-	if err := s.admin(ctx, fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", Quote(name))); err != nil {
-		return fmt.Errorf("drop database: %w", err)
-	}
-	return nil
+	return s.admin(ctx, fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", Quote(name)))
 }
 
-// Maintenance is the database that administrative statements run in.
-func (s *Server) Maintenance() string {
-	if name := strings.TrimPrefix(s.base.Path, "/"); name != "" {
-		return name
-	}
-	return "postgres"
-}
-
-// admin runs statements one after the other, each in a transaction of its own, as CREATE DATABASE demands.
-func (s *Server) admin(ctx context.Context, statements ...string) error {
-	return Execute(ctx, s.URL(s.Maintenance()), func(ctx context.Context, conn *pgx.Conn) error {
-		for _, statement := range statements {
-			if _, err := conn.Exec(ctx, statement); err != nil {
-				return err
-			}
+func (s *Server) admin(ctx context.Context, statement string) error {
+	return Execute(ctx, s.URL("postgres"), func(ctx context.Context, conn *pgx.Conn) error {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("%s: %w", statement, err)
 		}
 		return nil
 	})
@@ -209,78 +121,40 @@ func Execute(ctx context.Context, address string, work func(context.Context, *pg
 	return errors.Join(work(ctx, conn), conn.Close(context.WithoutCancel(ctx)))
 }
 
-// startExternal uses a server that somebody else runs, and leaves it running.
-func startExternal(ctx context.Context, raw string) (*Server, error) {
-	base, err := url.Parse(raw)
-	if err != nil {
-		// The parse error would repeat the URL, and with it the password.
-		return nil, errors.New("not a URL")
-	}
-	if base.Scheme != "postgres" && base.Scheme != "postgresql" {
-		return nil, errors.New("want a URL that starts with postgres:// or postgresql://")
-	}
-	server := New(External, base, func() error { return nil })
-	ctx, cancel := context.WithTimeout(ctx, StepTimeout)
-	defer cancel()
-	if err := server.admin(ctx, "SELECT"); err != nil {
-		return nil, err
-	}
-	return server, nil
+func superuserURL(address, password string) *url.URL {
+	return &url.URL{Scheme: "postgres", User: url.UserPassword(Superuser, password), Host: address, Path: "/postgres", RawQuery: "sslmode=disable"}
 }
 
-// SuperuserURL addresses a server of our own.
-func SuperuserURL(host, password string) *url.URL {
-	return &url.URL{
-		Scheme:   "postgres",
-		User:     url.UserPassword(Superuser, password),
-		Host:     host,
-		Path:     "/postgres",
-		RawQuery: "sslmode=disable",
-	}
-}
-
-// AwaitReady returns the first of the addresses whose server answers a query. It gives up when the context ends or
-// when exited is closed, which stands for a server that has ended by itself.
-func AwaitReady(ctx context.Context, addresses []*url.URL, exited <-chan struct{}) (*url.URL, error) {
+// AwaitReady waits until the server answers a query. It gives up when the context ends, or exited is closed: then the
+// server has ended by itself.
+func (s *Server) AwaitReady(ctx context.Context, exited <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, ReadyTimeout)
 	defer cancel()
 	pause := time.NewTicker(25 * time.Millisecond)
 	defer pause.Stop()
-
-	var last error
 	for {
-		for _, address := range addresses {
-			attempt, cancelAttempt := context.WithTimeout(ctx, 2*time.Second)
-			last = Execute(attempt, address.String(), func(ctx context.Context, conn *pgx.Conn) error {
-				return conn.Ping(ctx)
-			})
-			cancelAttempt()
-			if last == nil {
-				return address, nil
-			}
+		err := s.ping(ctx)
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-exited:
-			return nil, fmt.Errorf("the server ended while it started: %w", last)
+			return fmt.Errorf("the server ended while it started: %w", err)
 		case <-ctx.Done():
-			return nil, fmt.Errorf("wait for the server: %w", errors.Join(context.Cause(ctx), last))
+			return fmt.Errorf("wait for the server: %w", errors.Join(context.Cause(ctx), err))
 		case <-pause.C:
 		}
 	}
 }
 
+func (s *Server) ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return Execute(ctx, s.base.String(), func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) })
+}
+
 // Quote makes an SQL identifier of a name.
 func Quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-// Token is a random word for names and passwords, lower case and unique among all tests on a server.
+// Token is a random word for names and passwords, in lower case.
 func Token() string { return strings.ToLower(rand.Text())[:16] }
-
-// OneLine folds an error of several lines, so that a reason stays one line of a log.
-func OneLine(err error) string {
-	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' || r == '\r' })
-	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.TrimSpace(line) == "" })
-	for i := range lines {
-		lines[i] = strings.TrimSpace(lines[i])
-	}
-	return strings.Join(lines, "; ")
-}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -17,40 +16,26 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// notHere is a container engine that does not answer.
-func notHere(context.Context) (*Server, error) { return nil, errors.New("no engine") }
-
-// TestBackends starts a server in each way that this machine offers.
-func TestBackends(t *testing.T) {
+// TestServers starts a server in each way that this machine offers.
+func TestServers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
 	}
-	for name, start := range map[string]func(context.Context) (*Server, error){Docker: StartDocker, Binaries: StartBinaries} {
+	for name, start := range map[string]func(context.Context) (*Server, error){"container": startDocker, "binaries": StartBinaries, "either": Start} {
 		t.Run(name, func(t *testing.T) {
 			server, err := start(t.Context())
 			if err != nil {
 				t.Skipf("not on this machine: %v", err)
 			}
-			if server.Backend() != name {
-				t.Errorf("backend %q, want %q", server.Backend(), name)
-			}
 			if err := server.Create(t.Context(), "mine"); err != nil {
 				t.Error(err)
 			}
-			t.Setenv(EnvURL, server.URL("mine"))
-			external, err := Start(t.Context(), notHere)
-			if err != nil || external.Backend() != External {
-				t.Fatalf("%v, %v", external, err)
-			}
 			var got string
-			err = Execute(t.Context(), external.URL("mine"), func(ctx context.Context, conn *pgx.Conn) error {
+			err = Execute(t.Context(), server.URL("mine"), func(ctx context.Context, conn *pgx.Conn) error {
 				return conn.QueryRow(ctx, "SELECT current_database()::text").Scan(&got)
 			})
 			if err != nil || got != "mine" {
 				t.Errorf("connected to %q, %v", got, err)
-			}
-			if err := errors.Join(external.Close(), external.Drop(t.Context(), "other")); err != nil {
-				t.Errorf("an external server does not go on: %v", err)
 			}
 			for range 2 {
 				if err := server.Close(); err != nil {
@@ -58,36 +43,9 @@ func TestBackends(t *testing.T) {
 				}
 			}
 			var dialer net.Dialer
-			if conn, err := dialer.DialContext(t.Context(), "tcp", server.base.Host); err == nil {
+			if conn, err := dialer.DialContext(t.Context(), "tcp", server.Address()); err == nil {
 				conn.Close()
 				t.Error("somebody still listens after Close")
-			}
-		})
-	}
-}
-
-func TestStartErrors(t *testing.T) {
-	for name, test := range map[string]struct {
-		url, backend string
-		want, secret string
-	}{
-		"unknown backend": {backend: "oracle", want: "want docker or binaries"},
-		"no URL":          {url: "host=localhost", want: "postgres://"},
-		"unparsable URL":  {url: "postgres://u:hunter2@[::1/x", want: "not a URL", secret: "hunter2"},
-		"nobody there":    {url: "postgres://u:hunter2@127.0.0.1:1/x", want: EnvURL, secret: "hunter2"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Setenv(EnvURL, test.url)
-			t.Setenv(envBackend, test.backend)
-			server, err := Start(t.Context(), notHere)
-			if err == nil {
-				t.Fatal("started", server.Close())
-			}
-			if !strings.Contains(err.Error(), test.want) {
-				t.Errorf("error %q does not mention %q", err, test.want)
-			}
-			if test.secret != "" && strings.Contains(err.Error(), test.secret) {
-				t.Errorf("error %q gives the password away", err)
 			}
 		})
 	}
@@ -97,8 +55,8 @@ func TestFindBinaries(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	root := t.TempDir()
 	pattern := filepath.Join(root, "*", "bin")
-	if got, err := findBinaries(pattern); err == nil || !strings.Contains(err.Error(), pattern) {
-		t.Errorf("found %q, %v where nothing is; want an error that names %s", got, err, pattern)
+	if got, err := findBinaries(pattern); !errors.Is(err, ErrNoBinaries) {
+		t.Errorf("found %q, %v where nothing is", got, err)
 	}
 	for _, file := range []string{"9/bin/initdb", "9/bin/postgres", "15/bin/initdb", "15/bin/postgres", "16/bin/initdb"} {
 		file = filepath.Join(root, file)
@@ -116,33 +74,10 @@ func TestFindBinaries(t *testing.T) {
 	}
 }
 
-func TestNothingToStartWith(t *testing.T) {
-	err := nothingWorked([]error{errors.New("docker: no engine"), errors.New("binaries: none")})
-	for _, want := range []string{"apt-get install postgresql", EnvURL, "no engine", "binaries: none"} {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("error %q does not mention %q", err, want)
-		}
-	}
-}
-
-func TestStartHonoursItsContext(t *testing.T) {
-	t.Setenv(EnvURL, "")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	reason := errors.New("changed our mind")
-	cancel(reason)
-	server, err := Start(ctx, notHere)
-	if err == nil {
-		t.Fatal("started", server.Close())
-	}
-	if !errors.Is(err, reason) {
-		t.Errorf("error %v, want %v", err, reason)
-	}
-}
-
 // TestGuard ends a process without a chance to clean up, and expects the guard to do it.
 func TestGuard(t *testing.T) {
 	if dir := os.Getenv("PGSERVER_GUARD_DIR"); dir != "" {
-		if _, err := NewGuard(nil, `rm -rf "$1"`, dir); err != nil {
+		if _, err := NewGuard(`rm -rf "$1"`, dir); err != nil {
 			t.Fatal(err)
 		}
 		os.Exit(0) // no deferred function, no clean-up
@@ -164,7 +99,7 @@ func TestGuard(t *testing.T) {
 
 func TestGuardDismissed(t *testing.T) {
 	dir := t.TempDir()
-	watch, err := NewGuard(nil, `rm -rf "$1"`, dir)
+	watch, err := NewGuard(`rm -rf "$1"`, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,18 +108,6 @@ func TestGuardDismissed(t *testing.T) {
 	}
 	if _, err := os.Stat(dir); err != nil {
 		t.Errorf("a dismissed guard cleaned up: %v", err)
-	}
-}
-
-func TestMajorVersion(t *testing.T) {
-	for path, want := range map[string]int{
-		"/usr/lib/postgresql/15/bin":  15,
-		"/usr/lib/postgresql/9.6/bin": 0,
-		"/opt/bin":                    0,
-	} {
-		if got := majorVersion(path); got != want {
-			t.Errorf("majorVersion(%s) = %d, want %d", path, got, want)
-		}
 	}
 }
 

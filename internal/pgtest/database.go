@@ -2,7 +2,6 @@ package pgtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"sync"
@@ -17,63 +16,36 @@ import (
 	"ops_worker/internal/schema"
 )
 
-// template is the migrated database that every other is cloned from. It is made on first use, once for a server.
+// template is the migrated database that every other is cloned from. It is made on first use.
 type template struct {
 	once sync.Once
 	name string
 	err  error
 }
 
-// migrationLock is the key of the advisory lock under which templates are made. Roles belong to a whole server, so the
-// migrations of two test packages on one external server must not meet.
-const migrationLock = 0x6f70735f // "ops_"
-
 // prepare makes the template at its first call, and returns its name.
-func (t *template) prepare(ctx context.Context, s *pgserver.Server) (string, error) {
+func (t *template) prepare(s *pgserver.Server) (string, error) {
 	t.once.Do(func() {
-		name := "pgtest_template_" + pgserver.Token()
-		// The template outlives the test that happens to be the first.
-		if t.err = t.build(context.WithoutCancel(ctx), s, name); t.err == nil {
-			t.name = name
+		t.name = "template_" + pgserver.Token()
+		// It outlives the test that happens to be the first.
+		if err := t.build(context.Background(), s); err != nil {
+			t.err = fmt.Errorf("prepare the template database: %w", err)
 		}
 	})
-	if t.err != nil {
-		return "", fmt.Errorf("prepare the template database: %w", t.err)
-	}
-	return t.name, nil
+	return t.name, t.err
 }
 
-func (t *template) build(ctx context.Context, s *pgserver.Server, name string) error {
-	return pgserver.Execute(ctx, s.URL(s.Maintenance()), func(ctx context.Context, conn *pgx.Conn) error {
-		// The lock goes with the connection.
-		if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", int64(migrationLock)); err != nil {
-			return fmt.Errorf("lock: %w", err)
-		}
-		if err := s.Create(ctx, name); err != nil {
-			return err
-		}
-		pool, err := openPool(ctx, s.URL(name))
-		if err != nil {
-			return err
-		}
-		_, err = schema.MigrateUp(ctx, pool)
-		pool.Close()
-		if err != nil {
-			return errors.Join(fmt.Errorf("migrate: %w", err), s.Drop(ctx, name))
-		}
-		// Nobody can be connected to a database while it is cloned; this makes sure that nobody is.
-		_, err = conn.Exec(ctx, fmt.Sprintf("ALTER DATABASE %s ALLOW_CONNECTIONS false", pgserver.Quote(name)))
+func (t *template) build(ctx context.Context, s *pgserver.Server) error {
+	if err := s.Create(ctx, t.name); err != nil {
 		return err
-	})
-}
-
-// drop removes the template from a server that goes on.
-func (t *template) drop(s *pgserver.Server) error {
-	t.once.Do(func() { t.err = errors.New("the server is closed") })
-	if t.name == "" {
-		return nil
 	}
-	return s.Drop(context.Background(), t.name)
+	pool, err := openPool(ctx, s.URL(t.name))
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	_, err = schema.MigrateUp(ctx, pool)
+	return err
 }
 
 // Database is one test's own database, reached as a superuser unless a method says otherwise.

@@ -42,7 +42,7 @@ func (l *lazyServer) close() error {
 	if running == nil {
 		return nil
 	}
-	return running.close()
+	return running.Close()
 }
 
 // Main is a TestMain: it runs the tests, closes the server that they started, and exits. When the tests passed, it also

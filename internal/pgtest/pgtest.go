@@ -1,5 +1,5 @@
-// Package pgtest gives tests a PostgreSQL of their own, through testcontainers where a Docker engine answers; where else
-// it comes from, package pgserver says.
+// Package pgtest gives tests a PostgreSQL of their own: in a container through testcontainers, or else by the machine's own
+// programs.
 //
 // A test package has one server and every test a database of its own, cloned in some 50 ms from a template that was
 // migrated once:
@@ -19,7 +19,10 @@ package pgtest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 
+	"ops_worker/internal/faultlog"
 	"ops_worker/internal/pgserver"
 )
 
@@ -29,12 +32,23 @@ type server struct {
 	template template
 }
 
-// start finds or starts a server.
+// start runs a server in a container, or else by the machine's own programs. PGTEST_BACKEND=docker and
+// PGTEST_BACKEND=binaries leave one of the two.
 func start(ctx context.Context) (*server, error) {
-	s, err := pgserver.Start(ctx, startDocker)
-	if err != nil {
-		return nil, err
+	backend := os.Getenv("PGTEST_BACKEND")
+	if backend == "binaries" {
+		s, err := pgserver.StartBinaries(ctx)
+		return &server{Server: s}, err
 	}
+	s, dockerErr := startContainer(ctx)
+	if dockerErr == nil || backend == "docker" {
+		return &server{Server: s}, dockerErr
+	}
+	s, err := pgserver.StartBinaries(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("tests need Docker, or PostgreSQL's programs (Debian: apt-get install postgresql): %w", errors.Join(dockerErr, err))
+	}
+	fmt.Fprintln(os.Stderr, "pgtest: using the machine's PostgreSQL, since no container starts:", faultlog.ErrorText(dockerErr))
 	return &server{Server: s}, nil
 }
 
@@ -43,18 +57,9 @@ func (s *server) create(ctx context.Context, name string, migrated bool) error {
 	if !migrated {
 		return s.Create(ctx, name)
 	}
-	source, err := s.template.prepare(ctx, s.Server)
+	source, err := s.template.prepare(s.Server)
 	if err != nil {
 		return err
 	}
 	return s.Clone(ctx, name, source)
-}
-
-// close ends the server; on an external one it removes the template and nothing else.
-func (s *server) close() error {
-	var err error
-	if s.Backend() == pgserver.External {
-		err = s.template.drop(s.Server)
-	}
-	return errors.Join(err, s.Close())
 }

@@ -134,9 +134,6 @@ func TestRole(t *testing.T) {
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	database := NewEmpty(t)
-	if database.server.Backend() == pgserver.External {
-		t.Skip("an external server has settings of its own")
-	}
 	for name, want := range map[string]string{
 		"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "300",
 	} {
@@ -178,9 +175,6 @@ func TestInterrupt(t *testing.T) {
 		base, err := url.Parse(raw)
 		if err != nil {
 			t.Fatal(err)
-		}
-		if os.Getenv(pgserver.EnvURL) != "" {
-			return // an external server goes on
 		}
 		var dialer net.Dialer
 		if conn, err := dialer.DialContext(t.Context(), "tcp", base.Host); err == nil {
@@ -229,7 +223,7 @@ func TestContainer(t *testing.T) {
 	if testing.Short() {
 		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
 	}
-	running, err := startDocker(t.Context())
+	running, err := startContainer(t.Context())
 	if err != nil {
 		t.Skipf("not on this machine: %v", err)
 	}
@@ -240,30 +234,5 @@ func TestContainer(t *testing.T) {
 		if err := running.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
-	}
-}
-
-func TestTheTemplateIsNotLeftOnAnExternalServer(t *testing.T) {
-	host := NewEmpty(t)
-	t.Setenv(pgserver.EnvURL, host.URL)
-	running, err := start(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	name := "external_" + pgserver.Token()
-	if err := running.create(t.Context(), name, true); err != nil {
-		t.Fatal(err)
-	}
-	if err := running.Drop(t.Context(), name); err != nil {
-		t.Error(err)
-	}
-	if err := running.close(); err != nil {
-		t.Fatal(err)
-	}
-	if query[bool](t, host.URL, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", running.template.name) {
-		t.Error("the template database is left behind")
-	}
-	if err := running.create(t.Context(), "late", true); err == nil {
-		t.Error("a closed external server still made a migrated database")
 	}
 }

@@ -235,8 +235,8 @@ func TestWithoutTheExtensionNothingIsMadeBeforeTheMigrator(t *testing.T) {
 	}
 }
 
-// As above, on a server that has TimescaleDB: run it with PGTEST_DATABASE_URL on one that has
-// preloaded it and on one that has not.
+// As above, on a server that has TimescaleDB: run it with PGTEST_IMAGE=timescale/timescaledb:latest-pg15,
+// which has preloaded it.
 func TestOnAServerWithTimescaleTheExtensionComesFirst(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
