@@ -59,49 +59,27 @@ func run(ctx context.Context, args []string, output io.Writer) int {
 	} else if err != nil {
 		return 2 // flag has said why
 	}
-
-	if *target != "" {
-		if err := check(ctx, *target); err != nil {
-			fmt.Fprintln(output, "platform-sim:", err)
-			return 1
+	var err error
+	switch name := flags.Arg(0); {
+	case *target != "":
+		err = check(*target)
+	case name == "fleet":
+		err = fleet(ctx)
+	case name == "migrator":
+		err = migrator(ctx, flags.Arg(1), output)
+	case name == "process":
+		err = process(ctx, *listen, flags.Arg(1), output)
+	case name == "services":
+		err = serve(ctx, *listen, name, platformsim.Services(), output)
+	default:
+		service, unknown := platformsim.New(name)
+		if unknown != nil || flags.NArg() != 1 {
+			fmt.Fprintln(output, "platform-sim: name one service:", errors.Join(unknown))
+			return 2
 		}
-		return 0
+		err = serve(ctx, *listen, name, service, output)
 	}
-	if flags.NArg() == 1 && flags.Arg(0) == "fleet" {
-		if err := fleet(ctx); err != nil {
-			fmt.Fprintln(output, "platform-sim:", err)
-			return 1
-		}
-		return 0
-	}
-	if role, ok := roles[flags.Arg(0)]; ok {
-		cfg, err := config.FromEnvironment(os.Environ())
-		if err == nil {
-			err = role(ctx, cfg, *listen, flags.Arg(1), output)
-		}
-		if err != nil {
-			fmt.Fprintln(output, "platform-sim:", err)
-			return 1
-		}
-		return 0
-	}
-	if flags.NArg() == 1 && flags.Arg(0) == "services" {
-		services, err := platformsim.Services()
-		if err == nil {
-			err = serve(ctx, *listen, "services", services, output)
-		}
-		if err != nil {
-			fmt.Fprintln(output, "platform-sim:", err)
-			return 1
-		}
-		return 0
-	}
-	service, err := platformsim.New(flags.Arg(0))
-	if err != nil || flags.NArg() != 1 {
-		fmt.Fprintln(output, "platform-sim: name one service:", errors.Join(err))
-		return 2
-	}
-	if err := serve(ctx, *listen, service.Name, service, output); err != nil {
+	if err != nil {
 		fmt.Fprintln(output, "platform-sim:", err)
 		return 1
 	}
@@ -119,13 +97,12 @@ func serve(ctx context.Context, address, name string, handler http.Handler, outp
 	return platformsim.Serve(ctx, listener, handler)
 }
 
-// roles are what takes the platform's variables, and one argument.
-var roles = map[string]func(ctx context.Context, cfg config.Config, listen, argument string, output io.Writer) error{
-	"migrator": migrator,
-	"process":  process,
-}
-
-func migrator(ctx context.Context, cfg config.Config, _, count string, output io.Writer) error {
+// migrator applies the platform's files, or only the first so many. It takes the platform's variables, as process does.
+func migrator(ctx context.Context, count string, output io.Writer) error {
+	cfg, err := config.FromEnvironment(os.Environ())
+	if err != nil {
+		return err
+	}
 	files, err := contracttest.MigratorFiles()
 	if err != nil {
 		return err
@@ -150,7 +127,12 @@ func migrator(ctx context.Context, cfg config.Config, _, count string, output io
 	return platformsim.PrepareBeats(ctx, pool)
 }
 
-func process(ctx context.Context, cfg config.Config, listen, file string, output io.Writer) error {
+// process runs the jobs that a main.py starts.
+func process(ctx context.Context, listen, file string, output io.Writer) error {
+	cfg, err := config.FromEnvironment(os.Environ())
+	if err != nil {
+		return err
+	}
 	source, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("read what the process starts: %w", err)
@@ -187,15 +169,9 @@ func fleet(ctx context.Context) error {
 	return platformsim.RunFleet(ctx, pool, moveInterval)
 }
 
-func check(ctx context.Context, target string) error {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
-	if err != nil {
-		return fmt.Errorf("make request: %w", err)
-	}
-	transport := &http.Transport{DisableKeepAlives: true}
-	response, err := transport.RoundTrip(request)
+func check(target string) error {
+	client := &http.Client{Timeout: checkTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(target)
 	if err != nil {
 		return fmt.Errorf("ask the service: %w", err)
 	}

@@ -27,7 +27,7 @@ func TestUsage(t *testing.T) {
 		"two services": {[]string{"ingest", "evaluator"}, 2, "name one service"},
 		"unknown flag": {[]string{"--frob", "ingest"}, 2, "frob"},
 		"bad address":  {[]string{"--listen", "nowhere", "ingest"}, 1, "listen"},
-		"bad URL":      {[]string{"--check", "://"}, 1, "make request"},
+		"bad URL":      {[]string{"--check", "://"}, 1, "ask the service"},
 		"no such file": {[]string{"process", "/nowhere/main.py"}, 1, "no such file"},
 		"no job":       {[]string{"process", "main_test.go"}, 1, "starts nothing"},
 		"no number":    {[]string{"migrator", "many"}, 1, "files"},

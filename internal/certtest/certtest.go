@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -31,21 +30,15 @@ type Authority struct {
 // New makes an authority whose file lasts as long as the test.
 func New(tb testing.TB) *Authority {
 	tb.Helper()
-	a := &Authority{tb: tb, key: newKey(tb)}
 	template := &x509.Certificate{
-		SerialNumber: serial(tb), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		Subject: pkix.Name{CommonName: "test authority"}, NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &a.key.PublicKey, a.key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if a.certificate, err = x509.ParseCertificate(der); err != nil {
-		tb.Fatal(err)
-	}
-	a.File = filepath.Join(tb.TempDir(), "ca.pem")
-	write(tb, a.File, "CERTIFICATE", der)
+	a := &Authority{tb: tb, certificate: template}
+	var pair Pair
+	pair, a.key = a.sign(template)
+	a.File = pair.CertFile
+	a.certificate = pair.Load(tb).Leaf
 	return a
 }
 
@@ -66,11 +59,8 @@ func (p Pair) Load(tb testing.TB) tls.Certificate {
 // that ends after so long; a negative time is over already.
 func (a *Authority) Issue(name string, ends time.Duration) Pair {
 	a.tb.Helper()
-	key := newKey(a.tb)
 	template := &x509.Certificate{
-		SerialNumber: serial(a.tb), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(ends),
-		KeyUsage:    x509.KeyUsageDigitalSignature,
+		Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(ends), KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	if ip := net.ParseIP(name); ip != nil {
@@ -78,7 +68,24 @@ func (a *Authority) Issue(name string, ends time.Duration) Pair {
 	} else {
 		template.DNSNames = []string{name}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, &key.PublicKey, a.key)
+	pair, _ := a.sign(template)
+	return pair
+}
+
+// sign makes a key, and a certificate of it that is signed with the authority's key, or
+// with its own if the authority has none yet.
+func (a *Authority) sign(template *x509.Certificate) (Pair, *ecdsa.PrivateKey) {
+	a.tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		a.tb.Fatal(err)
+	}
+	signer := a.key
+	if signer == nil {
+		signer = key
+	}
+	template.NotBefore = time.Now().Add(-2 * time.Hour)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, &key.PublicKey, signer)
 	if err != nil {
 		a.tb.Fatal(err)
 	}
@@ -88,32 +95,10 @@ func (a *Authority) Issue(name string, ends time.Duration) Pair {
 	}
 	dir := a.tb.TempDir()
 	pair := Pair{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
-	write(a.tb, pair.CertFile, "CERTIFICATE", der)
-	write(a.tb, pair.KeyFile, "PRIVATE KEY", keyDER)
-	return pair
-}
-
-func newKey(tb testing.TB) *ecdsa.PrivateKey {
-	tb.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		tb.Fatal(err)
+	for file, block := range map[string]*pem.Block{pair.CertFile: {Type: "CERTIFICATE", Bytes: der}, pair.KeyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			a.tb.Fatal(err)
+		}
 	}
-	return key
-}
-
-func serial(tb testing.TB) *big.Int {
-	tb.Helper()
-	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return n
-}
-
-func write(tb testing.TB, file, kind string, der []byte) {
-	tb.Helper()
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-		tb.Fatal(err)
-	}
+	return pair, key
 }

@@ -27,7 +27,7 @@ func startDocker(ctx context.Context) (*Server, error) {
 		_, err := docker(context.WithoutCancel(ctx), "rm", "--force", "--volumes", id)
 		return err
 	}
-	guard, err := NewGuard(`exec docker rm --force --volumes "$1" >/dev/null 2>&1`, id)
+	guard, err := GuardContainer(id)
 	if err != nil {
 		return nil, errors.Join(err, remove())
 	}
@@ -42,6 +42,11 @@ func startDocker(ctx context.Context) (*Server, error) {
 		return nil, errors.Join(err, stop())
 	}
 	return server, nil
+}
+
+// GuardContainer removes a container when this process dies.
+func GuardContainer(id string) (*Guard, error) {
+	return NewGuard(`exec docker rm --force --volumes "$1" >/dev/null 2>&1`, id)
 }
 
 func docker(ctx context.Context, args ...string) (string, error) {

@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -94,33 +93,18 @@ func create(tb testing.TB, migrated bool) *Database {
 // Pool opens a pool that is closed when the test ends.
 func (d *Database) Pool(tb testing.TB) *pgxpool.Pool {
 	tb.Helper()
-	return d.pool(tb, d.URL)
+	return d.PoolAs(tb, d.URL)
 }
 
-// PoolAs is Pool for the URL that Role or URLAs gave.
+// PoolAs is Pool for the URL that Role or URLAs gave. A connection that is never given back shows as a test that does not
+// end.
 func (d *Database) PoolAs(tb testing.TB, address string) *pgxpool.Pool {
-	tb.Helper()
-	return d.pool(tb, address)
-}
-
-func (d *Database) pool(tb testing.TB, address string) *pgxpool.Pool {
 	tb.Helper()
 	pool, err := openPool(tb.Context(), address)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() {
-		closed := make(chan struct{})
-		go func() {
-			defer close(closed)
-			pool.Close()
-		}()
-		select {
-		case <-closed:
-		case <-time.After(pgserver.StepTimeout):
-			tb.Error("close pool: a connection was never given back")
-		}
-	})
+	tb.Cleanup(pool.Close)
 	return pool
 }
 

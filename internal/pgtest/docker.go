@@ -44,11 +44,16 @@ func startContainer(ctx context.Context) (*pgserver.Server, error) {
 	if err != nil {
 		return nil, errors.Join(err, stop())
 	}
+	// The library's own container that removes others may be switched off.
+	guard, err := pgserver.GuardContainer(container.GetContainerID())
+	if err != nil {
+		return nil, errors.Join(err, stop())
+	}
 	address, err := container.PortEndpoint(creating, "5432/tcp", "")
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("find the container's port: %w", err), stop())
+		return nil, errors.Join(fmt.Errorf("find the container's port: %w", err), stop(), guard.Dismiss())
 	}
-	server := pgserver.New(address, password, stop)
+	server := pgserver.New(address, password, func() error { return errors.Join(stop(), guard.Dismiss()) })
 	if err := server.AwaitReady(ctx, nil); err != nil {
 		return nil, errors.Join(err, server.Close())
 	}

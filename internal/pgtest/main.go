@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -46,52 +44,18 @@ func (l *lazyServer) close() error {
 }
 
 // Main is a TestMain: it runs the tests, closes the server that they started, and exits. When the tests passed, it also
-// fails on goroutines that are still there; options name those that are known.
-//
-// SIGINT and SIGTERM end the server first and then the process. A panic in a test, or a time-out of the whole run, ends
-// the process at once: then the server's guard cleans up.
+// fails on goroutines that are still there; options name those that are known. After a signal, a panic in a test or a
+// time-out of the whole run the server's guard cleans up.
 func Main(m *testing.M, options ...goleak.Option) {
-	os.Exit(run(m.Run, options))
-}
-
-func run(tests func() int, options []goleak.Option) int {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	var interrupted sync.WaitGroup
-	interrupted.Go(func() {
-		received, ok := <-signals
-		if !ok {
-			return
-		}
-		if err := shared.close(); err != nil {
-			fmt.Fprintln(os.Stderr, "pgtest: close the server:", err)
-		}
-		status := 128
-		if number, ok := received.(syscall.Signal); ok {
-			status += int(number)
-		}
-		os.Exit(status)
-	})
-
-	code := func() int {
-		// Deferred, so that a panic of the tests' caller closes the server as well.
-		defer func() {
-			if err := shared.close(); err != nil {
-				fmt.Fprintln(os.Stderr, "pgtest: close the server:", err)
-			}
-		}()
-		return tests()
-	}()
-	signal.Stop(signals)
-	close(signals)
-	interrupted.Wait()
-
-	if code != 0 {
-		return code
+	code := m.Run()
+	if err := shared.close(); err != nil {
+		fmt.Fprintln(os.Stderr, "pgtest: close the server:", err)
 	}
-	if err := goleak.Find(options...); err != nil {
-		fmt.Fprintln(os.Stderr, "pgtest: goroutines are left after the tests:", err)
-		return 1
+	if code == 0 {
+		if err := goleak.Find(options...); err != nil {
+			fmt.Fprintln(os.Stderr, "pgtest: goroutines are left after the tests:", err)
+			code = 1
+		}
 	}
-	return 0
+	os.Exit(code)
 }

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -93,22 +92,13 @@ func (p *PgBouncer) Start(tb testing.TB) {
 	if err := p.command.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(tb.Context(), pgserver.ReadyTimeout)
-	defer cancel()
-	pause := time.NewTicker(10 * time.Millisecond)
-	defer pause.Stop()
-	for {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", p.address)
+	Eventually(tb, "PgBouncer listens", func() bool {
+		conn, err := (&net.Dialer{}).DialContext(tb.Context(), "tcp", p.address)
 		if err == nil {
 			conn.Close()
-			return
 		}
-		select {
-		case <-ctx.Done():
-			tb.Fatalf("PgBouncer does not listen: %v", err)
-		case <-pause.C:
-		}
-	}
+		return err == nil
+	})
 }
 
 // Busy keeps the pooler busy until the test ends: each client sends unnamed statements, described in one trip and bound in

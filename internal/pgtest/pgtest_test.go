@@ -168,19 +168,21 @@ func TestInterrupt(t *testing.T) {
 		if err := command.Process.Signal(os.Interrupt); err != nil {
 			t.Fatal(err)
 		}
-		var exit *exec.ExitError
-		if err := <-exited; !errors.As(err, &exit) || exit.ExitCode() != 130 {
-			t.Errorf("ended with %v, want status 130", err)
+		if err := <-exited; err == nil {
+			t.Error("the tests went on")
 		}
 		base, err := url.Parse(raw)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var dialer net.Dialer
-		if conn, err := dialer.DialContext(t.Context(), "tcp", base.Host); err == nil {
-			conn.Close()
-			t.Error("the server survived the interrupt")
-		}
+		Eventually(t, "the server has ended too", func() bool {
+			var dialer net.Dialer
+			conn, err := dialer.DialContext(t.Context(), "tcp", base.Host)
+			if err == nil {
+				conn.Close()
+			}
+			return err != nil
+		})
 	case err := <-exited:
 		t.Fatalf("ended before it had a database: %v\n%s", err, &output)
 	}

@@ -18,9 +18,6 @@ import (
 	"ops_worker/internal/config"
 )
 
-// shutdownTimeout is how long a request in flight may take when a service stops.
-const shutdownTimeout = 3 * time.Second
-
 // played are the services that can be played: those of the platform that report counters.
 func played() []config.Service {
 	return slices.DeleteFunc(config.PlatformServices(), func(s config.Service) bool { return s.Kind != config.ProbeCounters })
@@ -79,72 +76,29 @@ func (s *Service) health(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(answer)
 }
 
-// Serve answers requests until the context ends, then finishes those in flight.
+// Serve answers requests until the context ends.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
-	stopped := make(chan error, 1)
-	stop := context.AfterFunc(ctx, func() {
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		stopped <- server.Shutdown(grace)
-	})
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		stop()
 		return fmt.Errorf("serve: %w", err)
-	}
-	// Serve returns at the start of a shutdown; its end is what counts.
-	if err := <-stopped; err != nil {
-		return fmt.Errorf("shut down: %w", err)
 	}
 	return nil
 }
 
-// grown is how much a total has grown after some seconds at perSecond on average, with a slow swell of 90 s and a ripple
-// of 7 s over it. It is the integral of a rate that is always positive, and so never falls.
-func grown(perSecond, seconds float64) float64 {
-	if seconds <= 0 {
-		return 0
-	}
-	wave := func(share, period float64) float64 {
-		return share * period / (2 * math.Pi) * (1 - math.Cos(2*math.Pi*seconds/period))
-	}
-	return perSecond * (seconds + wave(0.4, 90) + wave(0.1, 7))
-}
-
-// behind is the moment up to which a queue has been worked off: its lag wanders between 0.05 s and 0.35 s.
-func behind(seconds float64) float64 {
-	return seconds - 0.2 - 0.15*math.Sin(2*math.Pi*seconds/40)
-}
-
-const (
-	perSecond = 120 // of what arrives
-	oneIn     = 500 // is what the last total counts, such as rejected messages
-)
-
-// numbers are what a service reports after some seconds. Its first total counts what arrives, and the others what seldom
-// happens. Where something waits, which is a gauge, those between the first and the last count what was worked off.
+// numbers are what a service reports after some seconds: its first total grows by 120 a second, with a slow swell, each
+// further one a twentieth as fast as the one before, and a gauge is what waits.
 func numbers(counters []config.Counter, seconds float64) map[string]int64 {
-	arrived, done := int64(grown(perSecond, seconds)), int64(grown(perSecond, behind(seconds)))
+	swell := math.Sin(2 * math.Pi * seconds / 90)
+	perSecond := 120.0
 	values := make(map[string]int64, len(counters))
-	var totals []string
-	waits := false
 	for _, c := range counters {
 		if c.Gauge {
-			waits = true
-			values[c.Name] = arrived - done
-		} else {
-			totals = append(totals, c.Name)
+			values[c.Name] = int64(20 + 15*swell)
+			continue
 		}
-	}
-	for i, name := range totals {
-		switch {
-		case i == 0:
-			values[name] = arrived
-		case i == len(totals)-1 || !waits:
-			values[name] = done / oneIn
-		default:
-			values[name] = done - done/oneIn
-		}
+		values[c.Name] = int64(perSecond * (seconds + 5*swell)) // which never falls
+		perSecond /= 20
 	}
 	return values
 }

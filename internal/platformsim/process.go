@@ -119,7 +119,7 @@ var oldHealthSQL string
 func monitor(ctx context.Context, pool *pgxpool.Pool, services []config.Service) {
 	for _, s := range services {
 		status := "healthy"
-		if _, ok := answer(ctx, s); !ok {
+		if _, ok := answer(s); !ok {
 			status = "unhealthy"
 		}
 		_, _ = pool.Exec(ctx, oldHealthSQL, s.Name, status)
@@ -144,7 +144,7 @@ func collect(ctx context.Context, pool *pgxpool.Pool, services []config.Service)
 		if s.Kind != config.ProbeCounters {
 			continue
 		}
-		counters, ok := answer(ctx, s)
+		counters, ok := answer(s)
 		if !ok {
 			add(s.Name, config.HealthSample, 0)
 			continue
@@ -161,17 +161,12 @@ func collect(ctx context.Context, pool *pgxpool.Pool, services []config.Service)
 const askTimeout = 3 * time.Second
 
 // answer returns a service's counters. What is no service with counters is well.
-func answer(ctx context.Context, s config.Service) (counters map[string]float64, ok bool) {
+func answer(s config.Service) (counters map[string]float64, ok bool) {
 	if s.Kind != config.ProbeCounters {
 		return nil, true
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Addresses[0], nil)
-	if err != nil {
-		return nil, false
-	}
-	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
+	client := &http.Client{Timeout: askTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Get(s.Addresses[0])
 	if err != nil {
 		return nil, false
 	}
