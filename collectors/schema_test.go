@@ -152,9 +152,8 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 
 func migrateDown(t *testing.T, database *pgtest.Database, all bool) {
 	t.Helper()
-	m := schema.NewMigrator(database.Pool(t))
-	_, err := m.Down(t.Context(), schema.DownOptions{All: all, Force: true})
-	if err := errors.Join(err, m.Close()); err != nil {
+	_, err := schema.Down(t.Context(), database.Pool(t), schema.DownOptions{All: all, Force: true})
+	if err := err; err != nil {
 		t.Fatal(err)
 	}
 }

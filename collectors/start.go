@@ -63,7 +63,7 @@ func (w *Worker) attemptStart(ctx context.Context) (err error) {
 
 // Prepare brings the schema up to date and logs what the worker found.
 func (w *Worker) Prepare(ctx context.Context) error {
-	changes, err := schema.MigrateUp(ctx, w.pool, w.migrating...)
+	changes, err := schema.MigrateUp(ctx, w.pool, w.anyDatabase)
 	w.schema.log(w.log, changes)
 	if err != nil {
 		// A replica of an older version may collect right now with the tables that

@@ -265,44 +265,21 @@ func (p *Postgres) syncAlerts(ctx context.Context, token lease.Token, observatio
 	return opened, closed, nil
 }
 
-// expireLimit is the server's time-out for a batch of expired samples: where the
-// pool has one connection, everything waits for it.
-const expireLimit = 2 * time.Second
-
-// dropLimit is its time-out for whole chunks.
-const dropLimit = 10 * time.Second
-
-// ExpireSamples does as the table's kind needs: nothing where TimescaleDB has a
-// retention policy, whole chunks on a hypertable without one, a batch of
-// deletes on a plain table. It looks at the lease but does not hold it: a
-// take-over need not wait, and to remove what has expired twice is harmless.
+// ExpireSamples does as the table's kind needs. It looks at the lease but does not hold
+// it: a take-over need not wait, and to remove what has expired twice is harmless.
 func (p *Postgres) ExpireSamples(ctx context.Context, token lease.Token, cutoff time.Time, batch int) (removed int64, more bool, err error) {
 	var expirer schema.Expirer
-	var timescale *schema.Timescale
 	if err := p.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
-		expirer, timescale, err = schema.FindExpirer(ctx, q)
+		expirer, err = schema.FindExpirer(ctx, q)
 		return err
 	}); err != nil {
 		return 0, false, fmt.Errorf("find out how samples expire: %w", err)
 	}
-	limit := expireLimit
-	if expirer == schema.ExpiresByChunk {
-		limit = dropLimit
-	}
-	err = p.client.WriteWithin(ctx, limit, func(ctx context.Context, q *db.Queries) error {
+	err = p.client.WriteWithin(ctx, expirer.Limit(), func(ctx context.Context, q *db.Queries) error {
 		if err := lease.Check(ctx, q, token); err != nil {
 			return fmt.Errorf("read lease: %w", err)
 		}
-		switch expirer {
-		case schema.ExpiresByPolicy:
-			return nil
-		case schema.ExpiresByChunk:
-			removed, err = timescale.DropChunks(ctx, q, cutoff)
-		case schema.ExpiresByDelete:
-			removed, err = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: cutoff, BatchSize: int32(batch)})
-			more = removed >= int64(batch)
-		}
-		if err != nil {
+		if removed, more, err = expirer.Expire(ctx, q, cutoff, batch); err != nil {
 			return fmt.Errorf("expire samples: %w", err)
 		}
 		return nil

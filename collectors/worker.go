@@ -37,14 +37,14 @@ const (
 
 // Worker is the whole of it: the two jobs, the lease and the start.
 type Worker struct {
-	cfg       config.Config
-	pool      *pgxpool.Pool
-	client    *db.Client
-	migrating []schema.MigratorOption
-	schema    *schemaKeeper
-	http      *probe.Client
-	heart     Heart
-	log       zerolog.Logger
+	cfg         config.Config
+	anyDatabase bool
+	pool        *pgxpool.Pool
+	client      *db.Client
+	schema      *schemaKeeper
+	http        *probe.Client
+	heart       Heart
+	log         zerolog.Logger
 	*jobs
 
 	Store *Postgres
@@ -81,16 +81,13 @@ func NewWorker(o Options) *Worker {
 	cfg := o.Config
 	client := db.NewClient(o.Pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
 	w := &Worker{
-		cfg: cfg, pool: o.Pool, client: client, log: o.Log,
+		cfg: cfg, anyDatabase: o.AnyDatabase, pool: o.Pool, client: client, log: o.Log,
 		heart: cmp.Or(o.Heart, NoHeart),
 		http:  probe.ClientOf(cfg),
 		Store: NewPostgres(client, db.NewClient(cmp.Or(o.Beside, o.Pool), cfg.AggregateTimeout), cfg.LeaseTTL),
 	}
-	if o.AnyDatabase {
-		w.migrating = []schema.MigratorOption{schema.AnyDatabase}
-	}
 	w.schema = newSchemaKeeper(client, func(ctx context.Context) ([]schema.Change, error) {
-		return schema.Ensure(ctx, o.Pool, w.migrating...)
+		return schema.Ensure(ctx, o.Pool, o.AnyDatabase)
 	})
 	w.jobs = newJobs(cfg, probe.Targets(cfg.Services, w.http, w.Store.Ping), w.Store, lease.NewPostgres(client, cfg.MetricsInterval), o.Buffer, w.heart, cmp.Or(o.Observer, NoObserver), o.Log)
 	return w

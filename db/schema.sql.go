@@ -89,9 +89,7 @@ func (q *Queries) DescribeDatabase(ctx context.Context) (DescribeDatabaseRow, er
 const describeRelations = `-- name: DescribeRelations :many
 SELECT n.name::text AS name,
        c.relkind::text AS kind,
-       c.relrowsecurity::boolean AS row_security,
        row_security_active(c.oid)::boolean AS row_security_active,
-       (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
        coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
        coalesce(has_table_privilege(r.oid, c.oid, 'SELECT'), false)::boolean AS operator_reads,
        has_table_privilege(c.oid, 'SELECT')::boolean AS readable,
@@ -112,9 +110,7 @@ ORDER BY n.name
 type DescribeRelationsRow struct {
 	Name              string
 	Kind              string
-	RowSecurity       bool
 	RowSecurityActive bool
-	SecurityInvoker   bool
 	Comment           string
 	OperatorReads     bool
 	Readable          bool
@@ -139,9 +135,7 @@ func (q *Queries) DescribeRelations(ctx context.Context, names []string) ([]Desc
 		if err := rows.Scan(
 			&i.Name,
 			&i.Kind,
-			&i.RowSecurity,
 			&i.RowSecurityActive,
-			&i.SecurityInvoker,
 			&i.Comment,
 			&i.OperatorReads,
 			&i.Readable,
@@ -165,27 +159,20 @@ SELECT current_setting('server_version_num')::integer AS version_num,
        coalesce((
            SELECT pg_has_role(current_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
            FROM pg_catalog.pg_roles r
-           WHERE r.rolname = 'pulse_operator'), false)::boolean AS takes_on_operator,
-       EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_app')::boolean AS app_exists
+           WHERE r.rolname = 'pulse_operator'), false)::boolean AS takes_on_operator
 `
 
 type DescribeServerRow struct {
 	VersionNum      int32
 	OperatorExists  bool
 	TakesOnOperator bool
-	AppExists       bool
 }
 
 // What decides which statements make what is missing.
 func (q *Queries) DescribeServer(ctx context.Context) (DescribeServerRow, error) {
 	row := q.db.QueryRow(ctx, describeServer)
 	var i DescribeServerRow
-	err := row.Scan(
-		&i.VersionNum,
-		&i.OperatorExists,
-		&i.TakesOnOperator,
-		&i.AppExists,
-	)
+	err := row.Scan(&i.VersionNum, &i.OperatorExists, &i.TakesOnOperator)
 	return i, err
 }
 

@@ -1,49 +1,18 @@
-// Package migrations carries the goose migrations inside the binary. They are
-// the one place where the worker's own tables stand, and each may be run again:
-// that is how a table that was dropped is made anew.
+// Package migrations carries the goose migrations inside the binary. Each may be run
+// again: that is how a table that was dropped is made anew.
 package migrations
 
-import (
-	"embed"
-	"io/fs"
-	"regexp"
-	"slices"
-	"sync"
-)
+import "embed"
 
 // FS holds every migration, applied in the order of their numbers.
 //
 //go:embed *.sql
 var FS embed.FS
 
-var creates = sync.OnceValue(func() *regexp.Regexp {
-	return regexp.MustCompile(`(?m)^\s*CREATE (TABLE|VIEW|INDEX)(?: IF NOT EXISTS)? (?:public\.)?(\w+)`)
-})
-
-// The kinds of what the migrations make.
-const (
-	Table = "TABLE"
-	View  = "VIEW"
-	Index = "INDEX"
+// What the migrations make.
+var (
+	Tables = []string{"service_health", "system_metrics", "ops_worker_lease", "ops_worker_streak"}
+	Views  = []string{"system_metrics_latest", "system_metrics_recent", "ops_worker_series"}
+	// Indexes are those besides the keys.
+	Indexes = []string{"idx_system_metrics_name_time", "idx_system_metrics_service_time", "idx_system_metrics_name_service_time"}
 )
-
-// Relations are the names of what the migrations make, of these kinds.
-func Relations(kinds ...string) ([]string, error) {
-	files, err := fs.Glob(FS, "*.sql")
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, file := range files {
-		content, err := FS.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		for _, match := range creates().FindAllSubmatch(content, -1) {
-			if slices.Contains(kinds, string(match[1])) {
-				names = append(names, string(match[2]))
-			}
-		}
-	}
-	return names, nil
-}

@@ -55,7 +55,7 @@ func fakeWorker() int {
 	pool, err := openPool(ctx, os.Getenv("DATABASE_URL"))
 	if err == nil {
 		defer pool.Close()
-		_, err = schema.MigrateUp(ctx, pool)
+		_, err = schema.MigrateUp(ctx, pool, false)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "worker:", err)

@@ -46,11 +46,7 @@ func newMigrateUpCommand(load loader) *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	cmd.RunE = withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-		var options []schema.MigratorOption
-		if anyDatabase {
-			options = append(options, schema.AnyDatabase)
-		}
-		changes, err := schema.MigrateUp(ctx, pool, options...)
+		changes, err := schema.MigrateUp(ctx, pool, anyDatabase)
 		for _, c := range changes {
 			if c.Failed() {
 				err = errors.Join(err, fmt.Errorf("%s could not be made: %s", c.Object, c.Detail))
@@ -78,9 +74,8 @@ func newMigrateDownCommand(load loader) *cobra.Command {
 			return errors.New("nothing was taken back")
 		}
 		return withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-			m := schema.NewMigrator(pool)
-			changes, err := m.Down(ctx, options)
-			return errors.Join(printChanges(out, changes, err, "nothing to take back"), err, m.Close())
+			changes, err := schema.Down(ctx, pool, options)
+			return errors.Join(printChanges(out, changes, err, "nothing to take back"), err)
 		})(c, args)
 	}
 	cmd.Flags().BoolVar(&options.All, "all", false, "take back every migration: service_health and system_metrics are dropped")

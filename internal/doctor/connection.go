@@ -162,11 +162,8 @@ func isPublic(address net.Addr) bool {
 func checkVersion(_ context.Context, r *run, f *findings) error {
 	server := r.connection.server
 	switch v := server.VersionNum; {
-	case v < 130000:
-		f.fail("upgrade to PostgreSQL 15 or later", "PostgreSQL %s: before 13 there is no gen_random_uuid(), which a default of integrations calls", server.Version)
 	case v < 150000:
-		f.warn("upgrade to PostgreSQL 15 or later when the platform can",
-			"PostgreSQL %s: before 15 a view knows no security_invoker, so those that stand in for dropped tables belong to pulse_operator and only that role may read them", server.Version)
+		f.fail("upgrade to PostgreSQL 15 or later", "PostgreSQL %s: before 15 a view knows no security_invoker, which those that stand in for dropped tables need", server.Version)
 	default:
 		f.note("PostgreSQL %s", server.Version)
 	}

@@ -365,7 +365,7 @@ func follow(t *testing.T, s *stage, advice []string) (followed bool) {
 			followed = true
 		}
 		if strings.Contains(line, "ops-worker migrate up") || strings.Contains(line, "restart the worker") {
-			if _, err := schema.MigrateUp(t.Context(), s.pool); err != nil {
+			if _, err := schema.MigrateUp(t.Context(), s.pool, false); err != nil {
 				t.Errorf("migrate up: %v", err)
 			}
 			followed = true
@@ -411,7 +411,7 @@ func newPlatform(t *testing.T, s *stage) {
 			job_id bigserial PRIMARY KEY, tenant_id text, alert_id bigint, channel_id int, rule_id int,
 			deliver_on_event text, status text, attempts int, next_run_at timestamptz, last_error text,
 			payload_json jsonb, created_at timestamptz, updated_at timestamptz)`)
-	if _, err := schema.MigrateUp(t.Context(), s.pool); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), s.pool, false); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -124,8 +124,7 @@ func TestVerdicts(t *testing.T) {
 		words  string
 		advice string
 	}{
-		"PostgreSQL 12": {connection{server: db.DoctorServerRow{Version: "12.3", VersionNum: 120003}}, "server version", Fail, "gen_random_uuid", "upgrade"},
-		"PostgreSQL 14": {connection{server: db.DoctorServerRow{Version: "14.9", VersionNum: 140009}}, "server version", Warn, "security_invoker", "upgrade"},
+		"PostgreSQL 14": {connection{server: db.DoctorServerRow{Version: "14.9", VersionNum: 140009}}, "server version", Fail, "security_invoker", "upgrade"},
 		"PostgreSQL 17": {connection{server: db.DoctorServerRow{Version: "17.1", VersionNum: 170001}}, "server version", OK, "17.1", ""},
 		"in the open":   {connection{remote: public}, "encryption", Warn, "203.0.113.7:5432", "sslmode=verify-full"},
 		"at home":       {connection{remote: private}, "encryption", OK, "private address", ""},

@@ -120,17 +120,10 @@ func (t trial) systemAlerts(ctx context.Context, q *db.Queries) error {
 
 // retention removes what is older than any sample.
 func (trial) retention(ctx context.Context, q *db.Queries) error {
-	expirer, timescale, err := schema.FindExpirer(ctx, q)
+	expirer, err := schema.FindExpirer(ctx, q)
 	if err != nil {
 		return err
 	}
-	cutoff := time.Unix(0, 0)
-	switch expirer {
-	case schema.ExpiresByChunk:
-		_, err = timescale.DropChunks(ctx, q, cutoff)
-	case schema.ExpiresByDelete:
-		_, err = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: cutoff, BatchSize: 1})
-	case schema.ExpiresByPolicy:
-	}
+	_, _, err = expirer.Expire(ctx, q, time.Unix(0, 0), 1)
 	return err
 }

@@ -130,7 +130,7 @@ func newRig(t *testing.T) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.direct.Close)
-	if _, err := schema.MigrateUp(t.Context(), r.direct); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), r.direct, false); err != nil {
 		t.Fatal(err)
 	}
 	// What was acknowledged must outlive an immediate shutdown.

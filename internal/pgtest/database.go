@@ -43,7 +43,7 @@ func (t *template) build(ctx context.Context, s *pgserver.Server) error {
 		return err
 	}
 	defer pool.Close()
-	_, err = schema.MigrateUp(ctx, pool)
+	_, err = schema.MigrateUp(ctx, pool, false)
 	return err
 }
 

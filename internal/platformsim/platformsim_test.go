@@ -248,7 +248,7 @@ func TestTheFleetWaitsForItsTablesAndMoves(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- RunFleet(ctx, pool, 10*time.Millisecond) }()
-	if _, err := schema.MigrateUp(t.Context(), pool); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool, false); err != nil {
 		t.Fatal(err)
 	}
 	pgtest.Eventually(t, "the fleet is seeded", func() bool { return pgtest.Count(t, pool, "SELECT count(*) FROM device_registry") == 200 })

@@ -71,29 +71,19 @@ type MigrationState struct {
 // Applied reports whether it was applied.
 func (s MigrationState) Applied() bool { return !s.AppliedAt.IsZero() }
 
-// Migrator brings the schema up to date.
-type Migrator struct {
+// migrator brings the schema of a database up to date.
+type migrator struct {
 	pool        *pgxpool.Pool
-	connections *sql.DB
-	anyDatabase bool
+	connections *sql.DB // what goose runs on
+	anyDatabase bool    // accept one with tables, none of which is the platform's
 }
-
-// MigratorOption is an option of NewMigrator.
-type MigratorOption func(*Migrator)
-
-// AnyDatabase accepts a database with tables, none of which is the platform's.
-func AnyDatabase(m *Migrator) { m.anyDatabase = true }
 
 // migrationConnections are what goose needs: one to migrate on, and one for its lock.
 const migrationConnections = 2
 
-// NewMigrator prepares the embedded migrations for pool's database.
-func NewMigrator(pool *pgxpool.Pool, options ...MigratorOption) *Migrator {
-	m := &Migrator{pool: pool, connections: migrationDB(pool)}
+func newMigrator(pool *pgxpool.Pool, anyDatabase bool) *migrator {
+	m := &migrator{pool: pool, connections: migrationDB(pool), anyDatabase: anyDatabase}
 	m.connections.SetMaxOpenConns(migrationConnections)
-	for _, option := range options {
-		option(m)
-	}
 	return m
 }
 
@@ -111,12 +101,143 @@ func migrationDB(pool *pgxpool.Pool) *sql.DB {
 	return stdlib.OpenDB(*config.ConnConfig, connecting...)
 }
 
-// Close frees the migrator's connections.
-func (m *Migrator) Close() error { return m.connections.Close() }
+// MigrateUp applies what is pending, then makes sure of every table of ours and of the
+// platform's, and of its role, which it does at every start: they may have changed
+// since. It takes no lock on the migrations where nothing is pending. With an error,
+// the changes are those that were made before it. anyDatabase accepts a database with
+// tables, none of which is the platform's.
+func MigrateUp(ctx context.Context, pool *pgxpool.Pool, anyDatabase bool) ([]Change, error) {
+	m := newMigrator(pool, anyDatabase)
+	changes, err := m.up(ctx)
+	return changes, errors.Join(err, m.connections.Close())
+}
+
+// Ensure makes sure of the schema beside running loops: what was dropped is made
+// again, what the platform has replaced gets its view.
+func Ensure(ctx context.Context, pool *pgxpool.Pool, anyDatabase bool) ([]Change, error) {
+	var missing []string
+	err := db.InTx(ctx, pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) (err error) {
+		missing, err = missingOwn(ctx, q)
+		return err
+	})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("look for the worker's tables: %w", err)
+	case len(missing) > 0:
+		return MigrateUp(ctx, pool, anyDatabase)
+	}
+	return ensurePlatform(ctx, pool, whileRunning, anyDatabase)
+}
+
+func (m *migrator) up(ctx context.Context) ([]Change, error) {
+	changes, err := m.ensureTimescale(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var marked []Change
+	var pending bool
+	var missing []string
+	err = db.Transaction(ctx, m.pool, db.ReadWrite, atStart, func(tx pgx.Tx) (err error) {
+		q := db.New(tx)
+		if err := q.LockSchema(ctx); err != nil {
+			return err
+		}
+		if marked, err = settle(ctx, tx, m.anyDatabase); err != nil {
+			return err
+		}
+		pending, missing, err = ownState(ctx, q)
+		return err
+	})
+	if err != nil {
+		return changes, fmt.Errorf("look at the schema: %w", err)
+	}
+	changes = append(changes, marked...)
+	if pending || len(missing) > 0 {
+		made, err := m.apply(ctx, pending, missing)
+		changes = append(changes, made...)
+		if err != nil {
+			return changes, err
+		}
+	}
+	made, err := ensurePlatform(ctx, m.pool, atStart, m.anyDatabase)
+	return append(changes, made...), err
+}
+
+// ownState is whether migrations are pending, and which of the worker's own relations
+// do not stand though none is. It fails where goose could not mend that.
+func ownState(ctx context.Context, q *db.Queries) (pending bool, missing []string, err error) {
+	if err := CheckRowSecurity(ctx, q); err != nil {
+		return false, nil, err
+	}
+	states, err := Migrations(ctx, q)
+	if err != nil {
+		return false, nil, err
+	}
+	pending = slices.ContainsFunc(states, func(s MigrationState) bool { return !s.Applied() })
+	if missing, err = missingOwn(ctx, q); err != nil || !pending && len(missing) == 0 {
+		return false, nil, err
+	}
+	return pending, missing, checkWritable(ctx, q)
+}
+
+// missingOwn are those of the worker's own relations that do not stand.
+func missingOwn(ctx context.Context, q *db.Queries) ([]string, error) {
+	stands, err := StandingRelations(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(OwnRelations(), func(name string) bool {
+		_, exists := stands[name]
+		return exists
+	}), nil
+}
+
+// checkWritable fails with a ReadOnlyError where goose could write nothing.
+func checkWritable(ctx context.Context, q *db.Queries) error {
+	database, err := q.DescribeDatabase(ctx)
+	if err == nil && database.ReadOnly {
+		err = &ReadOnlyError{database.LoginRole}
+	}
+	return err
+}
+
+// apply runs the migrations that are pending; and all of them again where what they
+// have made was dropped since, which leaves alone what stands.
+func (m *migrator) apply(ctx context.Context, pending bool, missing []string) (changes []Change, err error) {
+	if pending {
+		p, err := m.provider()
+		if err != nil {
+			return nil, err
+		}
+		results, err := p.Up(ctx)
+		changes = changesOf(results, err, "migrated")
+		if err != nil {
+			return changes, m.explain(ctx, "apply migrations", err)
+		}
+		err = db.InTx(ctx, m.pool, db.ReadOnly, atStart.Statement, func(q *db.Queries) (err error) {
+			missing, err = missingOwn(ctx, q)
+			return err
+		})
+		if err != nil || len(missing) == 0 {
+			return changes, err
+		}
+	}
+	p, err := m.provider(goose.WithDisableVersioning(true))
+	if err != nil {
+		return changes, err
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return changes, m.explain(ctx, fmt.Sprintf("make %s again", strings.Join(missing, ", ")), err)
+	}
+	for _, name := range missing {
+		changes = append(changes, Change{name, created, "again: it was dropped"})
+	}
+	return changes, nil
+}
 
 // provider is goose. With WithDisableVersioning it runs every migration, whatever the
 // version table says.
-func (m *Migrator) provider(options ...goose.ProviderOption) (*goose.Provider, error) {
+func (m *migrator) provider(options ...goose.ProviderOption) (*goose.Provider, error) {
 	locker, err := lock.NewPostgresTableLocker(
 		lock.WithTableName("public."+lockTable),
 		lock.WithTableLeaseDuration(lockTTL),
@@ -142,13 +263,13 @@ func (m *Migrator) provider(options ...goose.ProviderOption) (*goose.Provider, e
 }
 
 // holders are the sessions in the way of a migration that gave up on a lock.
-func (m *Migrator) holders(ctx context.Context) string {
+func (m *migrator) holders(ctx context.Context) string {
 	names := append(OwnTables(), VersionTable, lockTable)
 	for _, s := range StandIns() {
 		names = append(names, s.Name)
 	}
 	var holders []db.HoldersOfRow
-	err := db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) (err error) {
+	err := db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) (err error) {
 		holders, err = q.HoldersOf(ctx, names)
 		return err
 	})
@@ -164,104 +285,11 @@ func (m *Migrator) holders(ctx context.Context) string {
 }
 
 // explain says of an error whether a lock was in the way, and whose.
-func (m *Migrator) explain(ctx context.Context, doing string, err error) error {
+func (m *migrator) explain(ctx context.Context, doing string, err error) error {
 	if db.IsLocked(err) {
 		return fmt.Errorf("%s: %w; in the way: %s", doing, err, m.holders(ctx))
 	}
 	return fmt.Errorf("%s: %w", doing, err)
-}
-
-// Up applies what is pending, then makes sure of every table of ours and of the
-// platform's, and of its role, which it does at every start: they may have
-// changed since. It takes no lock on the migrations where nothing is pending. With
-// an error, the changes are those that were made before it.
-func (m *Migrator) Up(ctx context.Context) ([]Change, error) {
-	changes, err := m.ensureTimescale(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var marked []Change
-	var pending bool
-	var missing []string
-	err = db.Transaction(ctx, m.pool, db.ReadWrite, atStart.limits, func(tx pgx.Tx) (err error) {
-		q := db.New(tx)
-		if err := q.LockSchema(ctx); err != nil {
-			return err
-		}
-		if marked, err = settle(ctx, tx, m.anyDatabase); err != nil {
-			return err
-		}
-		pending, missing, err = ownState(ctx, q)
-		return err
-	})
-	if err != nil {
-		return changes, fmt.Errorf("look at the schema: %w", err)
-	}
-	changes = append(changes, marked...)
-	if pending {
-		made, err := m.apply(ctx)
-		changes = append(changes, made...)
-		if err != nil {
-			return changes, err
-		}
-		// They are made, but for what is applied and was dropped since.
-		err = db.InTx(ctx, m.pool, db.ReadOnly, atStart.limits.Statement, func(q *db.Queries) (err error) {
-			missing, err = missingOwn(ctx, q)
-			return err
-		})
-		if err != nil {
-			return changes, fmt.Errorf("look for the worker's tables: %w", err)
-		}
-	}
-	if len(missing) > 0 {
-		made, err := m.makeAgain(ctx, missing)
-		changes = append(changes, made...)
-		if err != nil {
-			return changes, err
-		}
-	}
-	made, err := ensurePlatform(ctx, m.pool, atStart, m.anyDatabase)
-	return append(changes, made...), err
-}
-
-// ownState is whether migrations are pending, and which of the worker's own relations
-// do not stand. It fails where goose could not mend that.
-func ownState(ctx context.Context, q *db.Queries) (pending bool, missing []string, err error) {
-	if err := CheckRowSecurity(ctx, q); err != nil {
-		return false, nil, err
-	}
-	states, err := Migrations(ctx, q)
-	if err != nil {
-		return false, nil, err
-	}
-	pending = slices.ContainsFunc(states, func(s MigrationState) bool { return !s.Applied() })
-	if missing, err = missingOwn(ctx, q); err != nil || !pending && len(missing) == 0 {
-		return false, nil, err
-	}
-	return pending, missing, checkWritable(ctx, q)
-}
-
-// checkWritable fails with a ReadOnlyError where goose could write nothing.
-func checkWritable(ctx context.Context, q *db.Queries) error {
-	database, err := q.DescribeDatabase(ctx)
-	if err == nil && database.ReadOnly {
-		err = &ReadOnlyError{database.LoginRole}
-	}
-	return err
-}
-
-// apply runs the migrations that are pending.
-func (m *Migrator) apply(ctx context.Context) ([]Change, error) {
-	p, err := m.provider()
-	if err != nil {
-		return nil, err
-	}
-	results, err := p.Up(ctx)
-	changes := changesOf(results, err, "migrated")
-	if err != nil {
-		return changes, m.explain(ctx, "apply migrations", err)
-	}
-	return changes, nil
 }
 
 // changesOf lists migrations that were run, also before one that failed.
@@ -275,34 +303,6 @@ func changesOf(results []*goose.MigrationResult, err error, action string) []Cha
 		changes[i] = Change{r.Source.Path, action, r.Duration.Round(time.Millisecond).String()}
 	}
 	return changes
-}
-
-// makeAgain makes anew what was dropped of the worker's own since its migration.
-func (m *Migrator) makeAgain(ctx context.Context, missing []string) ([]Change, error) {
-	p, err := m.provider(goose.WithDisableVersioning(true))
-	if err != nil {
-		return nil, err
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return nil, m.explain(ctx, fmt.Sprintf("make %s again", strings.Join(missing, ", ")), err)
-	}
-	changes := make([]Change, len(missing))
-	for i, name := range missing {
-		changes[i] = Change{name, created, "again: it was dropped"}
-	}
-	return changes, nil
-}
-
-// missingOwn are those of the worker's own relations that do not stand.
-func missingOwn(ctx context.Context, q *db.Queries) ([]string, error) {
-	stands, err := StandingRelations(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(OwnRelations(), func(name string) bool {
-		_, exists := stands[name]
-		return exists
-	}), nil
 }
 
 // LeaseHeldError keeps migrations from being taken back under a worker that
@@ -324,17 +324,18 @@ type DownOptions struct {
 
 // Down takes back migrations. It refuses with a LeaseHeldError while a worker
 // collects. With an error, the changes are those that were made before it.
-func (m *Migrator) Down(ctx context.Context, options DownOptions) ([]Change, error) {
+func Down(ctx context.Context, pool *pgxpool.Pool, options DownOptions) ([]Change, error) {
+	m := newMigrator(pool, false)
 	changes, err := m.down(ctx, options)
 	if err != nil {
-		return changes, m.explain(ctx, "take back migrations", err)
+		err = m.explain(ctx, "take back migrations", err)
 	}
-	return changes, nil
+	return changes, errors.Join(err, m.connections.Close())
 }
 
-func (m *Migrator) down(ctx context.Context, options DownOptions) (changes []Change, err error) {
+func (m *migrator) down(ctx context.Context, options DownOptions) (changes []Change, err error) {
 	var states []MigrationState
-	err = db.Transaction(ctx, m.pool, db.ReadWrite, whileRunning.limits, func(tx pgx.Tx) error {
+	err = db.Transaction(ctx, m.pool, db.ReadWrite, whileRunning, func(tx pgx.Tx) error {
 		q := db.New(tx)
 		if err := RefuseElsewhere(ctx, q); err != nil {
 			return err
@@ -368,8 +369,8 @@ func (m *Migrator) down(ctx context.Context, options DownOptions) (changes []Cha
 	return append(changes, changesOf(results, err, reverted)...), err
 }
 
-func (m *Migrator) takeBack(ctx context.Context, all bool) ([]*goose.MigrationResult, error) {
-	if err := db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) error { return checkWritable(ctx, q) }); err != nil {
+func (m *migrator) takeBack(ctx context.Context, all bool) ([]*goose.MigrationResult, error) {
+	if err := db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) error { return checkWritable(ctx, q) }); err != nil {
 		return nil, err
 	}
 	p, err := m.provider()
@@ -429,7 +430,7 @@ func Migrations(ctx context.Context, q *db.Queries) ([]MigrationState, error) {
 
 // Status is Migrations of a database that is not asked for anything else.
 func Status(ctx context.Context, pool *pgxpool.Pool) (states []MigrationState, err error) {
-	err = db.InTx(ctx, pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) error {
+	err = db.InTx(ctx, pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) error {
 		states, err = Migrations(ctx, q)
 		return err
 	})
@@ -437,33 +438,4 @@ func Status(ctx context.Context, pool *pgxpool.Pool) (states []MigrationState, e
 		return nil, fmt.Errorf("read schema version: %w", err)
 	}
 	return states, nil
-}
-
-// Ensure makes sure of the schema beside running loops: what was dropped is made
-// again, what the platform has replaced gets its view.
-func Ensure(ctx context.Context, pool *pgxpool.Pool, options ...MigratorOption) ([]Change, error) {
-	m := NewMigrator(pool, options...)
-	var missing []string
-	err := db.InTx(ctx, pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) (err error) {
-		missing, err = missingOwn(ctx, q)
-		return err
-	})
-	var changes []Change
-	switch {
-	case err != nil:
-		err = fmt.Errorf("look for the worker's tables: %w", err)
-	case len(missing) > 0:
-		changes, err = m.Up(ctx)
-	default:
-		changes, err = ensurePlatform(ctx, pool, whileRunning, m.anyDatabase)
-	}
-	return changes, errors.Join(err, m.Close())
-}
-
-// MigrateUp brings the schema of pool's database up to date and tells what it
-// did.
-func MigrateUp(ctx context.Context, pool *pgxpool.Pool, options ...MigratorOption) ([]Change, error) {
-	m := NewMigrator(pool, options...)
-	changes, err := m.Up(ctx)
-	return changes, errors.Join(err, m.Close())
 }

@@ -62,7 +62,7 @@ func wantRoutes(t *testing.T, pool *pgxpool.Pool) {
 
 func migrate(t *testing.T, pool *pgxpool.Pool) []schema.Change {
 	t.Helper()
-	changes, err := schema.MigrateUp(t.Context(), pool)
+	changes, err := schema.MigrateUp(t.Context(), pool, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +138,24 @@ func TestMigrationsOnAnEmptyDatabase(t *testing.T) {
 	}
 }
 
+// What is looked for at every start is what the migrations make.
+func TestTheWorkersOwnRelationsAreThoseOfItsMigrations(t *testing.T) {
+	t.Parallel()
+	want := schema.OwnRelations()
+	slices.Sort(want)
+	got := pgtest.Rows(t, pgtest.New(t).Pool(t), `
+		SELECT c.relname
+		FROM pg_class c
+		LEFT JOIN pg_index i ON i.indexrelid = c.oid
+		WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'v', 'i') AND NOT coalesce(i.indisprimary, false)
+		  AND coalesce(obj_description(coalesce(i.indrelid, c.oid), 'pg_class'), '') NOT LIKE 'created by ops_worker%'
+		  AND coalesce(i.indrelid, c.oid) NOT IN ('ops_worker_schema_version'::regclass, 'ops_worker_schema_lock'::regclass, 'schema_migrations'::regclass)
+		ORDER BY c.relname COLLATE "C"`)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestMigrationsTwiceChangeNothing(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t).Pool(t)
@@ -157,7 +175,7 @@ func TestMigrationsOfReplicasThatStartTogether(t *testing.T) {
 	for range 4 {
 		pool := database.Pool(t)
 		starting.Go(func() {
-			if _, err := schema.MigrateUp(t.Context(), pool); err != nil {
+			if _, err := schema.MigrateUp(t.Context(), pool, false); err != nil {
 				t.Error(err)
 			}
 		})
@@ -190,9 +208,7 @@ func TestDownRemovesWhatIsOursAndNothingElse(t *testing.T) {
 	pool := database.Pool(t)
 	before := describe(t, pool)
 	migrate(t, pool)
-	m := schema.NewMigrator(pool)
-	defer m.Close()
-	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); err != nil {
+	if _, err := schema.Down(t.Context(), pool, schema.DownOptions{All: true}); err != nil {
 		t.Fatal(err)
 	}
 	after := slices.DeleteFunc(describe(t, pool), func(line string) bool { return strings.Contains(line, "ops_worker_schema_") })
@@ -210,9 +226,7 @@ func TestDownStopsAtWhatThePlatformBuiltOnOurTables(t *testing.T) {
 	database := pgtest.New(t)
 	database.Exec(t, "CREATE VIEW the_platforms AS SELECT * FROM system_metrics")
 	pool := database.Pool(t)
-	m := schema.NewMigrator(pool)
-	defer m.Close()
-	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); err == nil || !strings.Contains(err.Error(), "the_platforms") && !strings.Contains(err.Error(), "2BP01") {
+	if _, err := schema.Down(t.Context(), pool, schema.DownOptions{All: true}); err == nil || !strings.Contains(err.Error(), "the_platforms") && !strings.Contains(err.Error(), "2BP01") {
 		t.Errorf("down: %v", err)
 	}
 	if _, err := pool.Exec(t.Context(), "SELECT FROM the_platforms"); err != nil {
@@ -223,9 +237,7 @@ func TestDownStopsAtWhatThePlatformBuiltOnOurTables(t *testing.T) {
 func TestStatusListsEveryMigration(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t).Pool(t)
-	m := schema.NewMigrator(pool)
-	defer m.Close()
-	if _, err := m.Down(t.Context(), schema.DownOptions{}); err != nil {
+	if _, err := schema.Down(t.Context(), pool, schema.DownOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	states, err := schema.Status(t.Context(), pool)
@@ -297,16 +309,14 @@ func TestDownRefusesWhileAWorkerCollects(t *testing.T) {
 		VALUES ('ops_worker', 'host/1/a', 1, now(), now() + interval '1 minute', '1 minute')`)
 	pool := database.Pool(t)
 	before := describe(t, pool)
-	m := schema.NewMigrator(pool)
-	defer m.Close()
 	var held *schema.LeaseHeldError
-	if changes, err := m.Down(t.Context(), schema.DownOptions{All: true}); !errors.As(err, &held) || held.Holder != "host/1/a" || len(changes) != 0 {
+	if changes, err := schema.Down(t.Context(), pool, schema.DownOptions{All: true}); !errors.As(err, &held) || held.Holder != "host/1/a" || len(changes) != 0 {
 		t.Errorf("down: %v, %v", changes, err)
 	}
 	if diff := cmp.Diff(before, describe(t, pool)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := m.Down(t.Context(), schema.DownOptions{All: true, Force: true}); err != nil {
+	if _, err := schema.Down(t.Context(), pool, schema.DownOptions{All: true, Force: true}); err != nil {
 		t.Error(err)
 	}
 }
@@ -318,14 +328,12 @@ func TestDownThatFailsHalfWayGoesOn(t *testing.T) {
 	database := pgtest.New(t)
 	database.Exec(t, "CREATE VIEW the_platforms AS SELECT * FROM system_metrics")
 	pool := database.Pool(t)
-	m := schema.NewMigrator(pool)
-	defer m.Close()
-	changes, err := m.Down(t.Context(), schema.DownOptions{All: true})
+	changes, err := schema.Down(t.Context(), pool, schema.DownOptions{All: true})
 	if err == nil || len(changes) != 4 || changes[3].Object != "00002_lease.sql" {
 		t.Errorf("down: %v, %v", changes, err)
 	}
 	database.Exec(t, "DROP VIEW the_platforms")
-	changes, err = m.Down(t.Context(), schema.DownOptions{All: true})
+	changes, err = schema.Down(t.Context(), pool, schema.DownOptions{All: true})
 	if err != nil || len(changes) != 1 {
 		t.Errorf("down again: %v, %v", changes, err)
 	}
@@ -336,7 +344,7 @@ func TestUpThatFailsHalfWayTellsWhatItDid(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
 	database.Exec(t, "CREATE DOMAIN ops_worker_lease AS integer") // in the way of the table
-	changes, err := schema.MigrateUp(t.Context(), database.Pool(t))
+	changes, err := schema.MigrateUp(t.Context(), database.Pool(t), false)
 	if err == nil || !slices.ContainsFunc(changes, func(c schema.Change) bool { return strings.Contains(c.Object, "00001") }) {
 		t.Errorf("up: %v, %v", changes, err)
 	}
@@ -349,14 +357,14 @@ func TestWhatIsForbiddenFailsAtOnce(t *testing.T) {
 	_, address := database.Role(t, "NOSUPERUSER")
 	database.Exec(t, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
 	began := time.Now()
-	if _, err := schema.MigrateUp(t.Context(), database.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "42501") {
+	if _, err := schema.MigrateUp(t.Context(), database.PoolAs(t, address), false); err == nil || !strings.Contains(err.Error(), "42501") {
 		t.Errorf("up: %v", err)
 	}
 	applied := pgtest.New(t)
 	applied.Exec(t, "DELETE FROM ops_worker_schema_version WHERE version_id >= 3")
 	_, address = applied.Role(t, "NOSUPERUSER")
 	applied.Exec(t, "GRANT ALL ON schema_migrations TO PUBLIC; GRANT SELECT ON ops_worker_schema_version TO PUBLIC")
-	if _, err := schema.MigrateUp(t.Context(), applied.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "42501") {
+	if _, err := schema.MigrateUp(t.Context(), applied.PoolAs(t, address), false); err == nil || !strings.Contains(err.Error(), "42501") {
 		t.Errorf("up without rights to the lock: %v", err)
 	}
 	if took := time.Since(began); took > 30*time.Second {
@@ -388,7 +396,6 @@ func TestEveryEarlierStateIsBroughtForward(t *testing.T) {
 			pool := database.Pool(t)
 			want := describe(t, pool)
 			database.Exec(t, fmt.Sprintf("DROP TABLE ops_worker_lease; DELETE FROM ops_worker_schema_version WHERE version_id > %d; %s", test.migrated, test.prepare))
-			database.Exec(t, "DROP INDEX idx_fleet_alert_tenant, delivery_jobs_pending_idx")
 			ttl := ""
 			if test.lease != "" {
 				database.Exec(t, "CREATE TABLE ops_worker_lease ("+test.lease+")")
@@ -412,9 +419,7 @@ func TestEveryEarlierStateIsBroughtForward(t *testing.T) {
 					t.Errorf("the lease of the worker that still runs: %+v, %v", lease, err)
 				}
 			}
-			m := schema.NewMigrator(pool)
-			defer m.Close()
-			if _, err := m.Down(t.Context(), schema.DownOptions{All: true, Force: true}); err != nil {
+			if _, err := schema.Down(t.Context(), pool, schema.DownOptions{All: true, Force: true}); err != nil {
 				t.Fatal(err)
 			}
 			pgtest.WantRows(t, pool, "SELECT proname FROM pg_proc WHERE proname LIKE 'ops\\_worker%'")
@@ -438,8 +443,6 @@ func TestWhoIsInTheWayOfAMigrationIsNamed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := schema.NewMigrator(database.Pool(t))
-	defer m.Close()
 	wantNamed := func(doing string, began time.Time, err error) {
 		t.Helper()
 		inTheWay := fmt.Sprintf("in the way: pid %d (pg_dump, role %s, idle in transaction BEGIN, in a transaction for ", dump.PgConn().PID(), dump.Config().User)
@@ -454,22 +457,22 @@ func TestWhoIsInTheWayOfAMigrationIsNamed(t *testing.T) {
 	does("SET application_name = pg_dump; DROP INDEX idx_system_metrics_name_time; DELETE FROM ops_worker_schema_version WHERE version_id > 0")
 	does("BEGIN; LOCK TABLE system_metrics IN ROW EXCLUSIVE MODE")
 	began := time.Now()
-	_, err = m.Up(t.Context())
+	_, err = schema.MigrateUp(t.Context(), database.Pool(t), false)
 	wantNamed("up", began, err)
 	does("COMMIT")
-	if _, err := m.Up(t.Context()); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), database.Pool(t), false); err != nil {
 		t.Fatal(err)
 	}
 
 	does("BEGIN; LOCK TABLE system_metrics, ops_worker_streak IN ACCESS SHARE MODE") // as pg_dump does
 	began = time.Now()
-	changes, err := m.Down(t.Context(), schema.DownOptions{All: true})
+	changes, err := schema.Down(t.Context(), database.Pool(t), schema.DownOptions{All: true})
 	wantNamed("down", began, err)
 	if len(changes) != 2 { // those of no table
 		t.Errorf("down did %v", changes)
 	}
 	does("COMMIT")
-	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); err != nil {
+	if _, err := schema.Down(t.Context(), database.Pool(t), schema.DownOptions{All: true}); err != nil {
 		t.Error(err)
 	}
 }

@@ -84,34 +84,6 @@ func TestViewsShowEachReaderWhatTheTableWould(t *testing.T) {
 	}
 }
 
-func TestViewsOnAServerWithoutSecurityInvokerAreTheOperatorsAlone(t *testing.T) {
-	t.Parallel()
-	database := pgtest.NewEmpty(t)
-	pool := database.Pool(t)
-	migrate(t, pool)
-	database.Exec(t, "DROP TABLE integrations, delivery_jobs")
-	database.Exec(t, `
-		CREATE TABLE notification_channels (channel_id serial PRIMARY KEY, tenant_id text, name text, channel_type text, config jsonb,
-			is_enabled boolean, created_at timestamptz, updated_at timestamptz);
-		CREATE TABLE notification_jobs (job_id bigserial PRIMARY KEY, tenant_id text, alert_id bigint, channel_id int, rule_id int, deliver_on_event text,
-			status text, attempts int, next_run_at timestamptz, last_error text, payload_json jsonb, created_at timestamptz, updated_at timestamptz);
-		GRANT SELECT ON notification_channels, notification_jobs TO pulse_operator;
-		ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC`)
-	if changes, err := schema.EnsurePlatformOnServer(t.Context(), pool, 140000); err != nil || slices.ContainsFunc(changes, schema.Change.Failed) {
-		t.Fatalf("%v, %v", changes, err)
-	}
-	var owner string
-	if err := pool.QueryRow(t.Context(), "SELECT viewowner FROM pg_views WHERE viewname = 'delivery_jobs'").Scan(&owner); err != nil || owner != "pulse_operator" {
-		t.Errorf("owner %q, %v", owner, err)
-	}
-	name, _ := database.Role(t, "NOSUPERUSER")
-	var may bool
-	if err := pool.QueryRow(t.Context(), "SELECT has_table_privilege($1, 'delivery_jobs', 'SELECT')", name).Scan(&may); err != nil || may {
-		t.Errorf("any role may read the view: %t, %v", may, err)
-	}
-	wantRoutes(t, pool)
-}
-
 func TestOldTablesAreUsedAsTheyAre(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)

@@ -119,7 +119,7 @@ func CheckRowSecurity(ctx context.Context, q *db.Queries) error {
 // keptTables are the tables that the worker keeps, that of its migrations
 // included.
 func keptTables() []string {
-	return append(must(migrations.Relations(migrations.Table)), VersionTable)
+	return append(slices.Clone(migrations.Tables), VersionTable)
 }
 
 // standsElse reports whether a relation of the platform stands that the worker

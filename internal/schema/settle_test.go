@@ -87,9 +87,7 @@ func migrator(t *testing.T, pool *pgxpool.Pool) {
 }
 
 func down(t *testing.T, pool *pgxpool.Pool) {
-	m := schema.NewMigrator(pool)
-	defer m.Close()
-	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); err != nil {
+	if _, err := schema.Down(t.Context(), pool, schema.DownOptions{All: true}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -146,7 +144,7 @@ func TestWithoutTheMarkNothingIsMade(t *testing.T) {
 	database.Exec(t, "GRANT CREATE, USAGE ON SCHEMA public TO "+name)
 	database.Exec(t, "CREATE TABLE schema_migrations (version text PRIMARY KEY, filename text NOT NULL)")
 	database.Exec(t, "GRANT SELECT ON schema_migrations TO "+name)
-	if _, err := schema.MigrateUp(t.Context(), database.PoolAs(t, address)); err == nil || !strings.Contains(err.Error(), "schema_migrations") {
+	if _, err := schema.MigrateUp(t.Context(), database.PoolAs(t, address), false); err == nil || !strings.Contains(err.Error(), "schema_migrations") {
 		t.Errorf("up: %v", err)
 	}
 	if got := tables(t, database.Pool(t)); len(got) != 1 {
@@ -213,7 +211,7 @@ func TestTablesInAnotherSchemaAreRefusedAndMoved(t *testing.T) {
 			database.Exec(t, "INSERT INTO system_metrics (time, metric_name, value) VALUES (now(), 'x', 1)")
 			database.Exec(t, fmt.Sprintf("ALTER SCHEMA public RENAME TO iot; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; ALTER DATABASE %q SET search_path = %s", database.Name, path))
 			pool := database.Pool(t)
-			_, err := schema.MigrateUp(t.Context(), pool)
+			_, err := schema.MigrateUp(t.Context(), pool, false)
 			var elsewhere *schema.ElsewhereError
 			if !errors.As(err, &elsewhere) || !schema.IsRefused(err) {
 				t.Fatalf("up: %v", err)
@@ -244,7 +242,7 @@ func TestTwoSetsOfTables(t *testing.T) {
 	migrate(t, pool)
 	// Half a set is, of which public has the other half.
 	database.Exec(t, "DROP TABLE ops_worker_lease")
-	if _, err := schema.MigrateUp(t.Context(), pool); !schema.IsRefused(err) || !strings.Contains(err.Error(), `ALTER TABLE "old"."ops_worker_lease" SET SCHEMA public;`) || !strings.Contains(err.Error(), "public has service_health too") {
+	if _, err := schema.MigrateUp(t.Context(), pool, false); !schema.IsRefused(err) || !strings.Contains(err.Error(), `ALTER TABLE "old"."ops_worker_lease" SET SCHEMA public;`) || !strings.Contains(err.Error(), "public has service_health too") {
 		t.Errorf("up: %v", err)
 	}
 }
@@ -261,14 +259,12 @@ func TestAReadOnlyDefaultIsToldWithItsMend(t *testing.T) {
 	write := func(sql string) { database.Exec(t, "BEGIN READ WRITE; "+sql+"; COMMIT") }
 	defer write(fmt.Sprintf("ALTER DATABASE %q RESET default_transaction_read_only", database.Name))
 	write("DROP TABLE service_health")
-	_, err := schema.MigrateUp(t.Context(), pool)
+	_, err := schema.MigrateUp(t.Context(), pool, false)
 	var readOnly *schema.ReadOnlyError
 	if !errors.As(err, &readOnly) || !strings.Contains(err.Error(), fmt.Sprintf("ALTER ROLE %q SET default_transaction_read_only = off", role)) {
 		t.Fatalf("up: %v", err)
 	}
-	m := schema.NewMigrator(pool)
-	defer m.Close()
-	if _, err := m.Down(t.Context(), schema.DownOptions{All: true}); !errors.As(err, &readOnly) {
+	if _, err := schema.Down(t.Context(), pool, schema.DownOptions{All: true}); !errors.As(err, &readOnly) {
 		t.Errorf("down: %v", err)
 	}
 	write(fmt.Sprintf("ALTER ROLE %q SET default_transaction_read_only = off", role))
@@ -287,7 +283,7 @@ func TestRowSecurityOnTheWorkersOwnTablesIsTold(t *testing.T) {
 	pool := database.PoolAs(t, address)
 	for _, table := range []string{"ops_worker_schema_version", "ops_worker_lease", "system_metrics"} {
 		database.Exec(t, "ALTER TABLE "+table+" ENABLE ROW LEVEL SECURITY")
-		_, err := schema.MigrateUp(t.Context(), pool)
+		_, err := schema.MigrateUp(t.Context(), pool, false)
 		var hidden *schema.RowSecurityError
 		if !errors.As(err, &hidden) || hidden.Advice() != "ALTER TABLE public."+table+" DISABLE ROW LEVEL SECURITY;" {
 			t.Fatalf("%s: %v", table, err)
@@ -305,7 +301,7 @@ func TestAForeignDatabaseIsRefused(t *testing.T) {
 	database := pgtest.NewEmpty(t)
 	database.Exec(t, "CREATE TABLE books (id bigint)")
 	pool := database.Pool(t)
-	_, err := schema.MigrateUp(t.Context(), pool)
+	_, err := schema.MigrateUp(t.Context(), pool, false)
 	var foreign *schema.ForeignDatabaseError
 	if !errors.As(err, &foreign) || !strings.Contains(err.Error(), database.Name) {
 		t.Errorf("up: %v", err)
@@ -313,10 +309,10 @@ func TestAForeignDatabaseIsRefused(t *testing.T) {
 	if diff := cmp.Diff([]string{"public.books"}, tables(t, pool)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := schema.MigrateUp(t.Context(), pool, schema.AnyDatabase); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool, true); err != nil {
 		t.Error(err)
 	}
-	if _, err := schema.MigrateUp(t.Context(), pool); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool, false); err != nil {
 		t.Errorf("the second time: %v", err)
 	}
 	// One with any table of the platform's is none.

@@ -49,7 +49,7 @@ func (e *NoTimescaleError) Error() string {
 // ensureTimescale makes the extension where the server has it and the platform's
 // migrator, which makes it too, has not run. It fails with a NoTimescaleError where it
 // is not ours to make, unless tables of the worker stand already.
-func (m *Migrator) ensureTimescale(ctx context.Context) ([]Change, error) {
+func (m *migrator) ensureTimescale(ctx context.Context) ([]Change, error) {
 	wanted, early, err := m.wantsTimescale(ctx)
 	if err != nil || !wanted {
 		return nil, err
@@ -75,8 +75,8 @@ func (m *Migrator) ensureTimescale(ctx context.Context) ([]Change, error) {
 // wantsTimescale reports whether the database could have TimescaleDB and has not,
 // while nothing of the platform's stands; early is that nothing of the worker's does
 // either.
-func (m *Migrator) wantsTimescale(ctx context.Context) (wanted, early bool, err error) {
-	err = db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.limits.Statement, func(q *db.Queries) error {
+func (m *migrator) wantsTimescale(ctx context.Context) (wanted, early bool, err error) {
+	err = db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) error {
 		found, err := examine(ctx, q, m.anyDatabase)
 		early = !found.Ours
 		if err != nil || found.Platform || found.Files > 0 {
@@ -93,7 +93,7 @@ func (m *Migrator) wantsTimescale(ctx context.Context) (wanted, early bool, err 
 
 // createTimescale makes the extension, on a connection of its own: TimescaleDB wants
 // one that has run nothing else of it, and may end it.
-func (m *Migrator) createTimescale(ctx context.Context) error {
+func (m *migrator) createTimescale(ctx context.Context) error {
 	config := m.pool.Config()
 	if config.BeforeConnect != nil {
 		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
@@ -105,7 +105,7 @@ func (m *Migrator) createTimescale(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	return db.Transaction(ctx, conn, db.ReadWrite, atStart.limits, func(tx pgx.Tx) error {
+	return db.Transaction(ctx, conn, db.ReadWrite, atStart, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "CREATE EXTENSION IF NOT EXISTS timescaledb WITH SCHEMA public")
 		return err
 	})
@@ -133,65 +133,66 @@ func (t *Timescale) IsHypertable(ctx context.Context, q *db.Queries, table strin
 	return ask[bool](ctx, t, q, "is_hypertable", table)
 }
 
-// Hypertable is what TimescaleDB does with system_metrics.
-type Hypertable struct {
-	ChunkSeconds float64
-	Jobs         []TimescaleJob
+// Expirer is how system_metrics is kept from growing: by deletes of ours from a plain
+// table, by whole chunks that we drop from a hypertable, or by TimescaleDB's own policy.
+type Expirer struct {
+	timescale *Timescale // nil on a plain table
+	policy    bool
 }
 
-// TimescaleJob is a policy on system_metrics. What it does not do is nil.
-type TimescaleJob struct {
-	ID            int64    `json:"id"`
-	Name          string   `json:"name"`
-	Scheduled     bool     `json:"scheduled"`
-	DropSeconds   *float64 `json:"drop_seconds"`
-	CompressAfter *string  `json:"compress_after"`
-}
-
-// Describe is nil where system_metrics is no hypertable.
-func (t *Timescale) Describe(ctx context.Context, q *db.Queries) (*Hypertable, error) {
-	statement, _ := t.text("describe")
-	rows, err := q.Raw().Query(ctx, statement)
-	if err != nil {
-		return nil, err
-	}
-	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[Hypertable])
-	if db.IsNoRows(err) {
-		return nil, nil
-	}
-	return &found, err
-}
-
-// Expirer is who keeps system_metrics from growing.
-type Expirer int
-
-// The ways in which samples expire: by deletes of ours from a plain table, by
-// whole chunks that we drop from a hypertable, or by TimescaleDB's own policy.
-const (
-	ExpiresByDelete Expirer = iota
-	ExpiresByChunk
-	ExpiresByPolicy
-)
-
-// FindExpirer reports how samples expire in q's database.
-func FindExpirer(ctx context.Context, q *db.Queries) (Expirer, *Timescale, error) {
+// FindExpirer finds out how samples expire in q's database.
+func FindExpirer(ctx context.Context, q *db.Queries) (e Expirer, err error) {
 	t, err := FindTimescale(ctx, q)
 	if err != nil || t == nil {
-		return ExpiresByDelete, nil, err
+		return e, err
 	}
 	hypertable, err := t.IsHypertable(ctx, q, samplesTable)
 	if err != nil || !hypertable {
-		return ExpiresByDelete, t, err
+		return e, err
 	}
-	policy, err := ask[bool](ctx, t, q, "has_retention_policy", samplesTable)
-	if policy {
-		return ExpiresByPolicy, t, err
-	}
-	return ExpiresByChunk, t, err
+	e.timescale = t
+	e.policy, err = ask[bool](ctx, t, q, "has_retention_policy", samplesTable)
+	return e, err
 }
 
-// DropChunks drops the chunks of system_metrics that end before cutoff and
-// returns how many.
-func (t *Timescale) DropChunks(ctx context.Context, q *db.Queries, cutoff time.Time) (int64, error) {
-	return ask[int64](ctx, t, q, "drop_chunks", cutoff)
+// The server's limits on removing samples: a batch where the pool has one connection
+// keeps everything waiting, whole chunks take longer.
+const (
+	deleteLimit = 2 * time.Second
+	dropLimit   = 10 * time.Second
+)
+
+// Hypertable reports whether system_metrics is one.
+func (e Expirer) Hypertable() bool { return e.timescale != nil }
+
+func (e Expirer) String() string {
+	switch {
+	case e.policy:
+		return "a hypertable, whose samples a policy of TimescaleDB drops"
+	case e.timescale != nil:
+		return "a hypertable without a retention policy: the worker drops old chunks, which takes the table's owner"
+	}
+	return "a plain table: the worker deletes old samples"
+}
+
+// Limit is how long Expire may take.
+func (e Expirer) Limit() time.Duration {
+	if e.timescale != nil {
+		return dropLimit
+	}
+	return deleteLimit
+}
+
+// Expire removes samples that are older than cutoff, of a plain table at most a batch;
+// more tells that there may be more.
+func (e Expirer) Expire(ctx context.Context, q *db.Queries, cutoff time.Time, batch int) (removed int64, more bool, err error) {
+	switch {
+	case e.policy:
+	case e.timescale != nil:
+		removed, err = ask[int64](ctx, e.timescale, q, "drop_chunks", cutoff)
+	default:
+		removed, err = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: cutoff, BatchSize: int32(batch)})
+		more = removed >= int64(batch)
+	}
+	return removed, more, err
 }

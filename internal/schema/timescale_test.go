@@ -3,9 +3,11 @@ package schema_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -167,30 +169,39 @@ func TestOnTimescaleAConversionThatFailsIsToldAndHarmless(t *testing.T) {
 	}
 }
 
+// An old sample goes by a delete from a plain table, with its chunk from a hypertable,
+// and stays where TimescaleDB has a policy.
 func TestRetentionIsLeftToWhoeverDoesIt(t *testing.T) {
 	t.Parallel()
-	mode := func(t *testing.T, prepare ...string) schema.Expirer {
-		t.Helper()
-		database := pgtest.New(t)
-		for _, sql := range prepare {
-			database.Exec(t, sql)
-		}
-		expirer, _, err := schema.FindExpirer(t.Context(), db.New(database.Pool(t)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return expirer
-	}
 	const hypertable = "INSERT INTO timescaledb_information.hypertables VALUES ('public', 'system_metrics')"
 	const policy = "INSERT INTO timescaledb_information.jobs VALUES ('policy_retention', 'public', 'system_metrics')"
 	const another = "INSERT INTO timescaledb_information.jobs VALUES ('policy_retention', 'public', 'telemetry'), ('policy_compression', 'public', 'system_metrics')"
-	for want, prepare := range map[schema.Expirer][]string{
-		schema.ExpiresByDelete: nil,
-		schema.ExpiresByChunk:  {fakeTimescale, hypertable, another},
-		schema.ExpiresByPolicy: {fakeTimescale, hypertable, policy},
+	for want, prepare := range map[string][]string{
+		"true []":             nil,
+		"false [drop_chunks]": {fakeTimescale, hypertable, another},
+		"false []":            {fakeTimescale, hypertable, policy},
 	} {
-		if got := mode(t, prepare...); got != want {
-			t.Errorf("samples expire in the way %d, want %d", got, want)
+		database := pgtest.New(t)
+		pool := database.Pool(t)
+		for _, sql := range append(prepare, "INSERT INTO system_metrics (time, metric_name, value) VALUES (now() - interval '1 year', 'old', 1)") {
+			database.Exec(t, sql)
+		}
+		expirer, err := schema.FindExpirer(t.Context(), db.New(pool))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := expirer.Expire(t.Context(), db.New(pool), time.Now().Add(-24*time.Hour), 10); err != nil {
+			t.Error(err)
+		}
+		var calls []string
+		if prepare != nil {
+			for _, call := range timescaleCalls(t, pool) {
+				calls = append(calls, strings.Fields(call)[0])
+			}
+		}
+		deleted := pgtest.Count(t, pool, "SELECT count(*) FROM system_metrics") == 0
+		if got := fmt.Sprint(deleted, " ", calls); got != want {
+			t.Errorf("%s, want %s", got, want)
 		}
 	}
 }
@@ -209,16 +220,16 @@ func TestWithoutTheExtensionNothingIsMadeBeforeTheMigrator(t *testing.T) {
 	role, address := database.Role(t, "NOSUPERUSER")
 	database.Exec(t, "GRANT ALL ON SCHEMA public TO "+role)
 	pool := database.PoolAs(t, address)
-	if changes, err := schema.MigrateUp(t.Context(), pool); !errors.As(err, &early) || schema.IsRefused(err) || len(changes) != 0 {
+	if changes, err := schema.MigrateUp(t.Context(), pool, false); !errors.As(err, &early) || schema.IsRefused(err) || len(changes) != 0 {
 		t.Fatalf("up: %v, %v", changes, err)
 	}
 	if got := tables(t, pool); len(got) != 0 {
 		t.Errorf("tables: %v", got)
 	}
-	if _, err := schema.MigrateUp(t.Context(), pool, schema.AnyDatabase); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool, true); err != nil {
 		t.Errorf("any database: %v", err)
 	}
-	if _, err := schema.MigrateUp(t.Context(), pool); err != nil {
+	if _, err := schema.MigrateUp(t.Context(), pool, false); err != nil {
 		t.Errorf("once tables stand: %v", err)
 	}
 	for name, prepare := range map[string]string{
@@ -248,7 +259,7 @@ func TestOnAServerWithTimescaleTheExtensionComesFirst(t *testing.T) {
 	role, address := database.Role(t, "NOSUPERUSER")
 	database.Exec(t, "GRANT ALL ON SCHEMA public TO "+role)
 	var early *schema.NoTimescaleError
-	if _, err := schema.MigrateUp(t.Context(), database.PoolAs(t, address)); errors.As(err, &early) != preloaded {
+	if _, err := schema.MigrateUp(t.Context(), database.PoolAs(t, address), false); errors.As(err, &early) != preloaded {
 		t.Fatalf("as a role that may not: %v", err)
 	}
 	migrate(t, database.PoolAs(t, pgtest.NewPgBouncer(t, database.URL, "transaction", "").URL))

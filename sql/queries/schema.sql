@@ -33,9 +33,7 @@ SELECT current_database()::text AS name,
 -- since. TimescaleDB puts a trigger on a hypertable.
 SELECT n.name::text AS name,
        c.relkind::text AS kind,
-       c.relrowsecurity::boolean AS row_security,
        row_security_active(c.oid)::boolean AS row_security_active,
-       (c.relkind = 'v' AND coalesce('security_invoker=true' = ANY (c.reloptions), false))::boolean AS security_invoker,
        coalesce(obj_description(c.oid, 'pg_class'), '')::text AS comment,
        coalesce(has_table_privilege(r.oid, c.oid, 'SELECT'), false)::boolean AS operator_reads,
        has_table_privilege(c.oid, 'SELECT')::boolean AS readable,
@@ -59,8 +57,7 @@ SELECT current_setting('server_version_num')::integer AS version_num,
        coalesce((
            SELECT pg_has_role(current_user, r.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END)
            FROM pg_catalog.pg_roles r
-           WHERE r.rolname = 'pulse_operator'), false)::boolean AS takes_on_operator,
-       EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'pulse_app')::boolean AS app_exists;
+           WHERE r.rolname = 'pulse_operator'), false)::boolean AS takes_on_operator;
 
 -- name: FindElsewhere :many
 -- Those of the given tables and views, and of those that the worker has made in the
