@@ -216,7 +216,7 @@ SELECT service, status, coalesce(latency_ms, -1)::integer AS latency_ms,
        left(coalesce(details ->> 'error', ''), 500)::text AS error,
        checked_at
 FROM service_health
-ORDER BY service
+ORDER BY status = 'healthy', service
 `
 
 type StatusServicesRow struct {
@@ -229,8 +229,8 @@ type StatusServicesRow struct {
 	CheckedAt  time.Time
 }
 
-// service_health whole: a row a service. A service writes into details what it
-// likes, so of each text no more is read than can be shown.
+// service_health whole: a row a service, those that are not healthy first. A service
+// writes into details what it likes, so of each text no more is read than can be shown.
 func (q *Queries) StatusServices(ctx context.Context) ([]StatusServicesRow, error) {
 	rows, err := q.db.Query(ctx, statusServices)
 	if err != nil {

@@ -29,8 +29,8 @@ const (
 )
 
 const (
-	// announcedGap is what the guide says of the charts.
-	announcedGap, announcedGapText = 30 * time.Second, "less than half a minute"
+	// announcedGap is what the guide says of the charts: less than half a minute.
+	announcedGap = 30 * time.Second
 	// untouchedGap is of a job whose process the guide leaves alone.
 	untouchedGap = 5 * time.Second
 	// blockTimeout bounds the commands of one block; some build an image.
@@ -46,9 +46,6 @@ const project = "ops-worker-cutover"
 func TestCutOver(t *testing.T) {
 	if err := exec.CommandContext(t.Context(), "docker", "info").Run(); err != nil {
 		t.Skipf("not on this machine: no Docker engine answers: %v", err)
-	}
-	if document, err := os.ReadFile(root + "/docs/cut-over.md"); err != nil || !strings.Contains(spaces.ReplaceAllString(string(document), " "), announcedGapText) {
-		t.Fatalf("the guide does not announce a gap of %s (%v)", announcedGapText, err)
 	}
 	for _, r := range releases {
 		t.Run(r.part, func(t *testing.T) { newWalk(t, r).run(t) })
@@ -353,7 +350,7 @@ func (w *walk) verdict(t *testing.T, there, home window) {
 	}
 	t.Logf("%s: the charts have a gap of %.1f s there and of %.1f s back, in %d series", w.part, widest[0].Seconds(), widest[1].Seconds(), len(series))
 	if max(widest[0], widest[1]) > announcedGap {
-		t.Errorf("the gaps are %s and %s, and the guide says %s", widest[0], widest[1], announcedGapText)
+		t.Errorf("the gaps are %s and %s, and the guide says %s", widest[0], widest[1], announcedGap)
 	}
 
 	beats := w.points(t, "SELECT job, extract(epoch FROM at), true FROM platform_sim_beats "+

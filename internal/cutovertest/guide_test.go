@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"ops_worker/internal/config"
 	"ops_worker/internal/platformsim"
 )
 
@@ -166,19 +165,6 @@ func TestFixturesHaveTheirJobs(t *testing.T) {
 				t.Errorf("%s, %s: %d of the two tasks, and %q", r.folder, main, two, others)
 			}
 		}
-	}
-}
-
-// TestAdviceNamesPartsOfTheGuide looks for what the worker says when it is in the
-// wrong place.
-func TestAdviceNamesPartsOfTheGuide(t *testing.T) {
-	t.Parallel()
-	found := regexp.MustCompile(`docs/cut-over\.md, "(\w+)"`).FindStringSubmatch(config.PlatformWorkerAdvice)
-	if found == nil {
-		t.Fatalf("%q names no part", config.PlatformWorkerAdvice)
-	}
-	if !slices.ContainsFunc(releases, func(r release) bool { return strings.EqualFold(r.part, found[1]) }) {
-		t.Errorf("the guide has no part %q", found[1])
 	}
 }
 

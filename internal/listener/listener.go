@@ -4,7 +4,6 @@ package listener
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	stdlog "log"
 	"net"
@@ -93,11 +92,7 @@ func serve(ctx context.Context, socket net.Listener, handler http.Handler, log z
 		ErrorLog:          stdlog.New(faultlog.NewWriter(log), "", 0),
 	}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })() // no stop waits for a client
-	err := server.Serve(socket)
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return server.Serve(socket)
 }
 
 // quiet are the connections on which no request is in hand. Of too many the oldest is

@@ -113,14 +113,10 @@ func (b *memoryBuffer) Oldest(samples int) (cycles []Cycle, through uint64) {
 }
 
 func (b *memoryBuffer) Remove(through uint64) error {
-	b.removeThrough(through)
-	return nil
-}
-
-func (b *memoryBuffer) removeThrough(through uint64) {
 	if through > b.gone {
 		b.remove(int(through - b.gone))
 	}
+	return nil
 }
 
 func (b *memoryBuffer) remove(n int) {

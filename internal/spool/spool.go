@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 	"unique"
 
 	"golang.org/x/sys/unix"
@@ -29,7 +28,7 @@ const trimAfter = 64
 // since storing a cycle again is harmless. While the disk cannot be had, cycles are
 // kept in memory, and each new one tries the disk again.
 type Spool struct {
-	memory memoryBuffer
+	memoryBuffer
 	path   string
 	lock   *os.File
 	file   *os.File // nil while the disk cannot be had
@@ -50,17 +49,17 @@ type Leftover struct {
 // what an earlier process has left in it. With an error, which names SPOOL_DIR, the
 // spool keeps its cycles in memory until the disk can be had.
 func Open(dir string, limit int) (*Spool, Leftover, error) {
-	s := &Spool{memory: memoryBuffer{limit: limit}, path: filepath.Join(dir, fileName)}
+	s := &Spool{memoryBuffer: memoryBuffer{limit: limit}, path: filepath.Join(dir, fileName)}
 	left, err := s.open()
 	return s, left, err
 }
 
 // open takes the file, whose cycles are older than those that wait in memory.
 func (s *Spool) open() (left Leftover, err error) {
-	before := s.memory
+	before := s.memoryBuffer
 	defer func() {
 		if err != nil {
-			s.memory = before
+			s.memoryBuffer = before
 			err = errors.Join(fmt.Errorf("SPOOL_DIR: %w", err), s.Close())
 		}
 	}()
@@ -75,18 +74,18 @@ func (s *Spool) open() (left Leftover, err error) {
 		return left, err
 	}
 	// What is being stored right now stays, as it may not be the oldest any more.
-	s.memory = memoryBuffer{limit: before.limit, gone: before.gone + uint64(before.Len())}
+	s.memoryBuffer = memoryBuffer{limit: before.limit, gone: before.gone + uint64(before.Len())}
 	for line := range bytes.Lines(content) {
 		c, err := decode(line)
 		if err != nil {
 			left.TornBytes += int64(len(line))
 			continue
 		}
-		left.Dropped += len(s.memory.push(c))
+		left.Dropped += len(s.push(c))
 	}
-	left.Cycles = s.memory.Len()
+	left.Cycles = s.Len()
 	for _, c := range before.cycles {
-		left.Dropped += len(s.memory.push(c))
+		left.Dropped += len(s.push(c))
 	}
 	earlier := filepath.Join(filepath.Dir(s.path), earlierFile)
 	if _, err := os.Stat(earlier); err == nil {
@@ -131,7 +130,7 @@ func decode(line []byte) (c Cycle, err error) {
 
 // Push keeps the cycle in memory even if the disk refuses it, which the error says.
 func (s *Spool) Push(c Cycle) (dropped []Cycle, err error) {
-	dropped = s.memory.push(c)
+	dropped = s.push(c)
 	switch {
 	case s.file == nil || !s.inPlace():
 		_ = s.Close() // what was removed or replaced would be written to in vain
@@ -177,18 +176,9 @@ func (s *Spool) append(c Cycle) error {
 	return nil
 }
 
-// Oldest returns the first cycles.
-func (s *Spool) Oldest(samples int) ([]Cycle, uint64) { return s.memory.Oldest(samples) }
-
-// Newest is the time of the last cycle, zero in an empty spool.
-func (s *Spool) Newest() time.Time { return s.memory.Newest() }
-
-// Len is how many cycles wait.
-func (s *Spool) Len() int { return s.memory.Len() }
-
 // Remove takes away the cycles up to those that Oldest returned.
 func (s *Spool) Remove(through uint64) error {
-	s.memory.removeThrough(through)
+	_ = s.memoryBuffer.Remove(through) // which never fails
 	if s.file == nil {
 		return nil // the next Push tries the disk
 	}
@@ -198,7 +188,7 @@ func (s *Spool) Remove(through uint64) error {
 // trim rewrites the file when more lines are of cycles that are gone than of those that
 // wait, and at least trimAfter.
 func (s *Spool) trim() error {
-	if s.lines-s.memory.Len() < max(trimAfter, s.memory.Len()) {
+	if s.lines-s.Len() < max(trimAfter, s.Len()) {
 		return nil
 	}
 	return s.rewrite()
@@ -210,7 +200,7 @@ func (s *Spool) rewrite() (err error) {
 	s.behind = true
 	var content bytes.Buffer
 	encoder := json.NewEncoder(&content) // a line each
-	for _, c := range s.memory.cycles {
+	for _, c := range s.cycles {
 		if err := encoder.Encode(c); err != nil {
 			return fmt.Errorf("encode cycle: %w", err)
 		}
@@ -231,7 +221,7 @@ func (s *Spool) rewrite() (err error) {
 	if s.file != nil {
 		_ = s.file.Close() // nobody reads it any more
 	}
-	s.file, s.size, s.lines, s.behind = file, int64(content.Len()), s.memory.Len(), false
+	s.file, s.size, s.lines, s.behind = file, int64(content.Len()), s.Len(), false
 	directory, err := os.Open(filepath.Dir(s.path))
 	if err != nil {
 		return err

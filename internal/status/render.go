@@ -169,20 +169,12 @@ func (r Report) leaderLines() []line {
 	case l == nil || l.StoredUpTo == nil:
 		stored = append(stored, cell{text: "nothing yet"})
 	case l.CyclesBehind > 0:
-		stored = append(stored, cell{text: r.storedUpTo()}, cell{fmt.Sprintf(", cycles of %gs behind: %d", l.IntervalSeconds, l.CyclesBehind), yellow})
+		stored = append(stored, cell{text: "up to " + r.since(l.StoredUpTo)}, cell{fmt.Sprintf(", cycles of %gs behind: %d", l.IntervalSeconds, l.CyclesBehind), yellow})
 	default:
-		stored = append(stored, cell{text: r.storedUpTo() + fmt.Sprintf(", every %gs, none behind", l.IntervalSeconds)})
+		stored = append(stored, cell{text: fmt.Sprintf("up to %s, every %gs, none behind", r.since(l.StoredUpTo), l.IntervalSeconds)})
 	}
 	newest := line{{"NEWEST" + gap, bold}, {text: "sample " + r.since(r.NewestSample) + ", health check " + r.since(r.NewestCheck)}}
 	return []line{leader, stored, newest}
-}
-
-func (r Report) storedUpTo() string {
-	at, layout := r.Leader.StoredUpTo.UTC(), "15:04:05"
-	if r.At.Sub(at) > 12*time.Hour {
-		layout = "2006-01-02 15:04:05"
-	}
-	return fmt.Sprintf("up to %s, %s ago", at.Format(layout), r.age(at))
 }
 
 func (r Report) since(at *time.Time) string {
@@ -277,7 +269,7 @@ func (r Report) change(s Series) cell {
 // format writes a value of the series in the unit that its name says.
 func (s Series) format(v float64) string {
 	switch {
-	case s.Kind == Counter:
+	case s.Kind == "counter":
 		return short(v) + "/s"
 	case strings.HasSuffix(s.Metric, "_bytes"):
 		return short(v) + "B"

@@ -48,11 +48,11 @@ func sampled() gathering {
 		lease: &db.ReadLeaseRow{Holder: "node-1/41/0f3a", Epoch: 7, AcquiredAt: before(50 * time.Hour), ExpiresAt: now.Add(14 * time.Second),
 			LastCycleAt: before(2 * time.Second), CycleSeconds: 5, Held: true},
 		services: []db.StatusServicesRow{
-			{Service: "evaluator", Status: "healthy", LatencyMs: 3, State: "healthy", CheckedAt: before(20 * time.Second)},
 			{Service: "ingest", Status: "unhealthy", LatencyMs: 1240, State: "degraded", HttpStatus: "503", CheckedAt: before(20 * time.Second)},
 			{Service: "mqtt", Status: "unhealthy", LatencyMs: -1, State: "down", CheckedAt: before(20 * time.Second)},
-			{Service: "postgres", Status: "healthy", LatencyMs: 1, State: "healthy", CheckedAt: before(20 * time.Second)},
 			{Service: "report", Status: "unhealthy", LatencyMs: -1, State: "unknown", Error: "lookup report on 10.0.0.2:53: no such host, after three attempts", CheckedAt: before(20 * time.Second)},
+			{Service: "evaluator", Status: "healthy", LatencyMs: 3, State: "healthy", CheckedAt: before(20 * time.Second)},
+			{Service: "postgres", Status: "healthy", LatencyMs: 1, State: "healthy", CheckedAt: before(20 * time.Second)},
 		},
 		streaks: []db.StatusStreaksRow{
 			{Service: "evaluator", Healthy: true, Since: before(76 * time.Hour), Checks: 4560, CheckedAt: before(20 * time.Second)},
@@ -258,7 +258,7 @@ func TestFormat(t *testing.T) {
 	}{
 		{Series{}, 0, "0"}, {Series{}, 7, "7"}, {Series{}, 7.25, "7.2"}, {Series{}, 0.004, "0.00"}, {Series{}, 123456, "123456"}, {Series{}, 123.4, "123"},
 		{Series{}, -9_412_345, "-9.4M"}, {Series{}, 2.5e9, "2.5G"}, {Series{}, 3e12, "3.0T"}, {Series{}, 1.7e308, "1.7e+308"},
-		{Series{Kind: Counter}, 12.5, "12.5/s"},
+		{Series{Kind: "counter"}, 12.5, "12.5/s"},
 		{Series{Metric: "db_size_bytes"}, 8.1e9, "8.1GB"}, {Series{Metric: "db_size_bytes"}, -1500, "-1500B"}, {Series{Metric: "db_size_bytes"}, 12, "12B"},
 	} {
 		if got := test.s.format(test.v); got != test.want {
@@ -303,7 +303,7 @@ func TestMerge(t *testing.T) {
 	if len(got) != 3 || *got[0] != 2 || *got[1] != 4 || got[2] != nil {
 		t.Errorf("merge = %v", got)
 	}
-	for room, want := range map[int]int{200: 60, 60: 60, 59: 30, 29: 20, 12: 12, 3: 6} {
+	for room, want := range map[int]int{200: 60, 60: 60, 59: 30, 29: 15, 3: 15} {
 		if got := sparkWidth(room); got != want || buckets%want != 0 {
 			t.Errorf("sparkWidth(%d) = %d, want %d", room, got, want)
 		}

@@ -101,22 +101,14 @@ type Alert struct {
 	Summary  string    `json:"summary"`
 }
 
-// Kind is how a series is shown.
-type Kind string
-
-// The kinds of series. Which numbers of an extra service are counters is not known,
-// so all of them are gauges.
-const (
-	Gauge   Kind = "gauge"   // shown as its value
-	Counter Kind = "counter" // shown as its growth a second
-)
-
 // Series is the newest sample of one series, and its last hour.
 type Series struct {
-	Service string    `json:"service"`
-	Metric  string    `json:"metric_name"`
-	Kind    Kind      `json:"kind"`
-	At      time.Time `json:"at"`
+	Service string `json:"service"`
+	Metric  string `json:"metric_name"`
+	// Kind is counter, shown as its growth a second, or gauge. Which numbers of an extra
+	// service are counters is not known, so all of them are gauges.
+	Kind string    `json:"kind"`
+	At   time.Time `json:"at"`
 	// Old marks a series that has ceased, as those of a service that is down.
 	Old bool `json:"old"`
 	// Value is nil for a counter with a single point.
@@ -161,17 +153,14 @@ func (g *gathering) report(metrics, health time.Duration) Report {
 func (r *Report) note(kind, text string) { r.Notices = append(r.Notices, Notice{kind, text}) }
 
 func (r *Report) addReplay(at time.Time) {
-	if !r.Database.Standby {
-		return
-	}
-	if !at.After(time.Unix(0, 0)) {
+	switch {
+	case !r.Database.Standby:
+	case at.After(time.Unix(0, 0)):
+		r.Database.ReplayLagSeconds = number(max(0, r.At.Sub(at)).Seconds())
+		r.note("standby", fmt.Sprintf("hot standby: the newest transaction that it has replayed is %s old", r.age(at)))
+	default:
 		r.note("standby", "hot standby: how far it has replayed is not known")
-		return
 	}
-	lag := max(0, r.At.Sub(at))
-	seconds := lag.Seconds()
-	r.Database.ReplayLagSeconds = &seconds
-	r.note("standby", fmt.Sprintf("hot standby: the newest transaction that it has replayed is %s old", ago(lag)))
 }
 
 func (r *Report) addLeader(lease *db.ReadLeaseRow, interval time.Duration) {
@@ -233,16 +222,7 @@ func (r *Report) addServices(rows []db.StatusServicesRow, streaks []db.StatusStr
 		r.NewestCheck = later(r.NewestCheck, row.CheckedAt)
 		r.Services = append(r.Services, s)
 	}
-	slices.SortStableFunc(r.Services, func(a, b Service) int { return attention(a) - attention(b) })
 	r.judgeAge("old_checks", "health check", r.NewestCheck, interval)
-}
-
-// attention sorts the services that need a look to the top.
-func attention(s Service) int {
-	if s.State == probe.Healthy {
-		return 1
-	}
-	return 0
 }
 
 // state is the word in details, or else what the column says.
@@ -307,12 +287,12 @@ func (r *Report) addSeries(rows []db.StatusSeriesRow, interval time.Duration) {
 		if !shown(row.Service, row.MetricName) {
 			continue
 		}
-		s := Series{Service: clean(row.Service), Metric: clean(row.MetricName), Kind: Gauge, At: row.Newest, Value: number(row.Value), LastHour: make([]*float64, buckets)}
+		s := Series{Service: clean(row.Service), Metric: clean(row.MetricName), Kind: "gauge", At: row.Newest, Value: number(row.Value), LastHour: make([]*float64, buckets)}
 		// Some series have a sample a minute.
 		s.Old = r.At.Sub(row.Newest) > late*max(interval, time.Minute)
 		values := row.Averages
 		if counters[[2]string{row.Service, row.MetricName}] {
-			s.Kind, s.Value, values = Counter, number(row.Rate), row.Rates
+			s.Kind, s.Value, values = "counter", number(row.Rate), row.Rates
 		}
 		for i, b := range row.Buckets {
 			if b >= 0 && b < buckets { // neither older than the hour nor in the future

@@ -32,15 +32,15 @@ func sparkline(values []*float64) string {
 	return b.String()
 }
 
-// sparkWidth is how many characters an hour is drawn in: as many whole minutes a
-// character as fit.
+// sparkWidth is how many characters an hour is drawn in.
 func sparkWidth(room int) int {
-	for _, width := range []int{60, 30, 20, 15, 12, 10} {
-		if width <= room {
-			return width
-		}
+	switch {
+	case room >= 60:
+		return 60
+	case room >= 30:
+		return 30
 	}
-	return 6
+	return 15
 }
 
 // merge averages the values down to so many.

@@ -87,15 +87,15 @@ SELECT current_database()::text AS database,
        clock_timestamp()::timestamptz AS now;
 
 -- name: StatusServices :many
--- service_health whole: a row a service. A service writes into details what it
--- likes, so of each text no more is read than can be shown.
+-- service_health whole: a row a service, those that are not healthy first. A service
+-- writes into details what it likes, so of each text no more is read than can be shown.
 SELECT service, status, coalesce(latency_ms, -1)::integer AS latency_ms,
        left(coalesce(details ->> 'status', ''), 20)::text AS state,
        left(coalesce(details ->> 'http_status', ''), 20)::text AS http_status,
        left(coalesce(details ->> 'error', ''), 500)::text AS error,
        checked_at
 FROM service_health
-ORDER BY service;
+ORDER BY status = 'healthy', service;
 
 -- name: StatusStreaks :many
 -- ops_worker_streak whole: a row a service.
