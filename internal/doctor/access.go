@@ -55,8 +55,7 @@ func checkRole(ctx context.Context, r *run, f *findings) error {
 	return nil
 }
 
-// checkSchema looks whether the worker's migrations are applied, and whether the
-// platform's migrator has applied its own, or would.
+// checkSchema looks whether the worker's migrations are applied.
 func checkSchema(ctx context.Context, r *run, f *findings) error {
 	var elsewhere *schema.ElsewhereError
 	err := r.database.read(ctx, func(q *db.Queries) error { return schema.RefuseElsewhere(ctx, q) })
@@ -65,15 +64,8 @@ func checkSchema(ctx context.Context, r *run, f *findings) error {
 	} else if err != nil {
 		return err
 	}
-	if err := r.checkMigrations(ctx, f); err != nil {
-		return err
-	}
-	return r.checkMigrator(ctx, f)
-}
-
-func (r *run) checkMigrations(ctx context.Context, f *findings) error {
 	var migrations []schema.MigrationState
-	err := r.database.read(ctx, func(q *db.Queries) (err error) {
+	err = r.database.read(ctx, func(q *db.Queries) (err error) {
 		migrations, err = schema.Migrations(ctx, q)
 		return err
 	})
@@ -112,30 +104,6 @@ func (r *run) checkMigrations(ctx context.Context, f *findings) error {
 	if len(newer) > 0 {
 		f.warn("use the newer ops-worker that migrated this database, here and wherever it runs",
 			"migration %s was applied by a newer ops-worker; this one knows %d", strings.Join(newer, ", "), len(known))
-	}
-	return nil
-}
-
-// checkMigrator looks whether the platform's migrator has noted its files without
-// running them, or would.
-func (r *run) checkMigrator(ctx context.Context, f *findings) error {
-	var found schema.Settlement
-	if err := r.database.read(ctx, func(q *db.Queries) (err error) {
-		found, err = schema.FindSettlement(ctx, q)
-		return err
-	}); err != nil {
-		return err
-	}
-	switch {
-	case found.Platform:
-	case found.Ruined():
-		f.fail(found.Repair()+" and run the platform's migrator again: it goes on from the tables that stand",
-			"the platform's tables are missing, or as ops_worker made them: its migrator has noted %d files and run none, as it does where it finds tables and no note", found.Files)
-	case found.WouldRuin():
-		f.warn("`ops-worker migrate up`, or a start of the worker, leaves a mark in "+schema.MigratorTable+" that keeps it from that",
-			"the platform's migrator would take this database for one that it has migrated, and run none of its files")
-	default:
-		f.note("the platform's migrator has not run yet")
 	}
 	return nil
 }

@@ -167,14 +167,6 @@ var schemaFaults = map[string]fault{
 		},
 		check: "schema", result: OK,
 	},
-	"the platform's migrator has run none of its files": {
-		plant: exec("DELETE FROM schema_migrations; INSERT INTO schema_migrations (version, filename) VALUES ('000', '000.sql')"),
-		check: "schema", result: Fail, found: "its migrator has noted 1 files and run none", advice: "and run the platform's migrator again",
-	},
-	"the platform's migrator would run none of its files": {
-		plant: exec("DROP TABLE schema_migrations"),
-		check: "schema", result: Warn, found: "would take this database for one that it has migrated", advice: "ops-worker migrate up",
-	},
 	"no view stands in": {
 		plant: exec("DROP TABLE integrations; CREATE TABLE notification_channels (channel_type text, is_enabled boolean)"),
 		check: "routes", result: Fail, found: `relation "integrations" does not exist (/aggregates integrations)`, advice: "restart the worker", also: "aggregates",

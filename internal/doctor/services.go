@@ -64,23 +64,9 @@ func checkServices(ctx context.Context, r *run, f *findings) error {
 		default:
 			f.fail(advice, "%s: %s, %s", o.Service, o.Status, humanize.OneLine(o.Reason()))
 		}
-		if missing := unreported(target, o); o.Status == probe.Healthy && missing != "" {
-			f.note("%s does not report %s: stored as 0", o.Service, missing)
-		}
 	}
 	if len(healthy) > 0 {
 		f.note("healthy: %s", strings.Join(healthy, ", "))
 	}
 	return nil
-}
-
-// unreported names the counters that a service should report and does not.
-func unreported(target probe.Target, o probe.Observation) string {
-	var missing []string
-	for _, counter := range target.Counters {
-		if _, ok := counter.Of(o.Counters); !ok {
-			missing = append(missing, counter.Name)
-		}
-	}
-	return strings.Join(missing, ", ")
 }

@@ -134,53 +134,33 @@ func standsElse(stands map[string]Relation) bool {
 	return false
 }
 
-// Settlement is how a database looks to the platform's migrator.
-type Settlement struct {
-	// Platform is that a table of the platform stands that the worker did not
-	// make. Then nothing else matters, and Files and Marked are not read: nobody
-	// needs the right to.
-	Platform bool
-	// Known is that schema_migrations stands, Files are its rows, and Marked is
-	// that one more is the worker's.
-	Known  bool
-	Files  int64
-	Marked bool
-	// Ours is that the worker made something.
-	Ours bool
-	// Unreadable is that schema_migrations may not be read.
-	Unreadable bool
+// settlement is how a database looks to the platform's migrator.
+type settlement struct {
+	// platform is that a table of the platform stands that the worker did not make.
+	// Then nothing else matters, and nobody needs the right to read the rest.
+	platform bool
+	ours     bool // the worker made something
+	// known is that schema_migrations stands; files are its rows, and marked is that
+	// one more is the worker's.
+	known, unreadable, marked bool
+	files                     int64
 }
 
-// Ruined reports whether the platform's migrator has noted its files and run
-// none.
-func (s Settlement) Ruined() bool { return s.Files > 0 && !s.Platform }
-
-// WouldRuin reports whether the platform's migrator would do so now.
-func (s Settlement) WouldRuin() bool {
-	return s.Files == 0 && !s.Marked && !s.Unreadable && !s.Platform && s.Ours
-}
-
-// Repair is the SQL after which the migrator runs all its files.
-func (Settlement) Repair() string {
-	return fmt.Sprintf("DELETE FROM %[1]s; INSERT INTO %[1]s (version, filename) VALUES ('%s', '%s');", MigratorTable, MigratorMark, markFile)
-}
-
-// FindSettlement looks at a database as its migrator would.
-func FindSettlement(ctx context.Context, q *db.Queries) (s Settlement, err error) {
+func findSettlement(ctx context.Context, q *db.Queries) (s settlement, err error) {
 	stands, err := StandingRelations(ctx, q)
 	if err != nil {
 		return s, err
 	}
-	s.Ours, s.Platform = len(stands) > 0, standsElse(stands)
-	migrator, err := q.DescribeRelations(ctx, []string{MigratorTable})
-	if s.Known = len(migrator) > 0; err != nil || !s.Known || s.Platform {
+	s.ours, s.platform = len(stands) > 0, standsElse(stands)
+	notes, err := q.DescribeRelations(ctx, []string{MigratorTable})
+	if s.known = len(notes) > 0; err != nil || !s.known || s.platform {
 		return s, err
 	}
-	if s.Unreadable = !migrator[0].Readable; s.Unreadable {
+	if s.unreadable = !notes[0].Readable; s.unreadable {
 		return s, nil
 	}
 	history, err := q.MigratorHistory(ctx, MigratorMark)
-	s.Files, s.Marked = history.Files, history.Marked
+	s.files, s.marked = history.Files, history.Marked
 	return s, err
 }
 
@@ -193,7 +173,7 @@ func settle(ctx context.Context, tx pgx.Tx, anyDatabase bool) (changes []Change,
 	if err != nil {
 		return nil, err
 	}
-	if found.Files > 0 || found.Marked || found.Platform || found.Ours && found.Unreadable {
+	if found.files > 0 || found.marked || found.platform || found.ours && found.unreadable {
 		return nil, nil
 	}
 	if _, err := tx.Exec(ctx, sqlFile("platform/migrator", MigratorTable)); err != nil {
@@ -210,20 +190,20 @@ func settle(ctx context.Context, tx pgx.Tx, anyDatabase bool) (changes []Change,
 }
 
 // examine looks at the database, and refuses one that is not for the worker.
-func examine(ctx context.Context, q *db.Queries, anyDatabase bool) (Settlement, error) {
+func examine(ctx context.Context, q *db.Queries, anyDatabase bool) (settlement, error) {
 	database, err := q.DescribeDatabase(ctx)
 	if err != nil {
-		return Settlement{}, err
+		return settlement{}, err
 	}
 	if !database.PublicUsable {
-		return Settlement{}, fmt.Errorf("%s may not use the schema public, or there is none: GRANT USAGE ON SCHEMA public TO %s",
+		return settlement{}, fmt.Errorf("%s may not use the schema public, or there is none: GRANT USAGE ON SCHEMA public TO %s",
 			database.LoginRole, quoted(database.LoginRole))
 	}
 	if err := RefuseElsewhere(ctx, q); err != nil {
-		return Settlement{}, err
+		return settlement{}, err
 	}
-	found, err := FindSettlement(ctx, q)
-	if err == nil && database.HasTables && !anyDatabase && !found.Known && !found.Ours && !found.Platform {
+	found, err := findSettlement(ctx, q)
+	if err == nil && database.HasTables && !anyDatabase && !found.known && !found.ours && !found.platform {
 		err = &ForeignDatabaseError{database.Name}
 	}
 	return found, err

@@ -78,8 +78,8 @@ func (m *migrator) ensureTimescale(ctx context.Context) ([]Change, error) {
 func (m *migrator) wantsTimescale(ctx context.Context) (wanted, early bool, err error) {
 	err = db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) error {
 		found, err := examine(ctx, q, m.anyDatabase)
-		early = !found.Ours
-		if err != nil || found.Platform || found.Files > 0 {
+		early = !found.ours
+		if err != nil || found.platform || found.files > 0 {
 			return err
 		}
 		wanted, err = q.TimescaleAvailable(ctx)
