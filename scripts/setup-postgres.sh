@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sees to it that there is a PostgreSQL to start: a Docker engine that has or gets the image, or Debian's packages, which
+# Sees to it that there is a PostgreSQL: a server named by PGTEST_DATABASE_URL, a Docker engine that has or gets the image, or Debian's packages, which
 # are installed here if this is root on a machine with apt. No server is left running: whoever needs one starts it.
 #
 #   scripts/setup-postgres.sh [--tests]    with --tests also what the tests need: PgBouncer, cgo and a C compiler
@@ -38,7 +38,7 @@ install() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
-if ! has_binaries && ! has_docker; then
+if [ -z "${PGTEST_DATABASE_URL:-}" ] && ! has_binaries && ! has_docker; then
   can_install || {
     say "needed is a Docker engine, or PostgreSQL's programs (Debian: apt-get install postgresql)"
     exit 1

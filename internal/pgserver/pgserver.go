@@ -55,6 +55,15 @@ func New(address, password string, stop func() error) *Server {
 	return &Server{base: superuserURL(address, password), stop: sync.OnceValue(stop)}
 }
 
+// Running is a server that somebody else has started, and ends.
+func Running(superuser string) (*Server, error) {
+	base, err := url.Parse(superuser)
+	if err != nil {
+		return nil, errors.New("not a valid postgres:// URL")
+	}
+	return &Server{base: base, stop: func() error { return nil }}, nil
+}
+
 // Start runs the machine's own programs, or else a container. The context bounds the start alone.
 func Start(ctx context.Context) (*Server, error) {
 	server, err := StartBinaries(ctx)

@@ -40,7 +40,7 @@ func (l *lazyServer) close() error {
 	if running == nil {
 		return nil
 	}
-	return running.Close()
+	return running.close()
 }
 
 // Main is a TestMain: it runs the tests, closes the server that they started, and exits. When the tests passed, it also

@@ -33,8 +33,16 @@ type server struct {
 }
 
 // start runs a server in a container, or else by the machine's own programs. PGTEST_BACKEND=docker and
-// PGTEST_BACKEND=binaries leave one of the two.
+// PGTEST_BACKEND=binaries leave one of the two. PGTEST_DATABASE_URL, the URL of a superuser, names one that runs already,
+// with TimescaleDB for example: of that only the databases are the tests'.
 func start(ctx context.Context) (*server, error) {
+	if address := os.Getenv("PGTEST_DATABASE_URL"); address != "" {
+		running, err := pgserver.Running(address)
+		if err != nil {
+			return nil, fmt.Errorf("PGTEST_DATABASE_URL: %w", err)
+		}
+		return &server{Server: running}, nil
+	}
 	backend := os.Getenv("PGTEST_BACKEND")
 	if backend == "binaries" {
 		s, err := pgserver.StartBinaries(ctx)
@@ -50,6 +58,15 @@ func start(ctx context.Context) (*server, error) {
 	}
 	fmt.Fprintln(os.Stderr, "pgtest: using the machine's PostgreSQL, since no container starts:", faultlog.ErrorText(dockerErr))
 	return &server{Server: s}, nil
+}
+
+// close ends the server, the template first, which a server that runs already would keep.
+func (s *server) close() error {
+	var err error
+	if s.template.name != "" {
+		err = s.Drop(context.Background(), s.template.name)
+	}
+	return errors.Join(err, s.Close())
 }
 
 // create makes a database of this name; migrated says whether it is a copy of the migrated template or empty.

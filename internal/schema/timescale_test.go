@@ -246,8 +246,7 @@ func TestWithoutTheExtensionNothingIsMadeBeforeTheMigrator(t *testing.T) {
 	}
 }
 
-// As above, on a server that has TimescaleDB: run it with PGTEST_IMAGE=timescale/timescaledb:latest-pg15,
-// which has preloaded it.
+// As above, on a server that has TimescaleDB: run it with PGTEST_DATABASE_URL on one that has preloaded it.
 func TestOnAServerWithTimescaleTheExtensionComesFirst(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
