@@ -133,9 +133,12 @@ func newRig(t *testing.T) *rig {
 	if _, err := schema.MigrateUp(t.Context(), r.direct, false); err != nil {
 		t.Fatal(err)
 	}
-	// What was acknowledged must outlive an immediate shutdown.
-	r.exec("ALTER SYSTEM SET synchronous_commit = on")
-	r.exec("SELECT pg_reload_conf()")
+	// What was acknowledged must outlive an immediate shutdown. Not by ALTER SYSTEM: the server's command line wins.
+	r.exec("ALTER DATABASE iotcloud SET synchronous_commit = on")
+	r.direct.Reset()
+	if r.count("SELECT count(*)::int FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'on'") != 1 {
+		t.Fatal("commits are not synchronous")
+	}
 
 	r.proxy = newProxy(t, server.Address())
 	if r.database, err = url.Parse(server.URL("iotcloud")); err != nil {
