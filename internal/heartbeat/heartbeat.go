@@ -109,7 +109,10 @@ func (h *Heart) write() (err error) {
 	if err := h.Check(); err != nil {
 		content = err.Error()
 	}
-	if err := errors.Join(os.MkdirAll(h.dir, 0o700), checkOwner(h.dir)); err != nil {
+	if err = os.MkdirAll(h.dir, 0o700); err == nil {
+		err = checkOwner(h.dir)
+	}
+	if err != nil {
 		return err
 	}
 	file, err := os.CreateTemp(h.dir, "new-*")
