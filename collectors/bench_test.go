@@ -113,7 +113,7 @@ func benchmarkWorker(b *testing.B, services, counters int) *Worker {
 	if err != nil {
 		b.Fatal(err)
 	}
-	pool, err := db.Open(b.Context(), cfg.DatabaseOptions())
+	pool, err := db.Open(b.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName))
 	if err != nil {
 		b.Fatal(err)
 	}

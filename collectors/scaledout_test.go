@@ -77,7 +77,7 @@ func scaledOut(t *testing.T, resolver probe.Resolver, ingest string, log *logtes
 	t.Helper()
 	database := pgtest.New(t)
 	cfg := workerConfig(t, database.URL, "INGEST_HEALTH_URL="+ingest)
-	workers, err := db.Open(t.Context(), cfg.DatabaseOptions())
+	workers, err := db.Open(t.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName))
 	if err != nil {
 		t.Fatal(err)
 	}

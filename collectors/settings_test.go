@@ -43,7 +43,7 @@ func TestNothingDependsOnWhatTheDatabaseSets(t *testing.T) {
 				url = pgtest.NewPgBouncer(t, database.URL, "transaction", "default_pool_size = 1").URL
 			}
 			cfg := workerConfig(t, url, "METRICS_COLLECTION_INTERVAL=60s")
-			pool, err := db.Open(t.Context(), cfg.DatabaseOptions())
+			pool, err := db.Open(t.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName))
 			if err != nil {
 				t.Fatal(err)
 			}

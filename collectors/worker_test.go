@@ -50,7 +50,7 @@ func workerConfig(t *testing.T, url string, settings ...string) config.Config {
 // startWorker runs a whole worker until the test ends or stop is called.
 func startWorker(t *testing.T, cfg config.Config, log zerolog.Logger) (stop func()) {
 	t.Helper()
-	pool, err := db.Open(t.Context(), cfg.DatabaseOptions())
+	pool, err := db.Open(t.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"ops_worker/db/pgurl"
+	"ops_worker/internal/config"
 )
 
 // Options say how to reach the database. They come validated from the
@@ -40,6 +42,18 @@ type Options struct {
 	CancelOnServer bool
 }
 
+// OptionsFrom are the options that the settings describe.
+func OptionsFrom(d config.Database, applicationName string) Options {
+	return Options{
+		URL:             d.URL,
+		Reload:          d.Reload(),
+		MinConns:        int32(d.MinConns),
+		MaxConns:        int32(d.MaxConns),
+		ConnectTimeout:  d.ConnectTimeout,
+		ApplicationName: applicationName,
+	}
+}
+
 // A connection that was idle for pingAfter is checked before its use, for at
 // most pingTimeout: it may be half open, and would eat the deadline of the cycle
 // that drew it. The loops' own come round more often than that and are not.
@@ -48,71 +62,12 @@ const (
 	pingTimeout = 2 * time.Second
 )
 
-// ErrURL is an address that is none. It quotes nothing: pieces of a password may
-// stand anywhere in it.
-var ErrURL = errors.New("not a valid postgres:// URL (characters like @ : / # ? % in a user name or password must be percent-encoded)")
-
-// parameters are those of a URL that may be wrong, and what each must be.
-var parameters = map[string]string{
-	"sslmode":              "must be disable, allow, prefer, require, verify-ca or verify-full",
-	"sslrootcert":          "must be a file with certificates that can be read",
-	"sslcert":              "must be a file with a certificate that can be read, and goes with sslkey",
-	"sslkey":               "must be a file with the certificate's key that can be read, and goes with sslcert",
-	"sslnegotiation":       "must be postgres or direct",
-	"connect_timeout":      "must be a whole number of seconds",
-	"target_session_attrs": "must be any, read-write, read-only, primary, standby or prefer-standby",
-	"channel_binding":      "must be disable, prefer or require",
-}
-
-// errDriverVariable is a fault that no URL explains.
-var errDriverVariable = errors.New("it is well-formed, and one of the variables that the driver reads itself is not " +
-	"(PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGCONNECT_TIMEOUT, PGTARGETSESSIONATTRS)")
-
-// explainURL says what is wrong with a URL that pgx refuses. pgx's own message
-// quotes parts of it, and where a password holds an unescaped character those are
-// pieces of it; so nothing is quoted but the name of a parameter that is known.
-func explainURL(text string) error {
-	u, err := url.Parse(text)
-	if err != nil {
-		return ErrURL
-	}
-	whole := u.Query()
-	var wrong []string
-	for _, name := range slices.Sorted(maps.Keys(whole)) {
-		advice, known := parameters[name]
-		if !known {
-			continue
-		}
-		// With this one alone it is refused, and with none it is not.
-		with := url.Values{name: whole[name]}
-		if name == "sslcert" || name == "sslkey" { // neither goes without the other
-			with = url.Values{"sslcert": whole["sslcert"], "sslkey": whole["sslkey"]}
-		}
-		alone := *u
-		alone.RawQuery = with.Encode()
-		bare := *u
-		bare.RawQuery = ""
-		_, aloneErr := pgxpool.ParseConfig(alone.String())
-		_, bareErr := pgxpool.ParseConfig(bare.String())
-		if aloneErr != nil && bareErr == nil {
-			wrong = append(wrong, fmt.Sprintf("the parameter %s %s", name, advice))
-		}
-	}
-	if len(wrong) > 0 {
-		return errors.New(strings.Join(wrong, "; "))
-	}
-	if _, err := pgxpool.ParseConfig("postgres://localhost/"); err != nil {
-		return errDriverVariable
-	}
-	return ErrURL
-}
-
 // PoolConfig is the pool's configuration for o, or an error that does not hold
 // the URL.
 func PoolConfig(o Options) (*pgxpool.Config, error) {
-	cfg, err := pgxpool.ParseConfig(o.URL)
+	cfg, err := pgurl.Parse(o.URL)
 	if err != nil {
-		return nil, explainURL(o.URL)
+		return nil, err
 	}
 	cfg.BeforeConnect = func(ctx context.Context, connecting *pgx.ConnConfig) error {
 		err := renew(connecting, o)
@@ -149,9 +104,9 @@ func renew(connecting *pgx.ConnConfig, o Options) error {
 			return err
 		}
 	}
-	parsed, err := pgxpool.ParseConfig(address) // which takes the pool's own parameters out
+	parsed, err := pgurl.Parse(address) // as a pool's, which takes the pool's own parameters out
 	if err != nil {
-		return explainURL(address)
+		return err
 	}
 	fresh := parsed.ConnConfig
 	configure(fresh, o)

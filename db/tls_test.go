@@ -256,7 +256,7 @@ func TestRotatedSecretsNeedNoRestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := cfg.DatabaseOptions()
+	options := db.OptionsFrom(cfg.Database, cfg.ServiceName)
 	reload := options.Reload
 	options.Reload = func() (string, error) {
 		address, err := reload()

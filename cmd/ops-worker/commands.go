@@ -273,10 +273,14 @@ func withPool(ctx context.Context, options db.Options, fn func(*pgxpool.Pool) er
 // pools are the worker's: its own, and that of aggregates that take long.
 type pools struct{ own, beside *pgxpool.Pool }
 
-// withPools is withPool for both of them.
+// withPools is withPool for both of them. What takes long takes no connection from the
+// loops.
 func withPools(ctx context.Context, cfg config.Config, fn func(pools) error) error {
-	return withPool(ctx, cfg.DatabaseOptions(), func(own *pgxpool.Pool) error {
-		return withPool(ctx, cfg.BesideOptions(), func(beside *pgxpool.Pool) error { return fn(pools{own, beside}) })
+	options := db.OptionsFrom(cfg.Database, cfg.ServiceName)
+	beside := options
+	beside.MinConns, beside.MaxConns, beside.CancelOnServer = 0, 1, true
+	return withPool(ctx, options, func(own *pgxpool.Pool) error {
+		return withPool(ctx, beside, func(beside *pgxpool.Pool) error { return fn(pools{own, beside}) })
 	})
 }
 

@@ -37,7 +37,7 @@ func newGrantsCommand(load loader) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return withPool(cmd.Context(), cfg.DatabaseOptions(), func(pool *pgxpool.Pool) error {
+		return withPool(cmd.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName), func(pool *pgxpool.Pool) error {
 			var script string
 			err := db.InTx(cmd.Context(), pool, db.Snapshot, grantsLimit, func(q *db.Queries) (err error) {
 				script, err = schema.Grants(cmd.Context(), q, args[0])

@@ -11,12 +11,13 @@ import (
 	"strings"
 	"time"
 
-	"ops_worker/internal/schema"
-
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"ops_worker/db"
+	"ops_worker/internal/schema"
 )
 
 func newMigrateCommand(load loader) *cobra.Command {
@@ -116,7 +117,7 @@ func withDatabase(load loader, fn func(ctx context.Context, pool *pgxpool.Pool, 
 		if err != nil {
 			return err
 		}
-		return withPool(cmd.Context(), cfg.DatabaseOptions(), func(pool *pgxpool.Pool) error { return fn(cmd.Context(), pool, cmd.OutOrStdout()) })
+		return withPool(cmd.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName), func(pool *pgxpool.Pool) error { return fn(cmd.Context(), pool, cmd.OutOrStdout()) })
 	}
 }
 

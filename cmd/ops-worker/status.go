@@ -41,8 +41,8 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 			"be read, 2 with wrong settings or arguments.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			terminal := config.TerminalOf(environ)
-			if err := checkWatch(cmd, terminal, watch, asJSON, every); err != nil {
+			plain := config.PlainTerminal(environ)
+			if err := checkWatch(cmd, watch, asJSON, every); err != nil {
 				return &exitError{exitUsage, err}
 			}
 			cfg, err := load()
@@ -56,7 +56,7 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 			defer reader.Close()
 			out := cmd.OutOrStdout()
 			if watch {
-				return status.Watch(cmd.Context(), reader.Read, cmd.InOrStdin().(*os.File), out.(*os.File), !terminal.Plain, every)
+				return status.Watch(cmd.Context(), reader.Read, cmd.InOrStdin().(*os.File), out.(*os.File), !plain, every)
 			}
 			report, err := reader.Read(cmd.Context())
 			if err != nil {
@@ -71,7 +71,7 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 					width = columns
 				}
 			}
-			return report.Print(out, width, isTerminal(out) && !terminal.Plain)
+			return report.Print(out, width, isTerminal(out) && !plain)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -81,7 +81,7 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 }
 
 // checkWatch refuses what --watch cannot do.
-func checkWatch(cmd *cobra.Command, terminal config.Terminal, watch, asJSON bool, every time.Duration) error {
+func checkWatch(cmd *cobra.Command, watch, asJSON bool, every time.Duration) error {
 	switch {
 	case !watch && cmd.Flags().Changed("every"):
 		return errors.New("--every goes with --watch")
@@ -93,8 +93,6 @@ func checkWatch(cmd *cobra.Command, terminal config.Terminal, watch, asJSON bool
 		return fmt.Errorf("--every must be at least %s", leastWait)
 	case !isTerminal(cmd.InOrStdin()) || !isTerminal(cmd.OutOrStdout()):
 		return errors.New("--watch needs a terminal; without it, status prints once")
-	case terminal.Dumb:
-		return errors.New("--watch needs a terminal that can be drawn on, and TERM says that this one cannot")
 	}
 	return nil
 }

@@ -114,7 +114,7 @@ func migrator(ctx context.Context, count string, output io.Writer) error {
 		}
 		files = files[:n]
 	}
-	pool, err := db.Open(ctx, cfg.DatabaseOptions())
+	pool, err := db.Open(ctx, db.OptionsFrom(cfg.Database, cfg.ServiceName))
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func process(ctx context.Context, listen, file string, output io.Writer) error {
 	if len(jobs) == 0 {
 		return fmt.Errorf("%s starts nothing", file)
 	}
-	pool, err := db.Open(ctx, cfg.DatabaseOptions())
+	pool, err := db.Open(ctx, db.OptionsFrom(cfg.Database, cfg.ServiceName))
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
-	"ops_worker/db"
+	"ops_worker/db/pgurl"
 	"ops_worker/internal/humanize"
 )
 
@@ -100,36 +100,13 @@ type Database struct {
 	MinConns       int           `env:"PG_POOL_MIN" envDefault:"2"`
 	MaxConns       int           `env:"PG_POOL_MAX" envDefault:"10"`
 	ConnectTimeout time.Duration `env:"DB_CONNECT_TIMEOUT" envDefault:"10"`
-	// NotifyURL is accepted because the platform sets it; nothing here needs a
-	// session, so it is checked and not used.
+	// NotifyURL is set by the platform, and not used: nothing here needs a session.
 	NotifyURL string `env:"NOTIFY_DATABASE_URL"`
 }
 
-// DatabaseOptions are what the pool is opened with.
-func (c Config) DatabaseOptions() db.Options {
-	return db.Options{
-		URL:             c.Database.URL,
-		Reload:          c.Database.reload(),
-		MinConns:        int32(c.Database.MinConns),
-		MaxConns:        int32(c.Database.MaxConns),
-		ConnectTimeout:  c.Database.ConnectTimeout,
-		ApplicationName: c.ServiceName,
-	}
-}
-
-// BesideOptions are for what takes long on the worker's own database: it takes no
-// connection from the loops.
-func (c Config) BesideOptions() db.Options {
-	options := c.DatabaseOptions()
-	options.MinConns, options.MaxConns, options.CancelOnServer = 0, 1, true
-	return options
-}
-
-// MinHealthInterval is the shortest HEALTH_CHECK_INTERVAL; the platform sets
-// shorter ones and expects this.
-const MinHealthInterval = 5 * time.Second
-
 const (
+	// The platform sets shorter ones, and expects this.
+	minHealthInterval  = 5 * time.Second
 	minMetricsInterval = 100 * time.Millisecond
 	minLeaseTTL        = time.Second
 	maxBufferCycles    = 1_000_000
@@ -155,9 +132,6 @@ func FromEnvironment(environ []string) (Config, error) {
 	return c, p.err()
 }
 
-// libpqVariable is one of the driver's own, such as PGHOST: no misspelling of ours.
-var libpqVariable = pattern(`^PG[A-Z]`)
-
 // gone are settings of earlier versions, and what to do instead.
 var gone = map[string]string{
 	"AGGREGATE_DATABASE_URL": "AGGREGATE_BUDGET bounds what counting costs",
@@ -168,41 +142,44 @@ var gone = map[string]string{
 // misspelt warns of variables that are none of ours, and are nearly one or go on where
 // it ends.
 func misspelt(set map[string]string) (warnings []string) {
-	known := variables()
+	known := slices.Sorted(maps.Values(variables()))
 	for _, name := range slices.Sorted(maps.Keys(set)) {
 		if instead, ok := gone[strings.TrimSuffix(name, "_FILE")]; ok {
 			warnings = append(warnings, fmt.Sprintf("%s is no setting any more: %s", name, instead))
 			continue
 		}
-		if slices.Contains(known, name) || libpqVariable().MatchString(name) || serviceLink().MatchString(name) {
+		ofDriver := strings.HasPrefix(name, "PG") && !strings.HasPrefix(name, "PG_") // such as PGHOST
+		if slices.Contains(known, name) || ofDriver || serviceLink().MatchString(name) {
 			continue
 		}
-		near := slices.DeleteFunc(humanize.Near(name, known), func(near string) bool { return near[:3] != name[:min(3, len(name))] })
-		if len(near) == 0 { // PG_PASSWORD
-			near = slices.DeleteFunc(slices.Clone(known), func(ours string) bool {
-				more, begins := strings.CutPrefix(name, ours)
-				return !begins || strings.ContainsAny(more, "_0123456789")
-			})
+		var meant []string
+		for _, ours := range known {
+			near := len(humanize.Near(name, []string{ours})) > 0 && strings.HasPrefix(name, ours[:3])
+			more, longer := strings.CutPrefix(name, ours)
+			if near || longer && !strings.ContainsAny(more, "_0123456789") { // PG_PASSWORD
+				meant = append(meant, ours)
+			}
 		}
-		if len(near) > 0 {
-			warnings = append(warnings, fmt.Sprintf("%s is no setting: is %s meant?", name, strings.Join(near, " or ")))
+		if len(meant) > 0 {
+			warnings = append(warnings, fmt.Sprintf("%s is no setting: is %s meant?", name, strings.Join(meant, " or ")))
 		}
 	}
 	return warnings
 }
 
-// variables are the names of all settings.
-func variables() (names []string) {
+// variables are the names of all settings, by the field or the service that has each.
+func variables() map[string]string {
+	names := map[string]string{}
 	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Heartbeat](), reflect.TypeFor[Database]()} {
 		for i := range settings.NumField() {
 			if name := settings.Field(i).Tag.Get("env"); name != "" {
-				names = append(names, name)
+				names[settings.Field(i).Name] = name
 			}
 		}
 	}
-	for _, r := range platformServices {
-		if r.Variable != "" {
-			names = append(names, r.Variable)
+	for _, s := range platformServices {
+		if s.Variable != "" {
+			names[s.Name] = s.Variable
 		}
 	}
 	return names
@@ -243,6 +220,13 @@ func HeartbeatFrom(environ []string) (h Heartbeat, err error) {
 	return h, err
 }
 
+// PlainTerminal says that the user wants no colour, or that the terminal has none. NO_COLOR
+// and TERM are no settings of the worker.
+func PlainTerminal(environ []string) bool {
+	set := settings(environ)
+	return set["NO_COLOR"] != "" || set["TERM"] == "" || set["TERM"] == "dumb"
+}
+
 // complete checks what the parsers let through, and fills in what follows from
 // other settings.
 func (c *Config) complete(p *problems) {
@@ -256,20 +240,18 @@ func (c *Config) complete(p *problems) {
 	p.check("ALERT_AFTER_FAILURES", c.AlertAfterFailures >= 1, "must be at least 1")
 	p.check("ALERT_AFTER_SUCCESSES", c.AlertAfterSuccesses >= 1, "must be at least 1")
 	p.check("HTTP_ADDR", c.HTTPAddr == "" || isListenAddress(c.HTTPAddr), "must be an address like :8080 or 127.0.0.1:8080")
-	c.HealthServices = p.orFile("HEALTH_SERVICES", c.HealthServices, c.HealthServicesFile, readLines)
+	c.HealthServices = p.orFile("HEALTH_SERVICES", c.HealthServices, c.HealthServicesFile, readServices)
 	if c.HealthCAFile != "" {
 		c.HealthCAs = p.certificates("HEALTH_CA_FILE", c.HealthCAFile)
 	}
 	c.LogFormat = strings.ToLower(c.LogFormat)
 	p.check("LOG_FORMAT", slices.Contains([]string{"", "json", "console"}, c.LogFormat), "must be json or console")
-
-	p.check("HEALTH_CHECK_INTERVAL", c.HealthInterval > 0, "must be longer than 0")
-	if c.HealthInterval > 0 && c.HealthInterval < MinHealthInterval {
-		c.HealthInterval = MinHealthInterval
-		c.Warnings = append(c.Warnings, fmt.Sprintf("HEALTH_CHECK_INTERVAL is raised to its minimum, %s", MinHealthInterval))
+	if c.HealthInterval < minHealthInterval {
+		c.HealthInterval = minHealthInterval
+		c.Warnings = append(c.Warnings, fmt.Sprintf("HEALTH_CHECK_INTERVAL is raised to its minimum, %s", minHealthInterval))
 	}
-	if c.BufferCycles == 0 && c.MetricsInterval >= minMetricsInterval {
-		c.BufferCycles = max(int(defaultBufferSpan/c.MetricsInterval), 1)
+	if c.BufferCycles == 0 {
+		c.BufferCycles = max(int(defaultBufferSpan/max(c.MetricsInterval, minMetricsInterval)), 1)
 	}
 }
 
@@ -286,12 +268,12 @@ func (d *Database) complete(set map[string]string, p *problems) {
 	p.check("PG_POOL_MAX", d.MaxConns >= 1 && d.MaxConns <= 1000, "must be between 1 and 1000")
 	p.check("PG_POOL_MIN", d.MinConns <= d.MaxConns || d.MaxConns < 1, "must be between 0 and PG_POOL_MAX")
 	p.check("DB_CONNECT_TIMEOUT", d.ConnectTimeout > 0, "must be longer than 0")
-	if d.NotifyURL != "" {
-		checkDatabaseURL(p, "NOTIFY_DATABASE_URL", d.NotifyURL)
-	}
-	d.URL = p.databaseURL("DATABASE_URL", d.URL, d.URLFile)
+	d.URL = p.orFile("DATABASE_URL", d.URL, d.URLFile, readURL)
 	if d.URL != "" || d.URLFile != "" {
 		d.PasswordFile = "" // nor does it take part where the address is read anew
+		if d.URLFile == "" {
+			p.addError("DATABASE_URL", pgurl.Check(d.URL))
+		}
 		return
 	}
 	d.Password = p.orFile("PG_PASS", d.Password, d.PasswordFile, readPassword)
@@ -299,9 +281,8 @@ func (d *Database) complete(set map[string]string, p *problems) {
 		p.checkHost("PG_HOST", d.Host, "PG_PORT")
 	}
 	d.URL = d.address()
-	if _, err := db.PoolConfig(db.Options{URL: d.URL}); err != nil && isPort(d.Port) {
-		p.check("PG_HOST", false, "PG_HOST, PG_DB and PG_USER do not make a valid address")
-	}
+	_, err := pgurl.Parse(d.URL)
+	p.check("PG_HOST", err == nil || !isPort(d.Port), "PG_HOST, PG_DB and PG_USER do not make a valid address")
 }
 
 // address is the URL that the single settings make.
@@ -326,49 +307,29 @@ func (p *problems) checkHost(name, value, portName string) {
 	if _, err := netip.ParseAddr(value); err == nil {
 		return
 	}
-	p.check(name, !strings.HasPrefix(value, "["), "must be without brackets, and the port goes into %s", portName)
-	p.check(name, !strings.Contains(value, ":"), "must be a host alone: the port goes into %s", portName)
+	p.check(name, !strings.ContainsAny(value, "[:"), "must be a host alone, without brackets: the port goes into %s", portName)
 	p.check(name, !strings.ContainsAny(value, "/@?# "), "must be a host name or an address")
 }
 
-// databaseURL is the URL that a setting holds, or its file.
-func (p *problems) databaseURL(name, value, file string) string {
-	value = p.orFile(name, value, file, readURL)
-	if file != "" {
-		name += "_FILE"
-	}
-	if value != "" {
-		checkDatabaseURL(p, name, value)
-	}
-	return value
-}
-
-func checkDatabaseURL(p *problems, name, value string) {
-	_, rest, found := strings.Cut(value, "://")
-	if !found || !strings.HasPrefix(value, "postgres://") && !strings.HasPrefix(value, "postgresql://") {
-		p.add(name, "must start with postgres:// or postgresql://")
-		return
-	}
-	// Of a password with an unescaped character the parser would take a part for
-	// a host, a port or a database, which are shown. Behind a well-formed one
-	// there is neither a second @ nor a #, and before the @ no / and no ?.
-	user, _, _ := strings.Cut(rest, "@")
-	if strings.Count(rest, "@") > 1 || strings.Contains(rest, "#") || strings.Contains(rest, "@") && strings.ContainsAny(user, "/?") {
-		p.add(name, "%v", db.ErrURL)
-		return
-	}
-	if _, err := db.PoolConfig(db.Options{URL: value}); err != nil {
-		p.add(name, "%v", err)
-	}
-}
-
-// problems gathers what is wrong, a line a setting.
+// problems gathers what is wrong, a line each, up to maxProblems: a list of services
+// may have any number.
 type problems struct{ lines []string }
+
+const maxProblems = 50
 
 func (p *problems) add(name, format string, args ...any) {
 	line := name + ": " + fmt.Sprintf(format, args...)
+	if len(p.lines) >= maxProblems {
+		line = "more is wrong"
+	}
 	if !slices.Contains(p.lines, line) {
 		p.lines = append(p.lines, line)
+	}
+}
+
+func (p *problems) addError(name string, err error) {
+	if err != nil {
+		p.add(name, "%v", err)
 	}
 }
 
@@ -384,27 +345,16 @@ func (p *problems) check(name string, ok bool, format string, args ...any) {
 func (p *problems) addParse(err error) {
 	var all env.AggregateError
 	if !errors.As(err, &all) {
-		p.add("environment", "%v", err)
-		return
+		all.Errors = []error{err}
 	}
-	for _, e := range all.Errors {
+	for _, err := range all.Errors {
+		name := "environment"
 		var parse env.ParseError
-		if !errors.As(e, &parse) {
-			p.add("environment", "%v", e)
-			continue
+		if errors.As(err, &parse) {
+			name, err = variables()[parse.Name], parse.Err
 		}
-		p.add(variableOf(parse.Name), "%v", parse.Err)
+		p.addError(name, err)
 	}
-}
-
-// variableOf is the variable behind a field.
-func variableOf(field string) string {
-	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Heartbeat](), reflect.TypeFor[Database]()} {
-		if f, ok := settings.FieldByName(field); ok && f.Tag.Get("env") != "" {
-			return f.Tag.Get("env")
-		}
-	}
-	return field
 }
 
 func (p *problems) err() error {

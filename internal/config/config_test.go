@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 
-	"ops_worker/db"
+	"ops_worker/db/pgurl"
 )
 
 func TestDefaultsAreThePlatforms(t *testing.T) {
@@ -152,22 +153,20 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 		"DATABASE_URL=postgres://a:hunter2@b/c?sslrootcert=/hunter2&sslmode=verify-full": "DATABASE_URL: the parameter sslrootcert must be a file with certificates that can be read",
 		"DATABASE_URL=postgres://a:hunter2@b/c?connect_timeout=1.5":                      "DATABASE_URL: the parameter connect_timeout must be a whole number of seconds",
 		"DATABASE_URL=postgres://a:hunter2@b/c?connect_timeout=x&sslmode=y":              "DATABASE_URL: the parameter connect_timeout must be a whole number of seconds; the parameter sslmode must be disable, allow, prefer, require, verify-ca or verify-full",
-		"MQTT_HOST=hunter2:1883":                                                         "MQTT_HOST: must be a host alone: the port goes into MQTT_PORT",
-		"PG_HOST=hunter2:5432":                                                           "PG_HOST: must be a host alone: the port goes into PG_PORT",
-		"PG_HOST=[::1]":                                                                  "PG_HOST: must be without brackets, and the port goes into PG_PORT",
-		"MQTT_HOST=[::1]:1883":                                                           "MQTT_HOST: must be without brackets, and the port goes into MQTT_PORT",
-		"MQTT_HOST=mqtt://h":                                                             "MQTT_HOST: must be a host alone: the port goes into MQTT_PORT",
+		"MQTT_HOST=hunter2:1883":                                                         "MQTT_HOST: must be a host alone, without brackets: the port goes into MQTT_PORT",
+		"PG_HOST=hunter2:5432":                                                           "PG_HOST: must be a host alone, without brackets: the port goes into PG_PORT",
+		"PG_HOST=[::1]":                                                                  "PG_HOST: must be a host alone, without brackets: the port goes into PG_PORT",
+		"MQTT_HOST=[::1]:1883":                                                           "MQTT_HOST: must be a host alone, without brackets: the port goes into MQTT_PORT",
+		"MQTT_HOST=mqtt://h":                                                             "MQTT_HOST: must be a host alone, without brackets: the port goes into MQTT_PORT",
 		"LOG_LEVEL=20":                                                                   "LOG_LEVEL: must be DEBUG, INFO, WARNING, ERROR or CRITICAL",
 		"LOG_LEVEL=disabled":                                                             "LOG_LEVEL: must be DEBUG, INFO, WARNING, ERROR or CRITICAL",
 		"LEASE_TTL=inf":                                                                  "LEASE_TTL: " + errDuration.Error(),
 		"LEASE_TTL=1e3":                                                                  "LEASE_TTL: " + errDuration.Error(),
-		"NOTIFY_DATABASE_URL=hunter2":                                                    "NOTIFY_DATABASE_URL: must start with postgres:// or postgresql://",
 		"PG_PORT=hunter2":                                                                "PG_PORT: must be a whole number",
 		"PG_PORT=70000":                                                                  "PG_PORT: must be between 1 and 65535",
 		"PG_POOL_MAX=0":                                                                  "PG_POOL_MAX: must be between 1 and 1000",
 		"PG_POOL_MIN=11":                                                                 "PG_POOL_MIN: must be between 0 and PG_POOL_MAX",
 		"DB_CONNECT_TIMEOUT=0":                                                           "DB_CONNECT_TIMEOUT: must be longer than 0",
-		"HEALTH_CHECK_INTERVAL=0":                                                        "HEALTH_CHECK_INTERVAL: must be longer than 0",
 		"HEALTH_CHECK_INTERVAL=hunter2":                                                  "HEALTH_CHECK_INTERVAL: must be a number of seconds or a duration like 30s, 5m or 7d",
 		"METRICS_COLLECTION_INTERVAL=-5":                                                 "METRICS_COLLECTION_INTERVAL: must be a number of seconds or a duration like 30s, 5m or 7d",
 		"METRICS_COLLECTION_INTERVAL=1ms":                                                "METRICS_COLLECTION_INTERVAL: must be at least 100ms",
@@ -181,19 +180,19 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 		"MQTT_PORT=0":                                                                    "MQTT_PORT: must be between 1 and 65535",
 		"INGEST_HEALTH_URL=iot-ingest:8080":                                              "INGEST_HEALTH_URL: must be a URL like http://host:8080",
 		"KEYCLOAK_INTERNAL_URL=ftp://hunter2":                                            "KEYCLOAK_INTERNAL_URL: must be a URL like http://host:8080",
-		"DATABASE_URL=postgres://a:hun@ter2@b/c":                                         "DATABASE_URL: " + db.ErrURL.Error(),
-		"DATABASE_URL=postgres://a:p@hunter2#w@b/c":                                      "DATABASE_URL: " + db.ErrURL.Error(),
-		"DATABASE_URL=postgres://a:12/3hunter2@b/c":                                      "DATABASE_URL: " + db.ErrURL.Error(),
+		"DATABASE_URL=postgres://a:hun@ter2@b/c":                                         "DATABASE_URL: " + pgurl.ErrInvalid.Error(),
+		"DATABASE_URL=postgres://a:p@hunter2#w@b/c":                                      "DATABASE_URL: " + pgurl.ErrInvalid.Error(),
+		"DATABASE_URL=postgres://a:12/3hunter2@b/c":                                      "DATABASE_URL: " + pgurl.ErrInvalid.Error(),
 		"INGEST_HEALTH_URL=http://x,hunter2":                                             "INGEST_HEALTH_URL: must be a URL like http://host:8080",
 		"INGEST_HEALTH_URL=http://x,":                                                    "INGEST_HEALTH_URL: must be a URL like http://host:8080",
 		"INGEST_HEALTH_URL=http://x/,http://x":                                           "INGEST_HEALTH_URL: names an instance twice",
 		"DELIVERY_HEALTH_URL=" + manyURLs(257):                                           "DELIVERY_HEALTH_URL: may name at most 256 instances of a service",
-		"HEALTH_SERVICES=a=http://hunter2,http://hunter2":                                "HEALTH_SERVICES: entry 2 is a URL without a name: each is a service, name the second one too, as in a=http://one,a-2=http://two",
+		"HEALTH_SERVICES=a=http://hunter2,http://hunter2":                                "HEALTH_SERVICES: entry 2 is not of the form name=url: a second URL has a name of its own",
 		"MQTT_HOST=a,":                                                                   "MQTT_HOST: must be a host name or an address",
 		"INSTANCES=some":                                                                 "INSTANCES: must be true or false (or 1, yes, on, 0, no, off)",
 		"INGEST_HEALTH_URL=http://x?hunter2":                                             "INGEST_HEALTH_URL: must end with the host, the port or a path: a query or a fragment cannot be sent",
 		"INGEST_HEALTH_URL=http://x/health/":                                             "INGEST_HEALTH_URL: must not end in /health, which is added",
-		"HEALTH_SERVICES=http://hunter2":                                                 "HEALTH_SERVICES: entry 1 is not of the form name=url",
+		"HEALTH_SERVICES=http://hunter2":                                                 "HEALTH_SERVICES: entry 1 is not of the form name=url: a second URL has a name of its own",
 		"HEALTH_SERVICES=a=http://a,Hunter2=http://b":                                    "HEALTH_SERVICES: the name of entry 2 must be 1 to 64 characters of a-z 0-9 _ -",
 		"HEALTH_SERVICES=a=http://a,a=http://b":                                          "HEALTH_SERVICES: a is there twice",
 		"HEALTH_SERVICES=postgres=http://a":                                              "HEALTH_SERVICES: postgres is a name of the platform's own",
@@ -230,7 +229,7 @@ func TestHowManyExtraServicesThereMayBe(t *testing.T) {
 	const tooMany = "HEALTH_SERVICES: may name at most 250 services"
 	for pair, want := range map[string][]string{
 		list(MaxExtra+1, "s%d=http://h"): {tooMany},
-		list(50_000, "a=http://%d"):      {"HEALTH_SERVICES: 49989 more entries are wrong", "HEALTH_SERVICES: a is there twice"},
+		list(50_000, "a=http://%d"):      {"HEALTH_SERVICES: a is there twice"},
 	} {
 		_, err := FromEnvironment([]string{pair})
 		var settings *Error
@@ -278,10 +277,10 @@ func FuzzPassword(f *testing.F) {
 		c, err := FromEnvironment([]string{"DATABASE_URL=postgres://" + user + ":" + password + "@" + host + "/" + database})
 		shown := ""
 		if err != nil {
-			shown = strings.ReplaceAll(err.Error(), "DATABASE_URL: "+db.ErrURL.Error(), "")
+			shown = strings.ReplaceAll(err.Error(), "DATABASE_URL: "+pgurl.ErrInvalid.Error(), "")
 			shown = strings.ReplaceAll(shown, "wrong settings:\n", "")
 		} else {
-			pool, err := db.PoolConfig(c.DatabaseOptions())
+			pool, err := pgurl.Parse(c.Database.URL)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -298,15 +297,15 @@ func FuzzPassword(f *testing.F) {
 // FuzzSetting gives any setting any value: the error names the setting, and does
 // not show the value.
 func FuzzSetting(f *testing.F) {
-	names := variables()
+	names := slices.Sorted(maps.Values(variables()))
 	for i := range names {
 		for _, value := range []string{"", "secret words", "-1", "1e9", "NaN", "9999999999999999999", "http://user:secret@[::1", "postgres://u:se@cret@h/d?sslmode=x", "a=b,c", "\xff", "7d", "%zz"} {
 			f.Add(uint(i), value)
 		}
 	}
 	// Words of the messages are no parts of a value.
-	words := db.ErrURL.Error() + syscall.ENOENT.Error() + syscall.EINVAL.Error() + syscall.ENOTDIR.Error() + syscall.EISDIR.Error() + syscall.ENAMETOOLONG.Error()
-	for _, file := range []string{"config.go", "files.go", "parse.go", "services.go", "../../db/pool.go"} {
+	words := pgurl.ErrInvalid.Error() + syscall.ENOENT.Error() + syscall.EINVAL.Error() + syscall.ENOTDIR.Error() + syscall.EISDIR.Error() + syscall.ENAMETOOLONG.Error()
+	for _, file := range []string{"config.go", "files.go", "parse.go", "services.go", "../../db/pgurl/pgurl.go"} {
 		content, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)
@@ -357,7 +356,7 @@ func TestASecretMayStandInAFile(t *testing.T) {
 	if want := "postgresql://iot:%20p%40ss%20word%20@iot-postgres:5432/iotcloud"; err != nil || c.Database.URL != want {
 		t.Errorf("%q, want %q, %v", c.Database.URL, want, err)
 	}
-	if again, err := c.DatabaseOptions().Reload(); err != nil || again != c.Database.URL {
+	if again, err := c.Database.Reload()(); err != nil || again != c.Database.URL {
 		t.Errorf("read again: %q, %v", again, err)
 	}
 
@@ -397,7 +396,7 @@ func TestASecretThatIsReadAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reload := c.DatabaseOptions().Reload
+	reload := c.Database.Reload()
 	write("postgres://iot:second@db/iotcloud\n")
 	if address, err := reload(); err != nil || address != "postgres://iot:second@db/iotcloud" {
 		t.Errorf("%q, %v", address, err)
@@ -415,10 +414,10 @@ func TestASecretThatIsReadAgain(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	write("hunter2")
-	if c, err = FromEnvironment([]string{"DATABASE_URL=postgres://iot@db/iotcloud", "PG_PASS_FILE=" + name}); err != nil || c.DatabaseOptions().Reload != nil {
+	if c, err = FromEnvironment([]string{"DATABASE_URL=postgres://iot@db/iotcloud", "PG_PASS_FILE=" + name}); err != nil || c.Database.Reload() != nil {
 		t.Errorf("DATABASE_URL wins over what the single settings would make: %v", err)
 	}
-	if c, err = FromEnvironment(nil); err != nil || c.DatabaseOptions().Reload != nil {
+	if c, err = FromEnvironment(nil); err != nil || c.Database.Reload() != nil {
 		t.Errorf("without a file nothing is read again: %v", err)
 	}
 }
@@ -450,7 +449,7 @@ func TestThePlaceOfThePlatformsWorker(t *testing.T) {
 func TestMisspeltVariables(t *testing.T) {
 	for name, want := range map[string]string{
 		"METRICS_COLECTION_INTERVAL": "METRICS_COLECTION_INTERVAL is no setting: is METRICS_COLLECTION_INTERVAL meant?",
-		"PG_POOL_MXA":                "PG_POOL_MXA is no setting: is PG_POOL_MIN or PG_POOL_MAX meant?",
+		"PG_POOL_MXA":                "PG_POOL_MXA is no setting: is PG_POOL_MAX or PG_POOL_MIN meant?",
 		"INGEST_HEALT_URL":           "INGEST_HEALT_URL is no setting: is INGEST_HEALTH_URL meant?",
 		"HEALTH_SERVICE":             "HEALTH_SERVICE is no setting: is HEALTH_SERVICES meant?",
 		"LOGLEVEL":                   "LOGLEVEL is no setting: is LOG_LEVEL meant?",

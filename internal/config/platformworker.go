@@ -22,28 +22,17 @@ func platformWorkerSettings(set map[string]string) []string {
 	})
 }
 
+// PlatformWorkerAdvice is what to do in the place of the platform's own worker.
+const PlatformWorkerAdvice = "run this worker beside the platform's own, with settings of its own: docs/cut-over.md, \"beside\"; " +
+	"REPLACE_PLATFORM_WORKER=true is for whoever runs those jobs elsewhere"
+
 // InPlatformWorkersPlace says what would not run where the settings are those of
 // the platform's own worker; nil where they are not, or where that is meant.
 func (c Config) InPlatformWorkersPlace() error {
 	if len(c.PlatformWorkerSettings) == 0 || c.ReplacePlatformWorker {
 		return nil
 	}
-	return &PlatformWorkerError{c.PlatformWorkerSettings}
-}
-
-// PlatformWorkerError is a worker that stands in the place of the platform's own,
-// which does more.
-type PlatformWorkerError struct {
-	// Settings are those that give it away.
-	Settings []string
-}
-
-// PlatformWorkerAdvice is what to do about a PlatformWorkerError.
-const PlatformWorkerAdvice = "run this worker beside the platform's own, with settings of its own: docs/cut-over.md, \"beside\"; " +
-	"REPLACE_PLATFORM_WORKER=true is for whoever runs those jobs elsewhere"
-
-func (e *PlatformWorkerError) Error() string {
-	return fmt.Sprintf("this is the place of the platform's own ops_worker (its settings are here: %s). That process also runs "+
+	return fmt.Errorf("this is the place of the platform's own ops_worker (its settings are here: %s). That process also runs "+
 		"alert escalation, the expiry of jobs and of commands, reports, exports and their clean-up, certificates and their revocation, "+
-		"and both jobs of over-the-air updates; in its place none of these would run", strings.Join(e.Settings, ", "))
+		"and both jobs of over-the-air updates; in its place none of these would run", strings.Join(c.PlatformWorkerSettings, ", "))
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"net"
 	"slices"
 	"strconv"
@@ -54,6 +55,11 @@ type Service struct {
 	Gauges []string
 	// AllCounters stores whatever counters the service reports instead.
 	AllCounters bool
+
+	// Of a platform service: what Variable is where it is unset, and the address that
+	// is made of one that Variable names.
+	fallback string
+	address  func(c *Config, named string) string
 }
 
 // Names reports whether a name is one of the numbers that the table knows.
@@ -69,30 +75,22 @@ func (s Service) Totals(name string) bool {
 // DatabaseService is the worker's own database among the services.
 const DatabaseService = "postgres"
 
-// row is a service that the platform has.
-type row struct {
-	Service
-	fallback string // what Variable is where it is unset
-	// address is made of what Variable says.
-	address func(c *Config, value string) string
-}
-
 // platformServices is the table to extend: a row a service of the platform,
 // after its contract. The settings, the probes, the samples, doctor and the
 // simulator follow from it.
-var platformServices = []row{
-	{fallback: "http://iot-ingest:8080", address: health, Service: Service{Name: "ingest", Variable: "INGEST_HEALTH_URL",
+var platformServices = []Service{
+	{Name: "ingest", Variable: "INGEST_HEALTH_URL", fallback: "http://iot-ingest:8080", address: health,
 		Counters: []Counter{{Name: "messages_received"}, {Name: "messages_written"}, {Name: "messages_rejected"}, {Name: "queue_depth", Gauge: true, Fallback: "nats_telemetry_pending"}},
-		Gauges:   []string{"nats_telemetry_pending", "nats_shadow_pending", "nats_commands_pending"}}},
-	{fallback: "http://iot-evaluator:8080", address: health, Service: Service{Name: "evaluator", Variable: "EVALUATOR_HEALTH_URL",
-		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}, {Name: "evaluation_errors"}}}},
-	{address: health, Service: Service{Name: "dispatcher", Variable: "DISPATCHER_HEALTH_URL",
-		Counters: []Counter{{Name: "alerts_processed"}, {Name: "routes_matched"}}}},
-	{address: health, Service: Service{Name: "delivery", Variable: "DELIVERY_HEALTH_URL",
-		Counters: []Counter{{Name: "jobs_succeeded"}, {Name: "jobs_failed"}, {Name: "jobs_pending", Gauge: true}}}},
-	{address: realm, Service: Service{Name: "keycloak", Variable: "KEYCLOAK_INTERNAL_URL", Kind: ProbeStatus}},
-	{address: broker, Service: Service{Name: "mqtt", Variable: "MQTT_HOST", Kind: ProbeTCP}},
-	{address: func(*Config, string) string { return "" }, Service: Service{Name: DatabaseService, Kind: ProbeDatabase}},
+		Gauges:   []string{"nats_telemetry_pending", "nats_shadow_pending", "nats_commands_pending"}},
+	{Name: "evaluator", Variable: "EVALUATOR_HEALTH_URL", fallback: "http://iot-evaluator:8080", address: health,
+		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}, {Name: "evaluation_errors"}}},
+	{Name: "dispatcher", Variable: "DISPATCHER_HEALTH_URL", address: health,
+		Counters: []Counter{{Name: "alerts_processed"}, {Name: "routes_matched"}}},
+	{Name: "delivery", Variable: "DELIVERY_HEALTH_URL", address: health,
+		Counters: []Counter{{Name: "jobs_succeeded"}, {Name: "jobs_failed"}, {Name: "jobs_pending", Gauge: true}}},
+	{Name: "keycloak", Variable: "KEYCLOAK_INTERNAL_URL", Kind: ProbeStatus, address: realm},
+	{Name: "mqtt", Variable: "MQTT_HOST", Kind: ProbeTCP, address: broker},
+	{Name: DatabaseService, Kind: ProbeDatabase},
 }
 
 // healthPath is where the platform's own services answer.
@@ -106,50 +104,42 @@ func broker(c *Config, host string) string { return net.JoinHostPort(host, strco
 
 // PlatformServices are the services that the platform has, monitored or not,
 // without their addresses.
-func PlatformServices() []Service {
-	services := make([]Service, len(platformServices))
-	for i, r := range platformServices {
-		services[i] = r.Service
-	}
-	return services
-}
+func PlatformServices() []Service { return slices.Clone(platformServices) }
 
 // monitored lists the services that set names: those of the platform, and
 // HEALTH_SERVICES.
-func (c *Config) monitored(set map[string]string, p *problems) []Service {
-	var services []Service
-	for _, r := range platformServices {
-		value, ok := set[r.Variable]
-		if !ok {
-			value = r.fallback
+func (c *Config) monitored(set map[string]string, p *problems) (services []Service) {
+	for _, s := range platformServices {
+		if s.Kind != ProbeDatabase {
+			list := cmp.Or(set[s.Variable], s.fallback)
+			if list == "" {
+				continue
+			}
+			s.Addresses = c.addresses(s, list, p)
 		}
-		if value == "" && r.Kind != ProbeDatabase {
-			continue
-		}
-		if r.Kind != ProbeDatabase {
-			r.Addresses = r.addresses(c, p, value)
-			p.checkInstances(r.Service)
-		}
-		services = append(services, r.Service)
+		services = append(services, s)
 	}
 	return append(services, extraServices(p, c.HealthServices)...)
 }
 
-// addresses reads a list. A comma inside a URL must be written %2C.
-func (r row) addresses(c *Config, p *problems, list string) (addresses []string) {
+// addresses reads a service's list. A comma inside a URL must be written %2C.
+func (c *Config) addresses(s Service, list string, p *problems) (addresses []string) {
 	for value := range strings.SplitSeq(list, ",") {
 		value = strings.TrimSpace(value)
-		if r.Kind == ProbeTCP {
-			p.check(r.Variable, value != "", "must be a host name or an address")
-			p.checkHost(r.Variable, value, "MQTT_PORT")
+		if s.Kind == ProbeTCP {
+			p.check(s.Variable, value != "", "must be a host name or an address")
+			p.checkHost(s.Variable, value, "MQTT_PORT")
 		} else {
-			p.check(r.Variable, isHTTP(value), "must be a URL like http://host:8080")
-			p.check(r.Variable, !strings.ContainsAny(value, "?#"), "must end with the host, the port or a path: a query or a fragment cannot be sent")
+			p.check(s.Variable, isHTTP(value), "must be a URL like http://host:8080")
+			p.check(s.Variable, !strings.ContainsAny(value, "?#"), "must end with the host, the port or a path: a query or a fragment cannot be sent")
 			value = strings.TrimRight(value, "/")
-			p.check(r.Variable, r.Kind != ProbeCounters || !strings.HasSuffix(value, healthPath), "must not end in %s, which is added", healthPath)
+			p.check(s.Variable, s.Kind != ProbeCounters || !strings.HasSuffix(value, healthPath), "must not end in %s, which is added", healthPath)
 		}
-		addresses = append(addresses, r.address(c, value))
+		address := s.address(c, value)
+		p.check(s.Variable, !slices.Contains(addresses, address), "names an instance twice") // it would count twice
+		addresses = append(addresses, address)
 	}
+	p.check(s.Variable, len(addresses) <= MaxInstances, "may name at most %d instances of a service", MaxInstances)
 	return addresses
 }
 
@@ -160,32 +150,14 @@ const (
 	MaxExtra = 250
 )
 
-// checkInstances looks at a service's list as a whole: who is asked twice would
-// count twice.
-func (p *problems) checkInstances(s Service) {
-	p.check(s.Variable, len(s.Addresses) <= MaxInstances, "may name at most %d instances of a service", MaxInstances)
-	p.check(s.Variable, len(slices.Compact(slices.Sorted(slices.Values(s.Addresses)))) == len(s.Addresses), "names an instance twice")
-}
-
 var serviceName = pattern(`^[a-z0-9_-]{1,64}$`)
-
-// maxWrongEntries is how many entries of HEALTH_SERVICES are told what is wrong
-// with them.
-const maxWrongEntries = 10
 
 // extraServices reads HEALTH_SERVICES=name=url,name=url. Each is one target. A comma
 // inside a URL must be written %2C.
-func extraServices(p *problems, value string) []Service {
-	var list []Service
-	reserved, taken := map[string]bool{PlatformSamples: true}, map[string]bool{}
-	for _, r := range platformServices {
-		reserved[r.Name] = true
-	}
-	wrong := 0
-	refuse := func(format string, args ...any) {
-		if wrong++; wrong <= maxWrongEntries {
-			p.add(ExtraServicesVariable, format, args...)
-		}
+func extraServices(p *problems, value string) (list []Service) {
+	ours, taken := map[string]bool{PlatformSamples: true}, map[string]bool{}
+	for _, s := range platformServices {
+		ours[s.Name] = true
 	}
 	for i, entry := range strings.Split(value, ",") {
 		if entry = strings.TrimSpace(entry); entry == "" {
@@ -194,25 +166,20 @@ func extraServices(p *problems, value string) []Service {
 		name, address, found := strings.Cut(entry, "=")
 		name, address = strings.TrimSpace(name), strings.TrimSpace(address)
 		switch {
-		case isHTTP(entry) && len(list) > 0:
-			refuse("entry %d is a URL without a name: each is a service, name the second one too, as in a=http://one,a-2=http://two", i+1)
 		case !found:
-			refuse("entry %d is not of the form name=url", i+1)
+			p.add(ExtraServicesVariable, "entry %d is not of the form name=url: a second URL has a name of its own", i+1)
 		case !serviceName().MatchString(name):
-			refuse("the name of entry %d must be 1 to 64 characters of a-z 0-9 _ -", i+1)
-		case reserved[name]:
-			refuse("%s is a name of the platform's own", name)
+			p.add(ExtraServicesVariable, "the name of entry %d must be 1 to 64 characters of a-z 0-9 _ -", i+1)
+		case ours[name]:
+			p.add(ExtraServicesVariable, "%s is a name of the platform's own", name)
 		case taken[name]:
-			refuse("%s is there twice", name)
+			p.add(ExtraServicesVariable, "%s is there twice", name)
 		case !isHTTP(address):
-			refuse("the URL of %s must be like http://host:8080/health", name)
+			p.add(ExtraServicesVariable, "the URL of %s must be like http://host:8080/health", name)
 		default:
 			taken[name] = true
 			list = append(list, Service{Name: name, Variable: ExtraServicesVariable, Addresses: []string{address}, AllCounters: true})
 		}
-	}
-	if more := wrong - maxWrongEntries; more > 0 {
-		p.add(ExtraServicesVariable, "%d more entries are wrong", more)
 	}
 	p.check(ExtraServicesVariable, len(list) <= MaxExtra, "may name at most %d services", MaxExtra)
 	return list

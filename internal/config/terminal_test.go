@@ -2,20 +2,20 @@ package config
 
 import "testing"
 
-func TestTerminalOf(t *testing.T) {
+func TestPlainTerminal(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		environ []string
-		want    Terminal
+		want    bool
 	}{
-		{[]string{"TERM=xterm-256color"}, Terminal{}},
-		{[]string{"TERM=xterm", "NO_COLOR="}, Terminal{}}, // empty counts as unset
-		{[]string{"TERM=xterm", "NO_COLOR=1"}, Terminal{Plain: true}},
-		{[]string{"TERM=dumb"}, Terminal{Plain: true, Dumb: true}},
-		{nil, Terminal{Plain: true, Dumb: true}},
+		{[]string{"TERM=xterm-256color"}, false},
+		{[]string{"TERM=xterm", "NO_COLOR="}, false}, // empty counts as unset
+		{[]string{"TERM=xterm", "NO_COLOR=1"}, true},
+		{[]string{"TERM=dumb"}, true},
+		{nil, true},
 	} {
-		if got := TerminalOf(test.environ); got != test.want {
-			t.Errorf("TerminalOf(%v) = %+v, want %+v", test.environ, got, test.want)
+		if got := PlainTerminal(test.environ); got != test.want {
+			t.Errorf("PlainTerminal(%v) = %t, want %t", test.environ, got, test.want)
 		}
 	}
 }

@@ -32,10 +32,9 @@ func applicationName(cfg config.Config) string { return cfg.ServiceName + "_doct
 
 // openDatabase makes the pool, which connects when it is first used.
 func openDatabase(ctx context.Context, cfg config.Config, limit time.Duration) *database {
-	options := cfg.DatabaseOptions()
+	options := db.OptionsFrom(cfg.Database, applicationName(cfg))
 	options.MinConns, options.MaxConns = 0, maxConnections
 	options.ConnectTimeout = min(options.ConnectTimeout, limit)
-	options.ApplicationName = applicationName(cfg)
 	// Without ctx's end, at which the pool would close before its users end. An error
 	// would be one of the URL, which has been validated.
 	pool, _ := db.Open(context.WithoutCancel(ctx), options)

@@ -38,12 +38,11 @@ type Reader struct {
 
 // Open makes a reader of the database that cfg names, without waiting for it.
 func Open(ctx context.Context, cfg config.Config) (*Reader, error) {
-	options := cfg.DatabaseOptions()
+	options := db.OptionsFrom(cfg.Database, cfg.ServiceName+"_status")
 	// One at a time is in use; those of readings that got no answer take a while to
 	// close.
 	options.MinConns, options.MaxConns = 0, 4
 	options.ConnectTimeout = min(options.ConnectTimeout, readTimeout)
-	options.ApplicationName = cfg.ServiceName + "_status"
 	pool, err := db.Open(ctx, options)
 	if err != nil {
 		return nil, err
