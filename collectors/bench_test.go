@@ -136,7 +136,7 @@ func benchmarkCycle(b *testing.B, loop *Loop) {
 
 // everyCycle are the aggregates of an ordinary cycle.
 func everyCycle() []db.Aggregate {
-	return slices.DeleteFunc(slices.Clone(db.Aggregates), func(a db.Aggregate) bool { return a.Every > 0 })
+	return slices.DeleteFunc(slices.Clone(Aggregates), func(a db.Aggregate) bool { return a.Every > 0 })
 }
 
 // BenchmarkMetricsCycle gathers and stores a cycle of so many samples.
@@ -144,9 +144,9 @@ func BenchmarkMetricsCycle(b *testing.B) {
 	for samples, extra := range map[int][2]int{16: {0, 0}, 60: {3, 14}, 1000: {197, 4}} {
 		b.Run(fmt.Sprintf("%d", samples), func(b *testing.B) {
 			worker := benchmarkWorker(b, extra[0], extra[1])
-			worker.Metrics.counting.schedule = newSchedule(everyCycle(), worker.cfg.MetricsInterval, 0.02)
-			benchmarkCycle(b, &Loop{Name: MetricsLoop, Cycle: worker.Metrics.Cycle})
-			if n := len(worker.Metrics.gatherer.last.Samples); n < samples || n > samples+8 {
+			worker.metrics.counting.schedule = newSchedule(everyCycle(), worker.cfg.MetricsInterval, 0.02)
+			benchmarkCycle(b, &Loop{Name: MetricsLoop, Cycle: worker.metrics.Cycle})
+			if n := len(worker.metrics.gatherer.last.Samples); n < samples || n > samples+8 {
 				b.Fatalf("a cycle of %d samples", n)
 			}
 		})

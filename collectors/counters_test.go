@@ -60,7 +60,7 @@ func line(c spool.Cycle) string {
 type rig struct {
 	store     *fakeStore
 	readings  []probe.Reading
-	collector *MetricsCollector
+	collector *metricsCollector
 	log       logtest.Log
 	ctx       context.Context
 }

@@ -58,7 +58,7 @@ func BenchmarkAggregates(b *testing.B) {
 		} {
 			database.Exec(b, state.prepare)
 			b.Run(fmt.Sprintf("%d/%s", devices, state.name), func(b *testing.B) {
-				list := db.Aggregates
+				list := Aggregates
 				costs := make([]time.Duration, len(list))
 				for b.Loop() {
 					for i, a := range list {

@@ -175,30 +175,29 @@ func asking(client *probe.Client, name, url string) []probe.Target {
 func pass(d time.Duration) { time.Sleep(d) }
 
 // collectorOf is a collector that nobody observes.
-func collectorOf(targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration) *MetricsCollector {
-	return collectorWith(NoObserver, newSchedule(db.Aggregates, interval, 0.02), targets, store, lease, buffer, interval)
+func collectorOf(targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration) *metricsCollector {
+	return collectorWith(NoObserver, newSchedule(Aggregates, interval, 0.02), targets, store, lease, buffer, interval)
 }
 
-func collectorWith(observer Observer, schedule *schedule, targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration) *MetricsCollector {
-	return NewMetricsCollector(MetricsOptions{Targets: targets, Store: store, Lease: lease, Buffer: buffer, Interval: interval, Observer: observer,
-		schedule: schedule, latencies: &latencies{}})
+func collectorWith(observer Observer, schedule *schedule, targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration) *metricsCollector {
+	return newMetricsCollector(targets, store, lease, buffer, interval, schedule, &latencies{}, observer)
 }
 
 // monitorOf is a monitor that nobody observes.
-func monitorOf(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts Alerts) *HealthMonitor {
-	return NewHealthMonitor(HealthOptions{Targets: targets, Store: store, Lease: lease, Interval: interval, Alerts: alerts, Observer: NoObserver, latencies: &latencies{}})
+func monitorOf(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts alerts) *healthMonitor {
+	return &healthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, latencies: &latencies{}, observer: NoObserver, timeout: min(probe.Timeout, interval*6/10)}
 }
 
 // Cycle gathers all there is within a cycle's time, and stores.
-func (c *MetricsCollector) Cycle(ctx context.Context) error {
+func (c *metricsCollector) Cycle(ctx context.Context) error {
 	for _, e := range c.counting.schedule.list {
 		e.begun = time.Time{}
 	}
 	return errors.Join(c.gatherer.cycle(ctx), c.storer.cycle(ctx))
 }
 
-func waiting(c *MetricsCollector) int {
-	cycles, _ := c.Waiting()
+func waiting(c *metricsCollector) int {
+	cycles, _ := c.queue.waiting()
 	return cycles
 }
 

@@ -69,16 +69,15 @@ func unhealthyInstances(instances []probe.InstanceReading) map[string]string {
 	return reasons
 }
 
-// HealthMonitor keeps service_health and the system alerts up to date.
-type HealthMonitor struct {
-	targets []probe.Target
-	store   Store
-	lease   *lease.Lease
-	alerts  Alerts
-	timeout time.Duration
-
-	observer  Observer
+// healthMonitor keeps service_health and the system alerts up to date.
+type healthMonitor struct {
+	targets   []probe.Target
+	store     Store
+	lease     *lease.Lease
+	alerts    alerts
 	latencies *latencies // which the metrics collector stores
+	observer  Observer
+	timeout   time.Duration // of a probe
 
 	last []probe.Observation
 	// synced is what the alerts were last brought in line with, and under which
@@ -87,51 +86,34 @@ type HealthMonitor struct {
 	syncedToken lease.Token
 }
 
-// Alerts says whether there are system alerts, and how many checks in a row open
+// alerts says whether there are system alerts, and how many checks in a row open
 // and close one.
-type Alerts struct {
-	Enabled                       bool
-	AfterFailures, AfterSuccesses int
+type alerts struct {
+	enabled                       bool
+	afterFailures, afterSuccesses int
 }
 
 // due are the observations that may open or close an alert by now. One whose checks
 // could not be counted is due: an alert too early is better than none.
-func (a Alerts) due(observations []probe.Observation, checks map[string]int) []probe.Observation {
+func (a alerts) due(observations []probe.Observation, checks map[string]int) []probe.Observation {
 	return slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool {
-		enough := a.AfterFailures
+		enough := a.afterFailures
 		if o.Up() {
-			enough = a.AfterSuccesses
+			enough = a.afterSuccesses
 		}
 		count, counted := checks[o.Service]
 		return counted && count < enough
 	})
 }
 
-// HealthOptions are what a HealthMonitor works with.
-type HealthOptions struct {
-	Targets  []probe.Target
-	Store    Store
-	Lease    *lease.Lease
-	Interval time.Duration
-	Alerts   Alerts
-	Observer Observer
-
-	latencies *latencies
-}
-
-// NewHealthMonitor makes a monitor that turns every interval.
-func NewHealthMonitor(o HealthOptions) *HealthMonitor {
-	return &HealthMonitor{targets: o.Targets, store: o.Store, lease: o.Lease, alerts: o.Alerts, timeout: min(probe.Timeout, o.Interval*6/10), observer: o.Observer, latencies: o.latencies}
-}
-
 // cycle probes every service, then writes what they answered.
-func (m *HealthMonitor) cycle(ctx context.Context) error {
+func (m *healthMonitor) cycle(ctx context.Context) error {
 	m.check(ctx)
 	return m.save(ctx)
 }
 
 // check probes every service, and logs those that changed.
-func (m *HealthMonitor) check(ctx context.Context) {
+func (m *healthMonitor) check(ctx context.Context) {
 	observations := probe.Observe(ctx, m.targets, m.timeout)
 	m.observer.Probed(observations)
 	m.latencies.keep(m.lease.Token(), observations)
@@ -141,18 +123,18 @@ func (m *HealthMonitor) check(ctx context.Context) {
 
 // save writes the health rows of the newest check, and the alerts: neither waits for
 // the other to succeed.
-func (m *HealthMonitor) save(ctx context.Context) error {
+func (m *healthMonitor) save(ctx context.Context) error {
 	token, observations := m.lease.Token(), m.last
 	checks, err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
 	// The alerts do not wait for the rows; but no lease and no connection is a
 	// fault of both.
-	if m.alerts.Enabled && (err == nil || db.IsServerError(err)) {
+	if m.alerts.enabled && (err == nil || db.IsServerError(err)) {
 		err = errors.Join(err, m.syncAlerts(ctx, token, m.alerts.due(observations, checks)))
 	}
 	return err
 }
 
-func (m *HealthMonitor) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation) error {
+func (m *healthMonitor) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation) error {
 	log := zerolog.Ctx(ctx)
 	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b probe.Observation) bool { return a.Service == b.Service && a.Up() == b.Up() })
 	opened, closed, err := m.store.SyncAlerts(ctx, token, observations, changed)
@@ -170,7 +152,7 @@ func (m *HealthMonitor) syncAlerts(ctx context.Context, token lease.Token, obser
 }
 
 // logChanges logs the services that changed since the last check.
-func (m *HealthMonitor) logChanges(ctx context.Context, observations []probe.Observation) {
+func (m *healthMonitor) logChanges(ctx context.Context, observations []probe.Observation) {
 	last := m.last
 	for i, o := range observations {
 		was, wasUp := probe.Healthy, true // what is expected of one that was never seen

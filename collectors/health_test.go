@@ -19,7 +19,7 @@ import (
 )
 
 // alertAtOnce is what the platform has.
-var alertAtOnce = Alerts{Enabled: true, AfterFailures: 1, AfterSuccesses: 1}
+var alertAtOnce = alerts{enabled: true, afterFailures: 1, afterSuccesses: 1}
 
 func parsedDetails(t *testing.T, o probe.Observation) map[string]any {
 	t.Helper()
@@ -106,7 +106,7 @@ func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 
 func TestAlertsCanBeTurnedOff(t *testing.T) {
 	store := newFakeStore()
-	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, heldLease(t, store), time.Minute, Alerts{})
+	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, heldLease(t, store), time.Minute, alerts{})
 	if err := monitor.cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestAcknowledgedAlertsAreLookedForWhenTheyMayBeThere(t *testing.T) {
 // What a check finds opens an alert when as many in a row have found it, and so
 // closes it; what can not be counted counts as one.
 func TestAlertsAreDueAfterSoManyChecks(t *testing.T) {
-	alerts := Alerts{Enabled: true, AfterFailures: 3, AfterSuccesses: 2}
+	alerts := alerts{enabled: true, afterFailures: 3, afterSuccesses: 2}
 	well, ill := observation("a", probe.Reading{Status: probe.Healthy}), observation("a", probe.Reading{Status: probe.Degraded})
 	for _, test := range []struct {
 		observed probe.Observation

@@ -12,45 +12,33 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// MetricsCollector appends the samples of every cycle to system_metrics. It gathers
+// metricsCollector appends the samples of every cycle to system_metrics. It gathers
 // and stores in two loops: a store that is slow overlaps the next gathering, and never
 // another store. What takes long is counted in a third.
-type MetricsCollector struct {
+type metricsCollector struct {
 	gatherer *gatherer
 	counting *counting
 	storer   *storer
-	queue    *queue
+	queue    *queue // of the cycles that are gathered and not stored
 }
 
-// MetricsOptions are what a MetricsCollector works with.
-type MetricsOptions struct {
-	Targets  []probe.Target // of which those that count are asked
-	Store    Store
-	Lease    *lease.Lease
-	Buffer   spool.Buffer // of what cannot be stored yet
-	Interval time.Duration
-	Observer Observer
-
-	schedule  *schedule
-	latencies *latencies
-}
-
-// NewMetricsCollector makes a collector that turns every interval.
-func NewMetricsCollector(o MetricsOptions) *MetricsCollector {
-	targets := slices.DeleteFunc(slices.Clone(o.Targets), func(t probe.Target) bool { return t.Kind != config.ProbeCounters })
-	queue := newQueue(o.Buffer)
-	counting := newCounting(o.Store, o.schedule, o.Observer)
-	return &MetricsCollector{
+// newMetricsCollector makes a collector that turns every interval, and asks those of
+// the targets that count.
+func newMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration, schedule *schedule, latencies *latencies, observer Observer) *metricsCollector {
+	targets = slices.DeleteFunc(slices.Clone(targets), func(t probe.Target) bool { return t.Kind != config.ProbeCounters })
+	queue := newQueue(buffer)
+	counting := newCounting(store, schedule, observer)
+	return &metricsCollector{
 		gatherer: &gatherer{
-			targets: targets, store: o.Store, lease: o.Lease, queue: queue, counting: counting, latencies: o.latencies, observer: o.Observer,
-			timeout:  min(probe.Timeout, o.Interval*8/10),
+			targets: targets, store: store, lease: lease, queue: queue, counting: counting, latencies: latencies, observer: observer,
+			timeout:  min(probe.Timeout, interval*8/10),
 			counters: newCounterKeeper(targets),
-			stamps:   stamps{clock: sampleClock{current: o.Lease.Now}},
+			stamps:   stamps{clock: sampleClock{current: lease.Now}},
 			minutes:  minutes{},
 			leftOut:  leftOut{},
 		},
 		counting: counting,
-		storer:   newStorer(o.Store, o.Lease, queue, o.Observer),
+		storer:   newStorer(store, lease, queue, observer),
 		queue:    queue,
 	}
 }
@@ -63,7 +51,7 @@ const (
 )
 
 // loops are those that drive the collector.
-func (c *MetricsCollector) loops(interval time.Duration) []*Loop {
+func (c *metricsCollector) loops(interval time.Duration) []*Loop {
 	return []*Loop{
 		{Name: MetricsLoop, Interval: interval, Deadline: interval * 9 / 10, Cycle: c.gatherer.cycle},
 		{Name: StoreLoop, Trigger: c.queue.added, Deadline: storeDeadline, Cycle: c.storer.cycle},
@@ -71,11 +59,8 @@ func (c *MetricsCollector) loops(interval time.Duration) []*Loop {
 	}
 }
 
-// Waiting is how many cycles wait to be stored, and the time of the oldest.
-func (c *MetricsCollector) Waiting() (cycles int, oldest time.Time) { return c.queue.waiting() }
-
 // supersede drops the cycles of a time that another replica has stored.
-func (c *MetricsCollector) supersede(log zerolog.Logger, lastCycleAt time.Time) {
+func (c *metricsCollector) supersede(log zerolog.Logger, lastCycleAt time.Time) {
 	if dropped := c.queue.supersede(log, lastCycleAt); len(dropped) > 0 {
 		c.storer.observer.Superseded(countSamples(dropped))
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/rs/zerolog"
 
-	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/lease/leasetest"
@@ -96,7 +95,7 @@ func TestItWritesTheSamplesOfACycleInTheirShape(t *testing.T) {
 func TestADatabaseThatDoesNotAnswerIsHealthyZeroOnce(t *testing.T) {
 	store := newFakeStore()
 	lease := heldLease(t, store)
-	store.aggregate = func() Readings { return failedAll(db.Aggregates[:1], errors.New("away")) }
+	store.aggregate = func() Readings { return failedAll(Aggregates[:1], errors.New("away")) }
 	collector := collectorOf(nil, store, lease, spool.NewMemory(10), 5*time.Second)
 	if err := collector.Cycle(t.Context()); err != nil {
 		t.Fatal(err)
@@ -416,7 +415,7 @@ func TestRetentionRemovesBatchAfterBatch(t *testing.T) {
 		for _, age := range []time.Duration{9 * 24 * time.Hour, 8 * 24 * time.Hour, time.Hour} {
 			store.cycles = append(store.cycles, spool.Cycle{At: now.Add(-age)})
 		}
-		if err := NewRetention(store, lease, 7*24*time.Hour).cycle(t.Context()); err != nil {
+		if err := newRetention(store, lease, 7*24*time.Hour).cycle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if len(store.cycles) != 1 || !store.cycles[0].At.Equal(now.Add(-time.Hour)) {
@@ -509,7 +508,7 @@ func TestADatabaseThatIsBackIsStoredToAtOnce(t *testing.T) {
 func TestRetentionsBatchIsHalvedAndRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slowExpiry{fakeStore: newFakeStore(), most: 1000}
-		retention := NewRetention(store, heldLease(t, store.fakeStore), time.Hour)
+		retention := newRetention(store, heldLease(t, store.fakeStore), time.Hour)
 		if err := retention.cycle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -545,7 +544,7 @@ func TestRetentionYields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &busyExpiry{fakeStore: newFakeStore(), takes: 1500 * time.Millisecond, left: 20}
 		begin := time.Now()
-		if err := NewRetention(store, heldLease(t, store.fakeStore), time.Hour).cycle(t.Context()); err != nil {
+		if err := newRetention(store, heldLease(t, store.fakeStore), time.Hour).cycle(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		busy := 21 * store.takes
@@ -607,7 +606,7 @@ func TestCyclesOfATimeThatAnotherReplicaHasStoredAreDropped(t *testing.T) {
 				left, superseded int
 			}{{at(-1), 10, 0}, {at(2), 7, 6}, {at(2), 7, 6}, {at(7).Add(time.Second), 2, 16}, {at(100), 0, 20}, {at(101), 0, 20}} {
 				collector.supersede(log.Logger(), test.through)
-				waiting, oldest := collector.Waiting()
+				waiting, oldest := collector.queue.waiting()
 				if waiting != test.left || observer.superseded != test.superseded || waiting > 0 && !oldest.After(test.through) {
 					t.Errorf("through %s: %d wait, the oldest of %s, %d samples superseded, want %d and %d",
 						test.through, waiting, oldest, observer.superseded, test.left, test.superseded)

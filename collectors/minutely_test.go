@@ -260,8 +260,8 @@ func TestAggregatesOfAMinuteGoByTheMinute(t *testing.T) {
 // readOne runs one aggregate, and returns its rows as text.
 func readOne(t *testing.T, pool *pgxpool.Pool, name string) (rows []string) {
 	t.Helper()
-	i := slices.IndexFunc(db.Aggregates, func(a db.Aggregate) bool { return a.Name == name })
-	err := db.ReadAggregates(t.Context(), db.New(pool), db.Aggregates[i:i+1], func(_ db.Aggregate, samples []db.Sample, _ time.Duration) {
+	i := slices.IndexFunc(Aggregates, func(a db.Aggregate) bool { return a.Name == name })
+	err := db.ReadAggregates(t.Context(), db.New(pool), Aggregates[i:i+1], func(_ db.Aggregate, samples []db.Sample, _ time.Duration) {
 		for _, s := range samples {
 			rows = append(rows, fmt.Sprintf("%s %s %g", s.MetricName, s.Tags, s.Value))
 		}

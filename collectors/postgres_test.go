@@ -56,7 +56,7 @@ func acquire(t *testing.T, store *Postgres, holder string) lease.Token {
 func yieldWithout(t *testing.T, pool *pgxpool.Pool, names ...string) []string {
 	t.Helper()
 	var metrics []string
-	list := slices.DeleteFunc(slices.Clone(db.Aggregates), func(a db.Aggregate) bool { return slices.Contains(names, a.Name) })
+	list := slices.DeleteFunc(slices.Clone(Aggregates), func(a db.Aggregate) bool { return slices.Contains(names, a.Name) })
 	err := db.ReadAggregates(t.Context(), db.New(pool), list, func(_ db.Aggregate, samples []db.Sample, _ time.Duration) {
 		for _, s := range samples {
 			metrics = append(metrics, s.MetricName)
@@ -93,7 +93,7 @@ func TestAMissingTableOrColumnCostsItsOwnSamplesUntilItIsThere(t *testing.T) {
 	well := pgtest.New(t).Pool(t)
 	check := func(failed ...string) {
 		t.Helper()
-		a := store.Aggregates(t.Context(), db.Aggregates)
+		a := store.Aggregates(t.Context(), Aggregates)
 		if diff := gocmp.Diff(yieldWithout(t, well, failed...), metricsOf(a.samples())); diff != "" || !a.Answered {
 			t.Errorf("answered %v, %s", a.Answered, diff)
 		}
@@ -131,7 +131,7 @@ func TestATableThatIsLockedCostsItsOwnSamples(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
-	a := store.Aggregates(ctx, db.Aggregates)
+	a := store.Aggregates(ctx, Aggregates)
 	if diff := gocmp.Diff(others, metricsOf(a.samples())); len(a.failed()) != 4 || a.Of["alerts"].Err == nil || a.Of["delivery totals"].Err == nil || diff != "" {
 		t.Errorf("failed: %v, %s", a.failed(), diff)
 	}
@@ -162,7 +162,7 @@ func TestForcedRowSecurityIsReadPastInTheOperatorsRole(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, pool := loginRole(t, database, "IN ROLE pulse_operator")
-	a := store.Aggregates(t.Context(), db.Aggregates)
+	a := store.Aggregates(t.Context(), Aggregates)
 	if len(a.failed()) != 0 {
 		t.Fatalf("%+v", a.failed())
 	}
@@ -179,7 +179,7 @@ func TestForcedRowSecurityIsNeverASilentZero(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, _ := loginRole(t, database, "")
-	a := store.Aggregates(t.Context(), db.Aggregates)
+	a := store.Aggregates(t.Context(), Aggregates)
 	if !a.Answered {
 		t.Fatalf("%+v", a)
 	}
@@ -216,7 +216,7 @@ func TestTheReadersRoleIsTakenWhereTheOperatorsIsNot(t *testing.T) {
 	database.Exec(t, contracttest.Seed)
 	forceRowSecurity(t, database)
 	store, _ := loginRole(t, database, "IN ROLE pulse_operator_read")
-	if a := store.Aggregates(t.Context(), db.Aggregates); len(a.failed()) != 0 {
+	if a := store.Aggregates(t.Context(), Aggregates); len(a.failed()) != 0 {
 		t.Errorf("%+v", a)
 	}
 }
@@ -703,9 +703,9 @@ func TestAlertsOpenAndCloseAfterSoManyChecks(t *testing.T) {
 	database, pool, store := onDatabase(t)
 	held := leasetest.Held(t, lease.NewPostgres(store.client, 0), time.Minute)
 	reading := probe.Reading{Status: probe.Down}
-	newMonitor := func() *HealthMonitor {
+	newMonitor := func() *healthMonitor {
 		return monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": func(context.Context) probe.Reading { return reading }}),
-			store, held, time.Minute, Alerts{Enabled: true, AfterFailures: 3, AfterSuccesses: 2})
+			store, held, time.Minute, alerts{enabled: true, afterFailures: 3, afterSuccesses: 2})
 	}
 	monitor := newMonitor()
 	check := func(want ...string) {
@@ -831,7 +831,7 @@ func TestWhatAnAggregateCosts(t *testing.T) {
 	}
 	t.Cleanup(pool.Close)
 	store := storeOn(pool, 5*time.Second)
-	list := []db.Aggregate{db.Aggregates[0]}
+	list := []db.Aggregate{Aggregates[0]}
 
 	busy, err := pool.Acquire(t.Context())
 	if err != nil {
@@ -846,7 +846,7 @@ func TestWhatAnAggregateCosts(t *testing.T) {
 	}
 
 	// One that the server ends has taken so long at least.
-	slow := db.Aggregates[slices.IndexFunc(db.Aggregates, func(a db.Aggregate) bool { return a.Name == "tenants" })]
+	slow := Aggregates[slices.IndexFunc(Aggregates, func(a db.Aggregate) bool { return a.Name == "tenants" })]
 	database.Exec(t, "ALTER TABLE tenants RENAME TO gone; CREATE VIEW tenants AS SELECT gone.* FROM gone, pg_sleep(60)")
 	a = storeOn(pool, 300*time.Millisecond).Aggregates(t.Context(), []db.Aggregate{slow})
 	if took := a.Of["tenants"].Took; !db.IsTimeout(a.Of["tenants"].Err) || took < 300*time.Millisecond || took > 5*time.Second {
@@ -885,7 +885,7 @@ func TestAFunctionThatIsRefusedCostsItsNumbers(t *testing.T) {
 			database := pgtest.New(t)
 			store, _ := loginRole(t, database, "IN ROLE pg_read_all_stats")
 			missing := func() (names []string) {
-				a := store.Aggregates(t.Context(), db.Aggregates)
+				a := store.Aggregates(t.Context(), Aggregates)
 				got := metricsOf(a.samples())
 				for _, s := range slices.Concat(contracttest.Samples, contracttest.MinuteSamples) {
 					if (s.Service == "postgres" || s.Service == "platform") && s.Metric != "healthy" && !slices.Contains(got, s.Metric) {
@@ -914,7 +914,7 @@ func TestAnAggregateThatTheDeadlineEnds(t *testing.T) {
 	database.Exec(t, `ALTER TABLE tenants RENAME TO t; CREATE VIEW tenants AS SELECT t.* FROM t, pg_sleep(0.5);
 		ALTER TABLE device_state RENAME TO d; CREATE VIEW device_state AS SELECT d.* FROM d, pg_sleep(60)`)
 	named := func(name string) db.Aggregate {
-		return db.Aggregates[slices.IndexFunc(db.Aggregates, func(a db.Aggregate) bool { return a.Name == name })]
+		return Aggregates[slices.IndexFunc(Aggregates, func(a db.Aggregate) bool { return a.Name == name })]
 	}
 	list := []db.Aggregate{named("tenants"), named("devices"), named("alerts")}
 	// The server gives each two thirds of the time, of which the first takes half.

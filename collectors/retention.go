@@ -21,8 +21,8 @@ const (
 	retentionPause = 200 * time.Millisecond
 )
 
-// Retention removes the samples that are older than they are kept.
-type Retention struct {
+// retention removes the samples that are older than they are kept.
+type retention struct {
 	store Store
 	lease *lease.Lease
 	keep  time.Duration
@@ -36,14 +36,14 @@ const (
 	smallestBatch = 50
 )
 
-// NewRetention keeps samples for keep.
-func NewRetention(store Store, lease *lease.Lease, keep time.Duration) *Retention {
-	return &Retention{store: store, lease: lease, keep: keep, batch: largestBatch}
+// newRetention keeps samples for keep.
+func newRetention(store Store, lease *lease.Lease, keep time.Duration) *retention {
+	return &retention{store: store, lease: lease, keep: keep, batch: largestBatch}
 }
 
 // cycle removes everything that has expired by now, in small batches. It leaves
 // the database to the others for at least as long as it has used it.
-func (r *Retention) cycle(ctx context.Context) error {
+func (r *retention) cycle(ctx context.Context) error {
 	cutoff := r.lease.Now().Add(-r.keep)
 	var total int64
 	for more := true; more && ctx.Err() == nil; {

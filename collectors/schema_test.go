@@ -103,12 +103,12 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 			if _, err := worker.Lease.TryAcquire(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			cycle := func() error { return errors.Join(worker.Metrics.Cycle(t.Context()), worker.health.cycle(t.Context())) }
+			cycle := func() error { return errors.Join(worker.metrics.Cycle(t.Context()), worker.health.cycle(t.Context())) }
 			if err := cycle(); err != nil {
 				t.Fatal(err)
 			}
 			counted := func() (n int) { // but the checks, of which each is stored once
-				for _, s := range worker.Metrics.gatherer.last.Samples {
+				for _, s := range worker.metrics.gatherer.last.Samples {
 					if s.Metric != config.LatencySample {
 						n++
 					}
@@ -127,7 +127,7 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 			if _, err := worker.Lease.TryAcquire(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			worker.Metrics.storer.retryAt = time.Time{} // it was refused
+			worker.metrics.storer.retryAt = time.Time{} // it was refused
 			if err := cycle(); err != nil {
 				t.Error(err)
 			}
@@ -169,7 +169,7 @@ func TestAWorkerWaitsForTheMigratorsExtension(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- worker.Run(ctx) }()
-	pgtest.Eventually(t, "it waits", func() bool { return len(log.Lines(t, "waiting for the platform's migrator")) == 1 })
+	pgtest.Eventually(t, "it waits", func() bool { return len(log.Lines(t, "database is not ready, waiting for it")) == 1 })
 	if err := worker.Ready(); err == nil {
 		t.Error("it is ready")
 	}
@@ -182,7 +182,7 @@ func TestAWorkerWaitsForTheMigratorsExtension(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if lines := log.Lines(t, "waiting for the platform's migrator"); len(lines) != 1 {
+	if lines := log.Lines(t, "database is not ready, waiting for it"); len(lines) != 1 {
 		t.Errorf("%d lines within a minute", len(lines))
 	}
 }

@@ -63,7 +63,7 @@ func TestNothingDependsOnWhatTheDatabaseSets(t *testing.T) {
 			if off := time.Since(begin).Abs(); off > time.Minute {
 				t.Errorf("the database's clock is read as %s", begin)
 			}
-			if err := errors.Join(worker.Metrics.Cycle(t.Context()), worker.health.cycle(t.Context())); err != nil {
+			if err := errors.Join(worker.metrics.Cycle(t.Context()), worker.health.cycle(t.Context())); err != nil {
 				t.Fatal(err)
 			}
 			const value = 0.1 + 1e-12

@@ -109,8 +109,8 @@ func testAStandstill(t *testing.T, what string, within time.Duration) {
 		t.Errorf("it leads for %s, want %s at most", took, within)
 	}
 	pass(10 * time.Minute)
-	w.Metrics.storer.newestStore() // those that ask do not wait for it
-	w.Metrics.Waiting()
+	w.metrics.storer.newestStore() // those that ask do not wait for it
+	w.Waiting()
 	fake.Lock()
 	holder, epoch := fake.Holder, fake.Epoch
 	fake.Unlock()
@@ -128,7 +128,7 @@ func testAStandstill(t *testing.T, what string, within time.Duration) {
 		t.Errorf("when it is back the lease is %q's, epoch %d after %d", fake.Holder, fake.Epoch, epoch)
 	}
 	fake.Unlock()
-	if newest := w.Metrics.storer.newestStore(); time.Since(newest) > 6*time.Second {
+	if newest := w.metrics.storer.newestStore(); time.Since(newest) > 6*time.Second {
 		t.Errorf("its newest store is %s old", time.Since(newest))
 	}
 	stop()

@@ -2,7 +2,6 @@ package collectors
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,13 +37,7 @@ func (w *Worker) awaitDatabase(ctx context.Context) error {
 			return nil
 		}
 		delay := retry.NextBackOff()
-		var early *schema.NoTimescaleError
-		if now := time.Now(); errors.As(err, &early) {
-			if now.Sub(logged) >= time.Minute {
-				logged = now
-				w.log.Warn().Err(err).Msg("waiting for the platform's migrator")
-			}
-		} else if now.Sub(logged) >= 30*time.Second {
+		if now := time.Now(); now.Sub(logged) >= 30*time.Second {
 			logged = now
 			w.log.Error().Err(err).Dur("retry_in_ms", delay).Msg("database is not ready, waiting for it")
 		}

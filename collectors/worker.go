@@ -53,9 +53,9 @@ type Worker struct {
 // jobs are the lease and what is done under it.
 type jobs struct {
 	Lease     *lease.Lease
-	Metrics   *MetricsCollector
-	health    *HealthMonitor
-	retention *Retention // nil where samples are kept for ever
+	metrics   *metricsCollector
+	health    *healthMonitor
+	retention *retention // nil where samples are kept for ever
 	observer  Observer
 }
 
@@ -98,15 +98,15 @@ func newJobs(cfg config.Config, targets []probe.Target, store Store, leases leas
 	j := &jobs{observer: observer}
 	j.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, lease.Hooks{
 		Turned:     func(next time.Duration) { heart.Beat(leaseLoop, next) },
-		Superseded: func(lastCycleAt time.Time) { j.Metrics.supersede(log, lastCycleAt) },
+		Superseded: func(lastCycleAt time.Time) { j.metrics.supersede(log, lastCycleAt) },
 	})
 	latencies := &latencies{}
-	j.health = NewHealthMonitor(HealthOptions{Targets: targets, Store: store, Lease: j.Lease, Interval: cfg.HealthInterval, Observer: observer,
-		Alerts: Alerts{cfg.SystemAlerts, cfg.AlertAfterFailures, cfg.AlertAfterSuccesses}, latencies: latencies})
-	j.Metrics = NewMetricsCollector(MetricsOptions{Targets: targets, Store: store, Lease: j.Lease, Buffer: buffer, Interval: cfg.MetricsInterval, Observer: observer,
-		schedule: newSchedule(db.Aggregates, cfg.MetricsInterval, cfg.AggregateBudget.Share()), latencies: latencies})
+	j.health = &healthMonitor{targets: targets, store: store, lease: j.Lease, latencies: latencies, observer: observer,
+		alerts: alerts{cfg.SystemAlerts, cfg.AlertAfterFailures, cfg.AlertAfterSuccesses}, timeout: min(probe.Timeout, cfg.HealthInterval*6/10)}
+	schedule := newSchedule(Aggregates, cfg.MetricsInterval, cfg.AggregateBudget.Share())
+	j.metrics = newMetricsCollector(targets, store, j.Lease, buffer, cfg.MetricsInterval, schedule, latencies, observer)
 	if cfg.MetricsRetention > 0 {
-		j.retention = NewRetention(store, j.Lease, cfg.MetricsRetention)
+		j.retention = newRetention(store, j.Lease, cfg.MetricsRetention)
 	}
 	return j
 }
@@ -145,7 +145,7 @@ func (w *Worker) Run(ctx context.Context) error {
 
 // collect runs the loops until ctx is done.
 func (w *Worker) collect(ctx context.Context) {
-	loops := append(w.Metrics.loops(w.cfg.MetricsInterval),
+	loops := append(w.metrics.loops(w.cfg.MetricsInterval),
 		&Loop{Name: HealthLoop, Interval: w.cfg.HealthInterval, Deadline: w.cfg.HealthInterval * 9 / 10, Cycle: w.health.cycle})
 	if w.retention != nil {
 		loops = append(loops, &Loop{Name: retentionLoop, Interval: retentionInterval, Deadline: retentionDeadline,
@@ -181,23 +181,26 @@ func runLoops(ctx context.Context, loops []*Loop) {
 // storeLast stores the cycle that was gathered while the loops stopped, in what
 // is left of stopGrace.
 func (w *Worker) storeLast(ctx context.Context, stopped time.Time) {
-	if waiting, _ := w.Metrics.Waiting(); waiting == 0 {
+	if waiting, _ := w.Waiting(); waiting == 0 {
 		return
 	}
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), stopped.Add(stopGrace))
 	defer cancel()
 	ctx, log := withTrace(ctx, w.log.With().Str("loop", StoreLoop).Logger())
 	defer faultlog.Recovered(ctx, func(error) {})
-	if err := w.Metrics.storer.cycle(ctx); err != nil {
+	if err := w.metrics.storer.cycle(ctx); err != nil {
 		log.Debug().Err(err).Msg("the last cycles are not stored")
 	}
 }
+
+// Waiting is how many cycles wait to be stored, and the time of the oldest.
+func (w *Worker) Waiting() (cycles int, oldest time.Time) { return w.metrics.queue.waiting() }
 
 // Ready fails unless this process leads and has stored within three intervals, or
 // stands by and has read the lease within its ttl.
 func (w *Worker) Ready() error {
 	status := w.Lease.Status()
-	stored := w.Metrics.storer.newestStore()
+	stored := w.metrics.storer.newestStore()
 	switch {
 	case status.Leading && stored.IsZero():
 		return errors.New("nothing is stored yet")
@@ -220,8 +223,8 @@ func (w *Worker) OnceHealth(ctx context.Context, dryRun bool) (found []probe.Obs
 
 // OnceMetrics is OnceHealth for a cycle of metrics, with the aggregates that failed.
 func (w *Worker) OnceMetrics(ctx context.Context, dryRun bool) (cycle spool.Cycle, failed []string, leader string, err error) {
-	leader, err = w.once(ctx, dryRun, w.Metrics.gatherer.once, w.Metrics.storer.cycle)
-	return w.Metrics.gatherer.last, w.Metrics.counting.failed, leader, err
+	leader, err = w.once(ctx, dryRun, w.metrics.gatherer.once, w.metrics.storer.cycle)
+	return w.metrics.gatherer.last, w.metrics.counting.failed, leader, err
 }
 
 func (w *Worker) once(ctx context.Context, dryRun bool, collect func(context.Context), save func(context.Context) error) (leader string, err error) {

@@ -105,7 +105,7 @@ func TestTheSamplesOfACycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, tables := map[string]float64{}, 0
-	for _, s := range worker.Metrics.gatherer.last.Samples {
+	for _, s := range worker.metrics.gatherer.last.Samples {
 		got[fmt.Sprintf("%q, %q", s.Service, s.Metric)] = s.Value
 		if s.Metric == "table_bytes" {
 			tables++

@@ -17,9 +17,9 @@ type Sample struct {
 // Reader is a generated method that returns samples.
 type Reader func(context.Context, *Queries) ([]Sample, error)
 
-// reads makes a reader of any generated method whose rows are samples: a query with
+// Reads makes a reader of any generated method whose rows are samples: a query with
 // other columns does not compile.
-func reads[R ~struct {
+func Reads[R ~struct {
 	MetricName string
 	Service    string
 	Tags       string
@@ -48,36 +48,6 @@ type Aggregate struct {
 	// Read is the generated method.
 	Read Reader
 }
-
-// Aggregates is the list to extend for a table that is not read yet. Another number
-// of a table that is read needs no line here.
-//
-// Those that read the platform come last, since its role holds to the end of the
-// transaction. Of these the slowest comes last: it cannot take time from the others.
-var Aggregates = []Aggregate{
-	{Name: "database", Read: reads((*Queries).DatabaseSamples)},
-	{Name: "size", Read: reads((*Queries).SizeSamples)},
-	{Name: "activity", Read: reads((*Queries).ActivitySamples), Every: time.Minute},
-	{Name: "locks", Read: reads((*Queries).LockSamples), Every: time.Minute},
-	{Name: "database totals", Read: reads((*Queries).DatabaseTotalSamples), Every: time.Minute},
-	{Name: "wal", Read: reads((*Queries).WalSamples), Every: time.Minute},
-	{Name: "replication lag", Read: reads((*Queries).ReplicationLagSamples), Every: time.Minute},
-	{Name: "replication bytes", Read: reads((*Queries).ReplicationByteSamples), Every: time.Minute},
-	{Name: "tables", Read: reads((*Queries).TableSamples), Every: time.Minute},
-	{Name: "tenants", Read: reads((*Queries).TenantSamples), Platform: true, Every: time.Minute},
-	{Name: "rules", Read: reads((*Queries).RuleSamples), Platform: true, Every: time.Minute},
-	{Name: "integrations", Read: reads((*Queries).IntegrationSamples), Platform: true, Every: time.Minute},
-	{Name: "alerts", Read: reads((*Queries).AlertSamples), Platform: true},
-	{Name: "deliveries", Read: reads((*Queries).DeliverySamples), Platform: true},
-	{Name: "alert totals", Read: reads((*Queries).AlertTotalSamples), Platform: true, Every: time.Minute},
-	{Name: "delivery totals", Read: reads((*Queries).DeliveryTotalSamples), Platform: true, Every: time.Minute},
-	{Name: "registry", Read: reads((*Queries).RegistrySamples), Platform: true, Every: time.Minute},
-	{Name: "devices", Read: reads((*Queries).DeviceSamples), Platform: true},
-	{Name: "devices offline", Read: reads((*Queries).OfflineSamples), Platform: true, Every: 5 * time.Minute},
-}
-
-// Use is what its statement is for.
-func (a Aggregate) Use() string { return "the aggregate " + a.Name }
 
 // ReadAggregates reads aggregates in their order, in a transaction that has no role
 // yet, and hands each to done with how long its call took: what came before, such as

@@ -247,7 +247,7 @@ func newMetrics(monitored []string, worker func() *collectors.Worker, pool *pgxp
 			return status.Leading, status.Epoch
 		},
 		Buffer: func() (int, time.Duration) {
-			cycles, oldest := worker().Metrics.Waiting()
+			cycles, oldest := worker().Waiting()
 			if cycles == 0 {
 				return 0, 0
 			}

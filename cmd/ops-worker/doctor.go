@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"ops_worker/collectors"
 	"ops_worker/internal/config"
 	"ops_worker/internal/doctor"
 )
@@ -26,7 +27,7 @@ func newDoctorCommand(load loader) *cobra.Command {
 			if err != nil && !errors.As(err, &wrong) {
 				return err
 			}
-			report := doctor.Run(cmd.Context(), cfg, err)
+			report := doctor.Run(cmd.Context(), cfg, err, collectors.Aggregates)
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), report)
 			} else {

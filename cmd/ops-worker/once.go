@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"ops_worker/collectors"
-	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/spool"
@@ -52,7 +51,7 @@ func newOnceCommand(load loader) *cobra.Command {
 		found, leader, err := w.OnceHealth(ctx, dryRun)
 		return leader, errors.Join(printHealth(out, found, asJSON), err)
 	})
-	sub("metrics", "Collect every sample once, however long they take", len(db.Aggregates), func(ctx context.Context, w *collectors.Worker, out io.Writer) (string, error) {
+	sub("metrics", "Collect every sample once, however long they take", len(collectors.Aggregates), func(ctx context.Context, w *collectors.Worker, out io.Writer) (string, error) {
 		cycle, failed, leader, err := w.OnceMetrics(ctx, dryRun)
 		if len(failed) > 0 {
 			if away := w.Store.Ping(ctx); away != nil {

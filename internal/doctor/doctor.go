@@ -66,9 +66,10 @@ type limits struct{ total, check time.Duration }
 var defaultLimits = limits{total: 25 * time.Second, check: 5 * time.Second}
 
 // Run examines what cfg describes. settings is the error that loading cfg gave;
-// with one, cfg is not there and only the settings can be judged.
-func Run(ctx context.Context, cfg config.Config, settings error) Report {
-	r := &run{cfg: cfg, settings: settings, limits: defaultLimits}
+// with one, cfg is not there and only the settings can be judged. aggregates are those
+// that the worker counts.
+func Run(ctx context.Context, cfg config.Config, settings error, aggregates []db.Aggregate) Report {
+	r := &run{cfg: cfg, settings: settings, aggregates: aggregates, limits: defaultLimits}
 	return r.report(ctx)
 }
 
@@ -103,10 +104,11 @@ var checks = []check{
 // run is one examination. The checks follow one another, so what one learns for
 // those behind it needs no lock.
 type run struct {
-	cfg      config.Config
-	settings error
-	limits   limits
-	resolver probe.Resolver // of the services' names; nil is Go's own
+	cfg        config.Config
+	settings   error
+	aggregates []db.Aggregate
+	limits     limits
+	resolver   probe.Resolver // of the services' names; nil is Go's own
 
 	database *database
 	services *services

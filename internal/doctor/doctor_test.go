@@ -182,7 +182,7 @@ func fromEnv(env map[string]string) (config.Config, error) {
 func (s *stage) run(t *testing.T) Report {
 	t.Helper()
 	cfg, err := s.config()
-	return Run(t.Context(), cfg, err)
+	return Run(t.Context(), cfg, err, collectors.Aggregates)
 }
 
 // of is a check of a report.
@@ -293,7 +293,7 @@ func TestUnmigratedDatabaseStaysAsItIs(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
 	cfg, err := fromEnv(map[string]string{"DATABASE_URL": database.URL, "INGEST_HEALTH_URL": service(t, 200), "EVALUATOR_HEALTH_URL": service(t, 200)})
-	r := Run(t.Context(), cfg, err)
+	r := Run(t.Context(), cfg, err, collectors.Aggregates)
 	// The role pulse_operator is the server's, and may be there already.
 	if got := r.ExitCode(); got != 1 {
 		t.Errorf("exit code %d, want 1:\n%s", got, text(t, r))
@@ -316,7 +316,7 @@ func TestUnmigratedDatabaseStaysAsItIs(t *testing.T) {
 func TestWrongSettings(t *testing.T) {
 	t.Parallel()
 	cfg, err := fromEnv(map[string]string{"PG_PORT": "s3cret", "LEASE_TTL": "soon", "DATABASE_URL": "mysql://u:s3cret@h/d"})
-	r := Run(t.Context(), cfg, err)
+	r := Run(t.Context(), cfg, err, collectors.Aggregates)
 	if r.ExitCode() != 2 {
 		t.Errorf("exit code %d, want 2", r.ExitCode())
 	}
@@ -334,7 +334,7 @@ func TestWrongSettings(t *testing.T) {
 	if out := text(t, r); strings.Contains(out, "s3cret") {
 		t.Errorf("a value is shown:\n%s", out)
 	}
-	other := Run(t.Context(), config.Config{}, errors.New("no such thing"))
+	other := Run(t.Context(), config.Config{}, errors.New("no such thing"), nil)
 	if got := of(t, other, "settings"); got.Result != Fail || other.ExitCode() != 2 {
 		t.Errorf("settings after an error of another kind: %+v", got)
 	}

@@ -55,11 +55,11 @@ const (
 func checkAggregates(ctx context.Context, r *run, f *findings) error {
 	var refused refusals
 	var together time.Duration
-	for i, a := range db.Aggregates {
+	for i, a := range r.aggregates {
 		role, took, err := r.count(ctx, a)
 		together += took
 		if ctx.Err() != nil {
-			f.note("%d of %d were not read in time", len(db.Aggregates)-i, len(db.Aggregates))
+			f.note("%d of %d were not read in time", len(r.aggregates)-i, len(r.aggregates))
 			break
 		}
 		if err != nil && !db.IsTimeout(err) {

@@ -1,4 +1,4 @@
-package db_test
+package collectors
 
 import (
 	"slices"
@@ -25,7 +25,7 @@ func TestAggregatesYieldTheirSamples(t *testing.T) {
 		}
 	}
 	got := map[string]bool{}
-	err := db.ReadAggregates(t.Context(), db.New(pool), db.Aggregates, func(_ db.Aggregate, samples []db.Sample, _ time.Duration) {
+	err := db.ReadAggregates(t.Context(), db.New(pool), Aggregates, func(_ db.Aggregate, samples []db.Sample, _ time.Duration) {
 		for _, s := range samples {
 			got[s.Service+" "+s.MetricName] = true
 		}

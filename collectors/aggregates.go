@@ -1,0 +1,35 @@
+package collectors
+
+import (
+	"time"
+
+	"ops_worker/db"
+)
+
+// Aggregates are the queries of sql/queries/aggregates.sql, and how often each is due.
+// A table that is not read yet gets a line here; another number of one that is needs
+// none.
+//
+// Those that read the platform come last, since its role holds to the end of the
+// transaction. Of these the slowest comes last: it cannot take time from the others.
+var Aggregates = []db.Aggregate{
+	{Name: "database", Read: db.Reads((*db.Queries).DatabaseSamples)},
+	{Name: "size", Read: db.Reads((*db.Queries).SizeSamples)},
+	{Name: "activity", Read: db.Reads((*db.Queries).ActivitySamples), Every: time.Minute},
+	{Name: "locks", Read: db.Reads((*db.Queries).LockSamples), Every: time.Minute},
+	{Name: "database totals", Read: db.Reads((*db.Queries).DatabaseTotalSamples), Every: time.Minute},
+	{Name: "wal", Read: db.Reads((*db.Queries).WalSamples), Every: time.Minute},
+	{Name: "replication lag", Read: db.Reads((*db.Queries).ReplicationLagSamples), Every: time.Minute},
+	{Name: "replication bytes", Read: db.Reads((*db.Queries).ReplicationByteSamples), Every: time.Minute},
+	{Name: "tables", Read: db.Reads((*db.Queries).TableSamples), Every: time.Minute},
+	{Name: "tenants", Read: db.Reads((*db.Queries).TenantSamples), Platform: true, Every: time.Minute},
+	{Name: "rules", Read: db.Reads((*db.Queries).RuleSamples), Platform: true, Every: time.Minute},
+	{Name: "integrations", Read: db.Reads((*db.Queries).IntegrationSamples), Platform: true, Every: time.Minute},
+	{Name: "alerts", Read: db.Reads((*db.Queries).AlertSamples), Platform: true},
+	{Name: "deliveries", Read: db.Reads((*db.Queries).DeliverySamples), Platform: true},
+	{Name: "alert totals", Read: db.Reads((*db.Queries).AlertTotalSamples), Platform: true, Every: time.Minute},
+	{Name: "delivery totals", Read: db.Reads((*db.Queries).DeliveryTotalSamples), Platform: true, Every: time.Minute},
+	{Name: "registry", Read: db.Reads((*db.Queries).RegistrySamples), Platform: true, Every: time.Minute},
+	{Name: "devices", Read: db.Reads((*db.Queries).DeviceSamples), Platform: true},
+	{Name: "devices offline", Read: db.Reads((*db.Queries).OfflineSamples), Platform: true, Every: 5 * time.Minute},
+}
