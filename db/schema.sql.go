@@ -52,7 +52,6 @@ const describeDatabase = `-- name: DescribeDatabase :one
 SELECT current_database()::text AS name,
        current_user::text AS login_role,
        coalesce(has_schema_privilege(to_regnamespace('public')::oid, 'USAGE'), false)::boolean AS public_usable,
-       current_setting('default_transaction_read_only')::boolean AS read_only,
        EXISTS (
            SELECT FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -67,7 +66,6 @@ type DescribeDatabaseRow struct {
 	Name         string
 	LoginRole    string
 	PublicUsable bool
-	ReadOnly     bool
 	HasTables    bool
 }
 
@@ -80,7 +78,6 @@ func (q *Queries) DescribeDatabase(ctx context.Context) (DescribeDatabaseRow, er
 		&i.Name,
 		&i.LoginRole,
 		&i.PublicUsable,
-		&i.ReadOnly,
 		&i.HasTables,
 	)
 	return i, err

@@ -135,8 +135,7 @@ func (m *migrator) up(ctx context.Context) ([]Change, error) {
 		return nil, err
 	}
 	var marked []Change
-	var pending bool
-	var missing []string
+	wanted := false
 	err = db.Transaction(ctx, m.pool, db.ReadWrite, atStart, func(tx pgx.Tx) (err error) {
 		q := db.New(tx)
 		if err := q.LockSchema(ctx); err != nil {
@@ -145,15 +144,15 @@ func (m *migrator) up(ctx context.Context) ([]Change, error) {
 		if marked, err = settle(ctx, tx, m.anyDatabase); err != nil {
 			return err
 		}
-		pending, missing, err = ownState(ctx, q)
+		wanted, err = wantsMigrations(ctx, q)
 		return err
 	})
 	if err != nil {
 		return changes, fmt.Errorf("look at the schema: %w", err)
 	}
 	changes = append(changes, marked...)
-	if pending || len(missing) > 0 {
-		made, err := m.apply(ctx, pending, missing)
+	if wanted {
+		made, err := m.apply(ctx)
 		changes = append(changes, made...)
 		if err != nil {
 			return changes, err
@@ -163,21 +162,18 @@ func (m *migrator) up(ctx context.Context) ([]Change, error) {
 	return append(changes, made...), err
 }
 
-// ownState is whether migrations are pending, and which of the worker's own relations
-// do not stand though none is. It fails where goose could not mend that.
-func ownState(ctx context.Context, q *db.Queries) (pending bool, missing []string, err error) {
+// wantsMigrations reports whether migrations are pending, or what they have made does
+// not stand.
+func wantsMigrations(ctx context.Context, q *db.Queries) (bool, error) {
 	if err := CheckRowSecurity(ctx, q); err != nil {
-		return false, nil, err
+		return false, err
 	}
 	states, err := Migrations(ctx, q)
 	if err != nil {
-		return false, nil, err
+		return false, err
 	}
-	pending = slices.ContainsFunc(states, func(s MigrationState) bool { return !s.Applied() })
-	if missing, err = missingOwn(ctx, q); err != nil || !pending && len(missing) == 0 {
-		return false, nil, err
-	}
-	return pending, missing, checkWritable(ctx, q)
+	missing, err := missingOwn(ctx, q)
+	return len(missing) > 0 || slices.ContainsFunc(states, func(s MigrationState) bool { return !s.Applied() }), err
 }
 
 // missingOwn are those of the worker's own relations that do not stand.
@@ -192,38 +188,27 @@ func missingOwn(ctx context.Context, q *db.Queries) ([]string, error) {
 	}), nil
 }
 
-// checkWritable fails with a ReadOnlyError where goose could write nothing.
-func checkWritable(ctx context.Context, q *db.Queries) error {
-	database, err := q.DescribeDatabase(ctx)
-	if err == nil && database.ReadOnly {
-		err = &ReadOnlyError{database.LoginRole}
-	}
-	return err
-}
-
 // apply runs the migrations that are pending; and all of them again where what they
 // have made was dropped since, which leaves alone what stands.
-func (m *migrator) apply(ctx context.Context, pending bool, missing []string) (changes []Change, err error) {
-	if pending {
-		p, err := m.provider()
-		if err != nil {
-			return nil, err
-		}
-		results, err := p.Up(ctx)
-		changes = changesOf(results, err, "migrated")
-		if err != nil {
-			return changes, m.explain(ctx, "apply migrations", err)
-		}
-		err = db.InTx(ctx, m.pool, db.ReadOnly, atStart.Statement, func(q *db.Queries) (err error) {
-			missing, err = missingOwn(ctx, q)
-			return err
-		})
-		if err != nil || len(missing) == 0 {
-			return changes, err
-		}
-	}
-	p, err := m.provider(goose.WithDisableVersioning(true))
+func (m *migrator) apply(ctx context.Context) (changes []Change, err error) {
+	p, err := m.provider()
 	if err != nil {
+		return nil, err
+	}
+	results, err := p.Up(ctx)
+	changes = changesOf(results, err, "migrated")
+	if err != nil {
+		return changes, m.explain(ctx, "apply migrations", err)
+	}
+	var missing []string
+	err = db.InTx(ctx, m.pool, db.ReadOnly, atStart.Statement, func(q *db.Queries) (err error) {
+		missing, err = missingOwn(ctx, q)
+		return err
+	})
+	if err != nil || len(missing) == 0 {
+		return changes, err
+	}
+	if p, err = m.provider(goose.WithDisableVersioning(true)); err != nil {
 		return changes, err
 	}
 	if _, err := p.Up(ctx); err != nil {
@@ -370,9 +355,6 @@ func (m *migrator) down(ctx context.Context, options DownOptions) (changes []Cha
 }
 
 func (m *migrator) takeBack(ctx context.Context, all bool) ([]*goose.MigrationResult, error) {
-	if err := db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) error { return checkWritable(ctx, q) }); err != nil {
-		return nil, err
-	}
 	p, err := m.provider()
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,22 +39,13 @@ func (e *ForeignDatabaseError) Error() string {
 type ElsewhereError struct{ Found []db.FindElsewhereRow }
 
 func (e *ElsewhereError) Error() string {
-	var moves, twice []string
+	var moves []string
 	for _, f := range e.Found {
-		name, kind := pgx.Identifier{f.Schema, f.Name}.Sanitize(), "TABLE"
-		if f.Kind == "v" {
-			kind = "VIEW"
-		}
-		moves = append(moves, fmt.Sprintf("ALTER %s %s SET SCHEMA public;", kind, name))
-		if f.InPublic {
-			twice = append(twice, f.Name)
-		}
+		kind := map[string]string{"v": "VIEW"}[f.Kind]
+		moves = append(moves, fmt.Sprintf("ALTER %s %s SET SCHEMA public;", cmp.Or(kind, "TABLE"), pgx.Identifier{f.Schema, f.Name}.Sanitize()))
 	}
-	text := "tables of the worker stand outside of the schema public; with every worker stopped, move them there: " + strings.Join(moves, " ")
-	if len(twice) > 0 {
-		text += fmt.Sprintf(" (public has %s too: first drop or rename what nobody reads)", strings.Join(twice, ", "))
-	}
-	return text
+	return "tables of the worker stand outside of the schema public; with every worker stopped, move them there, and before that " +
+		"drop or rename what public has of the same name and nobody reads: " + strings.Join(moves, " ")
 }
 
 // IsRefused reports whether a database is not one for the worker. To ask it again
@@ -72,15 +64,6 @@ func RefuseElsewhere(ctx context.Context, q *db.Queries) error {
 		err = &ElsewhereError{found}
 	}
 	return err
-}
-
-// ReadOnlyError is a role whose transactions begin read-only. goose begins its own by
-// the defaults.
-type ReadOnlyError struct{ Role string }
-
-func (e *ReadOnlyError) Error() string {
-	return fmt.Sprintf("transactions begin read-only here, and migrations are to be applied: "+
-		"ALTER ROLE %s SET default_transaction_read_only = off; it holds for new connections, so reconnect a pooler", quoted(e.Role))
 }
 
 // RowSecurityError is row-level security that would hide rows of the worker's own

@@ -16,7 +16,6 @@ ORDER BY v.version_id;
 SELECT current_database()::text AS name,
        current_user::text AS login_role,
        coalesce(has_schema_privilege(to_regnamespace('public')::oid, 'USAGE'), false)::boolean AS public_usable,
-       current_setting('default_transaction_read_only')::boolean AS read_only,
        EXISTS (
            SELECT FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
