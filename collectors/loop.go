@@ -69,69 +69,50 @@ func (l *Loop) deadline() time.Duration {
 // Run turns until ctx is done, and returns when the cycle in flight has ended.
 func (l *Loop) Run(ctx context.Context) {
 	log := l.Log.With().Str("loop", l.Name).Logger()
-	if l.Trigger != nil {
-		l.runTriggered(ctx, log)
-		return
-	}
 	var failing, overrunning faultlog.Log
-
-	timer := time.NewTimer(l.FirstAfter)
-	defer timer.Stop()
+	var due *time.Timer
+	var ticks <-chan time.Time // none where there is a trigger
 	start := time.Now().Add(l.FirstAfter)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		}
-		watched := l.watch()
-		l.turned(ctx, log)
-		began := time.Now()
-		log, err := l.runOnce(ctx, log)
-		l.turned(ctx, log)
-
-		elapsed := time.Since(start)
-		next := elapsed/l.Interval + 1
-		l.ended(ctx, log, time.Since(began), err, int(next-1))
-		watched()
-		if ctx.Err() == nil {
-			failing.Observe(log, err, cycleFails, cycleSucceeds)
-			// The grid moves up to the tick that is due next; those between
-			// were covered by this cycle.
-			if skipped := next - 1; skipped > 0 {
-				overrunning.Observe(log, fmt.Errorf("skipped %d ticks of %s: the cycle took %s", skipped, l.Interval, elapsed.Round(time.Millisecond)),
-					"cycle overran its interval", "cycles are on time again")
-			} else {
-				overrunning.Observe(log, nil, "", "cycles are on time again")
-			}
-		}
-		start = start.Add(next * l.Interval)
-		timer.Reset(time.Until(start))
+	if l.Trigger == nil {
+		due = time.NewTimer(l.FirstAfter)
+		defer due.Stop()
+		ticks = due.C
 	}
-}
-
-const (
-	cycleFails    = "cycle failed"
-	cycleSucceeds = "cycles succeed again"
-)
-
-func (l *Loop) runTriggered(ctx context.Context, log zerolog.Logger) {
-	var failing faultlog.Log
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-ticks:
 		case <-l.Trigger:
 		}
 		watched := l.watch()
+		l.turned(ctx, log)
 		began := time.Now()
 		log, err := l.runOnce(ctx, log)
-		l.ended(ctx, log, time.Since(began), err, 0)
+		took := time.Since(began)
+		l.turned(ctx, log)
+		skipped := time.Duration(0)
+		if l.Trigger == nil {
+			// The grid moves up to the tick that is due next; those between were covered
+			// by this cycle.
+			skipped = time.Since(start) / l.Interval
+			start = start.Add((skipped + 1) * l.Interval)
+			due.Reset(time.Until(start))
+		}
+		l.ended(ctx, log, took, err, int(skipped))
 		watched()
 		if ctx.Err() == nil {
-			failing.Observe(log, err, cycleFails, cycleSucceeds)
+			failing.Observe(log, err, "cycle failed", "cycles succeed again")
+			overrunning.Observe(log, l.overrun(skipped, took), "cycle overran its interval", "cycles are on time again")
 		}
 	}
+}
+
+func (l *Loop) overrun(skipped, took time.Duration) error {
+	if skipped == 0 {
+		return nil
+	}
+	return fmt.Errorf("skipped %d ticks of %s: the cycle took %s", skipped, l.Interval, took.Round(time.Millisecond))
 }
 
 func (l *Loop) turned(ctx context.Context, log zerolog.Logger) {

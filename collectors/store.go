@@ -148,9 +148,8 @@ func (p *Postgres) NewestValues(ctx context.Context, series []Series) (map[Serie
 	return values, nil
 }
 
-// SaveHealth upserts the row of every observed service, and its streak, in one
-// transaction. Where the database refuses that, each goes in its own: what one table
-// refuses, the other may take.
+// SaveHealth upserts the row of every observed service, and its streak, in a
+// transaction each: what one table refuses, the other may take.
 func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) (checks map[string]int, err error) {
 	rows := db.UpsertServiceHealthParams{CheckedAt: at}
 	count := db.CountChecksParams{CheckedAt: at}
@@ -166,37 +165,25 @@ func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Ti
 		count.Healthy = append(count.Healthy, o.Up())
 	}
 	count.Services = rows.Services
-	upsertRows := func(ctx context.Context, q *db.Queries) error {
-		if _, err := q.UpsertServiceHealth(ctx, rows); err != nil {
-			return fmt.Errorf("upsert service health: %w", err)
-		}
-		return nil
+	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
+		_, err := q.UpsertServiceHealth(ctx, rows)
+		return wrap(err, "upsert service health")
+	})
+	if err != nil && (!db.IsServerError(err) || db.IsTimeout(err)) {
+		return nil, wrap(err, "health rows are not saved")
 	}
-	countChecks := func(ctx context.Context, q *db.Queries) error {
+	countErr := lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
 		streaks, err := q.CountChecks(ctx, count)
-		if err != nil {
-			return fmt.Errorf("count checks: %w", err)
-		}
 		checks = make(map[string]int, len(streaks))
 		for _, s := range streaks {
 			checks[s.Service] = int(s.Checks)
 		}
-		return nil
-	}
-	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
-		if err := upsertRows(ctx, q); err != nil {
-			return err
-		}
-		return countChecks(ctx, q)
+		return wrap(err, "count checks")
 	})
-	if err == nil || !db.IsServerError(err) || db.IsTimeout(err) {
-		return checks, wrap(err, "health rows are not saved")
+	if countErr != nil {
+		checks = nil
 	}
-	checks = nil
-	err = errors.Join(
-		wrap(lease.Fenced(ctx, p.client, token, upsertRows), "health rows are not saved"),
-		wrap(lease.Fenced(ctx, p.client, token, countChecks), "checks are not counted, each is enough for its alert"))
-	return checks, err
+	return checks, errors.Join(wrap(err, "health rows are not saved"), wrap(countErr, "checks are not counted, each is enough for its alert"))
 }
 
 // wrap adds a prefix to an error, if there is one.
