@@ -7,7 +7,64 @@ package db
 
 import (
 	"context"
+	"time"
 )
+
+const openSystemAlerts = `-- name: OpenSystemAlerts :many
+SELECT CASE WHEN fingerprint LIKE 'system-health:%' THEN substr(fingerprint, 15) ELSE fingerprint END::text AS service,
+       (fingerprint LIKE 'system-health:%')::boolean AS monitored,
+       status, left(coalesce(summary, ''), 500)::text AS summary, created_at,
+       (count(*) OVER ())::bigint AS open, clock_timestamp()::timestamptz AS now
+FROM fleet_alert
+WHERE tenant_id = '__system__'
+  AND status IN ('OPEN', 'ACKNOWLEDGED')
+ORDER BY created_at, id
+LIMIT 100
+`
+
+type OpenSystemAlertsRow struct {
+	Service   string
+	Monitored bool
+	Status    string
+	Summary   string
+	CreatedAt time.Time
+	Open      int64
+	Now       time.Time
+}
+
+// The system alerts that are open, acknowledged ones included, the oldest first,
+// and how many there are.
+// A newer schema's partial index holds them; an older one's holds the open ones
+// alone, and the acknowledged cost a scan of fleet_alert. Monitored marks those that the
+// health monitor opens and closes.
+// Caller: status and doctor.
+func (q *Queries) OpenSystemAlerts(ctx context.Context) ([]OpenSystemAlertsRow, error) {
+	rows, err := q.db.Query(ctx, openSystemAlerts)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []OpenSystemAlertsRow{}
+	for rows.Next() {
+		var i OpenSystemAlertsRow
+		if err := rows.Scan(
+			&i.Service,
+			&i.Monitored,
+			&i.Status,
+			&i.Summary,
+			&i.CreatedAt,
+			&i.Open,
+			&i.Now,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
 
 const syncSystemAlerts = `-- name: SyncSystemAlerts :one
 WITH observed AS (

@@ -104,48 +104,6 @@ func (q *Queries) DoctorNewestWrites(ctx context.Context, futureSeconds float64)
 	return i, err
 }
 
-const doctorOpenAlerts = `-- name: DoctorOpenAlerts :many
-SELECT substr(fingerprint, 15)::text AS service, status, created_at, clock_timestamp()::timestamptz AS now
-FROM fleet_alert
-WHERE tenant_id = '__system__'
-  AND fingerprint LIKE 'system-health:%'
-  AND status IN ('OPEN', 'ACKNOWLEDGED')
-ORDER BY fingerprint, created_at
-`
-
-type DoctorOpenAlertsRow struct {
-	Service   string
-	Status    string
-	CreatedAt time.Time
-	Now       time.Time
-}
-
-// The system alerts that are open, acknowledged ones included.
-func (q *Queries) DoctorOpenAlerts(ctx context.Context) ([]DoctorOpenAlertsRow, error) {
-	rows, err := q.db.Query(ctx, doctorOpenAlerts)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []DoctorOpenAlertsRow{}
-	for rows.Next() {
-		var i DoctorOpenAlertsRow
-		if err := rows.Scan(
-			&i.Service,
-			&i.Status,
-			&i.CreatedAt,
-			&i.Now,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const doctorRole = `-- name: DoctorRole :one
 SELECT me.rolsuper::boolean AS superuser,
        me.rolbypassrls::boolean AS bypass_rls,

@@ -10,64 +10,15 @@ import (
 	"time"
 )
 
-const statusAlerts = `-- name: StatusAlerts :many
+const statusReplay = `-- name: StatusReplay :one
 
-SELECT CASE WHEN fingerprint LIKE 'system-health:%' THEN substr(fingerprint, 15) ELSE fingerprint END::text AS service,
-       status, left(coalesce(summary, ''), 500)::text AS summary, created_at,
-       (count(*) OVER ())::bigint AS open
-FROM fleet_alert
-WHERE tenant_id = '__system__'
-  AND status IN ('OPEN', 'ACKNOWLEDGED')
-ORDER BY created_at, id
-LIMIT 100
+SELECT coalesce(pg_last_xact_replay_timestamp(), 'epoch')::timestamptz AS replayed_at
 `
-
-type StatusAlertsRow struct {
-	Service   string
-	Status    string
-	Summary   string
-	CreatedAt time.Time
-	Open      int64
-}
 
 // What `ops-worker status` asks, once, or with --watch every few seconds while
 // somebody looks on. Every query runs in a read-only transaction of its own with
 // a statement time-out, needs no right but SELECT, and works on a hot standby;
 // one that fails costs its own section.
-// The system alerts that are open, acknowledged ones included, the oldest first,
-// and how many there are.
-// A newer schema's partial index holds them; an older one's holds the open ones
-// alone, and the acknowledged cost a scan of fleet_alert.
-func (q *Queries) StatusAlerts(ctx context.Context) ([]StatusAlertsRow, error) {
-	rows, err := q.db.Query(ctx, statusAlerts)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []StatusAlertsRow{}
-	for rows.Next() {
-		var i StatusAlertsRow
-		if err := rows.Scan(
-			&i.Service,
-			&i.Status,
-			&i.Summary,
-			&i.CreatedAt,
-			&i.Open,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const statusReplay = `-- name: StatusReplay :one
-SELECT coalesce(pg_last_xact_replay_timestamp(), 'epoch')::timestamptz AS replayed_at
-`
-
 // The newest transaction that a standby has replayed; the epoch where it has replayed
 // none. No table is read. Some managed servers refuse the function.
 func (q *Queries) StatusReplay(ctx context.Context) (time.Time, error) {

@@ -10,18 +10,21 @@ import (
 
 // checkSystemAlerts looks for open alerts that nothing closes.
 func checkSystemAlerts(ctx context.Context, r *run, f *findings) error {
-	var alerts []db.DoctorOpenAlertsRow
+	var alerts []db.OpenSystemAlertsRow
 	if err := r.database.read(ctx, func(q *db.Queries) error {
 		if _, err := q.EnterPlatformScope(ctx); err != nil {
 			return err
 		}
 		var err error
-		alerts, err = q.DoctorOpenAlerts(ctx)
+		alerts, err = q.OpenSystemAlerts(ctx)
 		return err
 	}); err != nil {
 		return err
 	}
 	for _, a := range alerts {
+		if !a.Monitored { // another's
+			continue
+		}
 		switch text := fmt.Sprintf("%s: %s for %s", a.Service, strings.ToLower(a.Status), age(a.Now.Sub(a.CreatedAt))); {
 		case !r.monitors(a.Service):
 			f.warn(closeAlert(a.Service), "%s, and nothing closes it: the service is not monitored", text)
@@ -31,7 +34,7 @@ func checkSystemAlerts(ctx context.Context, r *run, f *findings) error {
 			f.note("%s; closed when the service is healthy again", text)
 		}
 	}
-	if len(alerts) == 0 {
+	if len(f.found) == 0 {
 		f.note("none is open")
 	}
 	return nil

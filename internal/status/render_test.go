@@ -60,7 +60,7 @@ func sampled() gathering {
 			{Service: "mqtt", Healthy: true, Since: before(time.Hour), Checks: 60, CheckedAt: before(20 * time.Second)},     // of another finding
 			{Service: "postgres", Healthy: true, Since: before(time.Hour), Checks: 60, CheckedAt: before(80 * time.Second)}, // of another check
 		},
-		alerts: []db.StatusAlertsRow{
+		alerts: []db.OpenSystemAlertsRow{
 			{Service: "ingest", Status: "OPEN", Summary: "Service unhealthy: ingest (HTTP 503)", CreatedAt: before(12 * time.Minute), Open: 2},
 			{Service: "mqtt", Status: "ACKNOWLEDGED", Summary: "Service unhealthy: mqtt (connection refused)", CreatedAt: before(26 * time.Hour), Open: 2},
 		},
@@ -133,7 +133,7 @@ var stages = map[string]func(*gathering){
 			{Service: "ingest", Status: "unhealthy", LatencyMs: -1, State: "degraded", HttpStatus: evil, Error: evil, CheckedAt: now},
 			{Service: "evaluator", Status: "healthy", LatencyMs: -1, State: evil, Error: evil, CheckedAt: now},
 		}
-		g.alerts = []db.StatusAlertsRow{{Service: strings.Repeat("y", 64), Status: "OPEN", Summary: evil, CreatedAt: before(-time.Hour)}}
+		g.alerts = []db.OpenSystemAlertsRow{{Service: strings.Repeat("y", 64), Status: "OPEN", Summary: evil, CreatedAt: before(-time.Hour)}}
 		g.series = append(g.series, db.StatusSeriesRow{Service: strings.Repeat("z", 64), MetricName: evil, Newest: before(-2 * time.Hour), Value: -1.7e308,
 			Buckets: []int64{0, 30, 59, 60, 1 << 62}, Averages: []float64{1.7e308, -1.7e308, math.Inf(1), 3, 4}, Rates: make([]float64, 5)})
 	},

@@ -78,7 +78,7 @@ type gathering struct {
 	lease      *db.ReadLeaseRow
 	services   []db.StatusServicesRow
 	streaks    []db.StatusStreaksRow
-	alerts     []db.StatusAlertsRow
+	alerts     []db.OpenSystemAlertsRow
 	series     []db.StatusSeriesRow
 	unreadable map[Section]string
 }
@@ -115,7 +115,7 @@ var sections = []section{
 		if _, err := q.EnterPlatformScope(ctx); err != nil {
 			return err
 		}
-		g.alerts, err = q.StatusAlerts(ctx)
+		g.alerts, err = q.OpenSystemAlerts(ctx)
 		return err
 	}},
 	{SeriesSection, "system_metrics", func(ctx context.Context, q *db.Queries, g *gathering) (err error) {

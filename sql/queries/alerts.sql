@@ -1,3 +1,20 @@
+-- name: OpenSystemAlerts :many
+-- The system alerts that are open, acknowledged ones included, the oldest first,
+-- and how many there are.
+-- A newer schema's partial index holds them; an older one's holds the open ones
+-- alone, and the acknowledged cost a scan of fleet_alert. Monitored marks those that the
+-- health monitor opens and closes.
+-- Caller: status and doctor.
+SELECT CASE WHEN fingerprint LIKE 'system-health:%' THEN substr(fingerprint, 15) ELSE fingerprint END::text AS service,
+       (fingerprint LIKE 'system-health:%')::boolean AS monitored,
+       status, left(coalesce(summary, ''), 500)::text AS summary, created_at,
+       (count(*) OVER ())::bigint AS open, clock_timestamp()::timestamptz AS now
+FROM fleet_alert
+WHERE tenant_id = '__system__'
+  AND status IN ('OPEN', 'ACKNOWLEDGED')
+ORDER BY created_at, id
+LIMIT 100;
+
 -- name: SyncSystemAlerts :one
 -- Opens an alert for each unhealthy service that has none and closes those of
 -- the healthy ones, in one statement; repeating it changes nothing. An

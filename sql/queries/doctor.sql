@@ -50,15 +50,6 @@ SELECT coalesce((
            WHERE h.checked_at <= clock_timestamp() + make_interval(secs => @future_seconds::float8)), 'epoch')::timestamptz AS newest_check,
        clock_timestamp()::timestamptz AS now;
 
--- name: DoctorOpenAlerts :many
--- The system alerts that are open, acknowledged ones included.
-SELECT substr(fingerprint, 15)::text AS service, status, created_at, clock_timestamp()::timestamptz AS now
-FROM fleet_alert
-WHERE tenant_id = '__system__'
-  AND fingerprint LIKE 'system-health:%'
-  AND status IN ('OPEN', 'ACKNOWLEDGED')
-ORDER BY fingerprint, created_at;
-
 -- name: DoctorRole :one
 -- The login role, the role that the platform's routes take on, and what both may
 -- do in the schema public.
