@@ -9,6 +9,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"ops_worker/internal/faultlog"
+	"ops_worker/internal/pace"
 	"ops_worker/internal/probe"
 )
 
@@ -55,7 +56,7 @@ func (l *Loop) watch() (end func() bool) {
 	if l.StandsStill == nil {
 		return func() bool { return true }
 	}
-	after := l.deadline() + max(3*l.Interval, leastStandstill)
+	after := l.deadline() + max(pace.Overdue(l.Interval), leastStandstill)
 	return time.AfterFunc(after, func() { l.StandsStill(l.Name) }).Stop
 }
 

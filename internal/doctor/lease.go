@@ -7,6 +7,7 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/lease"
+	"ops_worker/internal/pace"
 )
 
 // leaseState is who collects, and what was written last.
@@ -44,9 +45,6 @@ func (l *leaseState) read(ctx context.Context, d *database) error {
 	return err
 }
 
-// patience is how many intervals may pass without what comes once an interval.
-const patience = 3
-
 // interval is how often cycles come: by the lease's word, which is the worker's own,
 // and else by the settings here.
 func (r *run) interval() time.Duration {
@@ -81,10 +79,10 @@ func checkLease(ctx context.Context, r *run, f *findings) error {
 		if interval != r.cfg.MetricsInterval {
 			f.note("it collects every %s; METRICS_COLLECTION_INTERVAL is %s here", age(interval), age(r.cfg.MetricsInterval))
 		}
-		if silent := min(lease.Now.Sub(lease.LastCycleAt), lease.held()); silent > patience*interval {
+		if silent := min(lease.Now.Sub(lease.LastCycleAt), lease.held()); silent > pace.Overdue(interval) {
 			f.warn("see its log", "it has stored no metrics cycle for %s", age(silent))
 		}
-		if silent := min(lease.Now.Sub(lease.newest.NewestCheck), lease.held()); silent > patience*r.cfg.HealthInterval {
+		if silent := min(lease.Now.Sub(lease.newest.NewestCheck), lease.held()); silent > pace.Overdue(r.cfg.HealthInterval) {
 			f.warn("see its log; HEALTH_CHECK_INTERVAL must be set here as for the worker", "it has checked no service for %s", age(silent))
 		}
 	}
@@ -115,13 +113,13 @@ func checkOtherWriter(_ context.Context, r *run, f *findings) error {
 	if state.held() > 0 {
 		found, advice = f.fail, adviceWhileHeld
 	}
-	recent := max(patience*r.interval(), 90*time.Second)
+	recent := max(pace.Overdue(r.interval()), 90*time.Second)
 	if old := writes.Now.Sub(writes.NewestSample); writes.NewestSample.After(state.LastCycleAt) && old < recent {
 		found(advice, "system_metrics has a sample of %s ago that no ops-worker wrote: the lease knows nothing of it", age(old))
 	}
 	// The last transaction under a lease may have ended just before the lease did.
 	ended := state.ExpiresAt.Add(time.Second)
-	if old := writes.Now.Sub(writes.NewestCheck); state.held() == 0 && writes.NewestCheck.After(ended) && old < patience*r.cfg.HealthInterval {
+	if old := writes.Now.Sub(writes.NewestCheck); state.held() == 0 && writes.NewestCheck.After(ended) && old < pace.Overdue(r.cfg.HealthInterval) {
 		found(advice, "service_health was refreshed %s ago, while nobody holds the lease", age(old))
 	}
 	if f.result == OK {

@@ -65,10 +65,6 @@ func (m *migrator) ensureTimescale(ctx context.Context) ([]Change, error) {
 	if !early || m.anyDatabase {
 		return nil, nil
 	}
-	// Another worker or the migrator may have made it meanwhile.
-	if wanted, _, err = m.wantsTimescale(ctx); err != nil || !wanted {
-		return nil, err
-	}
 	return nil, &NoTimescaleError{refused.Message}
 }
 
