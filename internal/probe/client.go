@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"sync"
@@ -35,8 +34,7 @@ type Client struct {
 	// Resolver looks up the names of the services.
 	Resolver Resolver
 
-	transport   *http.Transport
-	authorities *x509.CertPool
+	transport *http.Transport
 	// instances says that each address of a platform service's name is an instance.
 	instances bool
 
@@ -50,18 +48,26 @@ type Client struct {
 // NewClient makes the client. A service's certificate must be signed by one of
 // authorities, or of the system's where that is nil.
 func NewClient(authorities *x509.CertPool) *Client {
-	c := &Client{Resolver: &net.Resolver{PreferGo: true}, authorities: authorities, instances: true, names: map[string]*name{}}
-	// Proxy is not set: a service is asked directly, whatever the environment names.
-	c.transport = &http.Transport{
-		DisableKeepAlives:      true,
-		ReadBufferSize:         1 << 10, // requests and answers are small
-		WriteBufferSize:        1 << 10,
-		MaxResponseHeaderBytes: maxHeader,
-		DialContext:            c.dialPlain,
-		DialTLSContext:         c.dialTLS,
+	return &Client{
+		Resolver:  &net.Resolver{PreferGo: true},
+		instances: true,
+		names:     map[string]*name{},
+		// Proxy is not set: a service is asked directly, whatever the environment names.
+		transport: &http.Transport{
+			DisableKeepAlives:      true,
+			ReadBufferSize:         1 << 10, // requests and answers are small
+			WriteBufferSize:        1 << 10,
+			MaxResponseHeaderBytes: maxHeader,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: authorities},
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return ctx.Value(connectionKey{}).(net.Conn), nil
+			},
+		},
 	}
-	return c
 }
+
+// connectionKey is where a request's context has the connection that its probe made.
+type connectionKey struct{}
 
 // ClientOf is the client that the settings describe.
 func ClientOf(cfg config.Config) *Client {
@@ -70,7 +76,49 @@ func ClientOf(cfg config.Config) *Client {
 	return c
 }
 
-// counters probes a URL and reads the counters of its answer: those that named
+// asking is how the instances at one entry of a service's list are asked.
+type asking struct {
+	client     *Client
+	host, port string
+	// on asks on a new connection.
+	on func(context.Context, net.Conn) (Reading, error)
+}
+
+// at is the probe of the instance at an address, or of the name itself where the
+// address is not valid.
+func (a asking) at(instance netip.Addr) Probe {
+	return func(ctx context.Context) Reading {
+		begin := time.Now()
+		conn, err := a.client.dial(ctx, a.host, a.port, instance)
+		if err != nil {
+			return failedReading(ctx, err, begin)
+		}
+		defer conn.Close()
+		reading, err := a.on(ctx, conn)
+		if err != nil {
+			status := reading.HTTPStatus
+			reading = failedReading(ctx, err, begin)
+			reading.HTTPStatus = status
+		} else {
+			reading.Latency = time.Since(begin)
+		}
+		reading.Remote = conn.RemoteAddr().String()
+		return reading
+	}
+}
+
+// tcp asks at a host:port, where accepting the connection is the answer.
+func (c *Client) tcp(address string) asking {
+	host, port, _ := net.SplitHostPort(address)
+	return asking{c, host, port, func(context.Context, net.Conn) (Reading, error) { return Reading{Status: Healthy}, nil }}
+}
+
+// status asks at a URL for its HTTP status alone.
+func (c *Client) status(address string) asking {
+	return c.http(address, func(*Reading, []byte) {})
+}
+
+// counters asks at a URL and reads the counters of the answer: those that named
 // selects, and others up to a limit.
 func (c *Client) counters(address string, named func(string) bool) asking {
 	return c.http(address, func(r *Reading, body []byte) {
@@ -87,19 +135,12 @@ func (c *Client) counters(address string, named func(string) bool) asking {
 	})
 }
 
-// status probes a URL for its HTTP status alone.
-func (c *Client) status(address string) asking {
-	return c.http(address, func(*Reading, []byte) {})
-}
-
-// http prepares the probes of a URL. RoundTrip follows no redirect: another host's
-// answer is not the service's.
+// http asks at a URL. RoundTrip follows no redirect: another host's answer is not the
+// service's.
 func (c *Client) http(address string, read func(*Reading, []byte)) asking {
 	request, err := http.NewRequest(http.MethodGet, address, nil)
 	if err != nil {
-		return asking{at: func(netip.Addr) Probe {
-			return func(context.Context) Reading { return Reading{Status: Unknown, Err: "not a valid URL"} }
-		}}
+		return asking{client: c} // whose host is not found; the settings have no such URL
 	}
 	if user := request.URL.User; user != nil {
 		password, _ := user.Password()
@@ -107,100 +148,50 @@ func (c *Client) http(address string, read func(*Reading, []byte)) asking {
 	}
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "ops-worker")
-	at := func(instance netip.Addr) Probe {
-		return func(ctx context.Context) Reading { return c.get(ctx, request, instance, read) }
-	}
-	return asking{host: request.URL.Hostname(), port: portOf(request.URL), at: at}
-}
-
-// get asks an instance, or the name of the request's URL where there is none.
-func (c *Client) get(ctx context.Context, request *http.Request, instance netip.Addr, read func(*Reading, []byte)) (reading Reading) {
-	begin := time.Now()
-	remote := ""
-	defer func() { reading.Remote = remote }()
-	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { remote = i.Conn.RemoteAddr().String() }})
-	request = request.Clone(context.WithValue(traced, dialKey{}, dialing{ctx, instance}))
-	if id := TraceID(ctx); id != "" {
-		request.Header.Set(traceHeader, id)
-	}
-	response, err := c.transport.RoundTrip(request)
-	if err != nil {
-		return failedReading(ctx, err, begin)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK { // which says enough
-		return Reading{Status: Degraded, HTTPStatus: response.StatusCode, Latency: time.Since(begin)}
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
-	if err != nil {
-		reading = failedReading(ctx, err, begin)
-		reading.HTTPStatus = response.StatusCode
-		return reading
-	}
-	reading = Reading{Status: Healthy, HTTPStatus: response.StatusCode, Latency: time.Since(begin)}
-	read(&reading, body)
-	return reading
-}
-
-// tcp prepares the probes of a host:port, by connecting to it.
-func (c *Client) tcp(address string) asking {
-	host, port, _ := net.SplitHostPort(address)
-	return asking{host: host, port: port, at: func(instance netip.Addr) Probe {
-		return func(ctx context.Context) Reading {
-			begin := time.Now()
-			conn, err := c.dial(ctx, host, port, instance)
-			if err != nil {
-				return failedReading(ctx, err, begin)
-			}
-			reading := Reading{Status: Healthy, Latency: time.Since(begin)}
-			conn.Close()
-			return reading
+	return asking{c, request.URL.Hostname(), portOf(request.URL), func(ctx context.Context, conn net.Conn) (Reading, error) {
+		request := request.Clone(context.WithValue(ctx, connectionKey{}, &limited{conn, maxRead}))
+		if id := TraceID(ctx); id != "" {
+			request.Header.Set(traceHeader, id)
 		}
+		response, err := c.transport.RoundTrip(request)
+		if err != nil {
+			return Reading{}, err
+		}
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK { // which says enough
+			return Reading{Status: Degraded, HTTPStatus: response.StatusCode}, nil
+		}
+		reading := Reading{Status: Healthy, HTTPStatus: response.StatusCode}
+		body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
+		if err == nil {
+			read(&reading, body)
+		}
+		return reading, err
 	}}
 }
 
-// dialing is what a request says of its connection. The transport keeps the values of
-// the request's context, but not its deadline, which bounds the dialling too.
-type dialing struct {
-	ctx      context.Context
-	instance netip.Addr
+// portOf is the port that a URL leads to.
+func portOf(u *url.URL) string {
+	if u.Scheme == "https" {
+		return cmp.Or(u.Port(), "443")
+	}
+	return cmp.Or(u.Port(), "80")
 }
 
-type dialKey struct{}
-
-func (c *Client) dialPlain(ctx context.Context, _, address string) (_ net.Conn, err error) {
-	d := ctx.Value(dialKey{}).(dialing)
-	defer faultlog.Recovered(d.ctx, func(panicked error) { err = panicked }) // net/http dials in a goroutine of its own
-	conn, _, err := c.dialFor(d, address)
-	if err != nil {
-		return nil, err
-	}
-	return newGuarded(conn), nil
+// limited is a connection on which no more than so many bytes are read: compression
+// could make nothing of any number of them.
+type limited struct {
+	net.Conn
+	left int
 }
 
-// dialTLS speaks TLS under the URL's host, whatever address is dialled.
-func (c *Client) dialTLS(ctx context.Context, _, address string) (_ net.Conn, err error) {
-	d := ctx.Value(dialKey{}).(dialing)
-	defer faultlog.Recovered(d.ctx, func(panicked error) { err = panicked })
-	conn, host, err := c.dialFor(d, address)
-	if err != nil {
-		return nil, err
+func (l *limited) Read(p []byte) (int, error) {
+	if l.left == 0 {
+		return 0, errTooLong
 	}
-	encrypted := tls.Client(conn, &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: c.authorities, ServerName: host})
-	if err := encrypted.HandshakeContext(d.ctx); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return newGuarded(encrypted), nil
-}
-
-func (c *Client) dialFor(d dialing, address string) (conn net.Conn, host string, err error) {
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, "", err
-	}
-	conn, err = c.dial(d.ctx, host, port, d.instance)
-	return conn, host, err
+	n, err := l.Conn.Read(p[:min(len(p), l.left)])
+	l.left -= n
+	return n, err
 }
 
 // dial connects to an instance; to the last known addresses of host where there is
@@ -234,46 +225,18 @@ func shareOf(ctx context.Context, attempts int) (context.Context, context.Cancel
 	return context.WithTimeout(ctx, time.Until(deadline)/time.Duration(attempts))
 }
 
-// portOf is the port that a URL leads to.
-func portOf(u *url.URL) string {
-	if u.Scheme == "https" {
-		return cmp.Or(u.Port(), "443")
-	}
-	return cmp.Or(u.Port(), "80")
+// traceHeader is what every worker of the platform sends on its outgoing calls.
+const traceHeader = "X-Trace-ID"
+
+type traceKey struct{}
+
+// WithTraceID lets the probes of a cycle send its trace id, a UUID.
+func WithTraceID(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, traceKey{}, id)
 }
 
-// guarded hands nothing on before a request is written, since net/http logs what comes
-// unasked; and no more than maxRead, of which compression could make nothing.
-type guarded struct {
-	net.Conn
-	asked func()
-	open  <-chan struct{}
-	left  int
-}
-
-func newGuarded(conn net.Conn) *guarded {
-	open := make(chan struct{})
-	return &guarded{Conn: conn, asked: sync.OnceFunc(func() { close(open) }), open: open, left: maxRead}
-}
-
-func (g *guarded) Write(p []byte) (int, error) {
-	g.asked()
-	return g.Conn.Write(p)
-}
-
-func (g *guarded) Read(p []byte) (n int, err error) {
-	<-g.open
-	if g.left == 0 {
-		return 0, errTooLong
-	}
-	n, err = g.Conn.Read(p[:min(len(p), g.left)])
-	g.left -= n
-	return n, err
-}
-
-// Close ends a Read that waits, too.
-func (g *guarded) Close() error {
-	err := g.Conn.Close()
-	g.asked()
-	return err
+// TraceID is the cycle's trace id, or empty outside of one.
+func TraceID(ctx context.Context) string {
+	id, _ := ctx.Value(traceKey{}).(string)
+	return id
 }

@@ -12,12 +12,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"ops_worker/internal/certtest"
@@ -250,87 +248,5 @@ func TestAHandshakeThatStops(t *testing.T) {
 	case <-given:
 	case <-time.After(10 * time.Second):
 		t.Error("the connection stands behind the probe")
-	}
-}
-
-func TestNothingIsHandedOnBeforeARequest(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		service, client := net.Pipe()
-		g := newGuarded(client)
-		read := make(chan string, 1)
-		go func() {
-			buffer := make([]byte, 10)
-			n, _ := g.Read(buffer)
-			read <- string(buffer[:n])
-		}()
-		go fmt.Fprint(service, "unasked")
-		synctest.Wait()
-		if len(read) > 0 {
-			t.Errorf("handed on: %q", <-read)
-		}
-		go g.Write([]byte("request"))
-		_, _ = service.Read(make([]byte, 10))
-		if got := <-read; got != "unasked" {
-			t.Errorf("then: %q", got)
-		}
-		blocked := newGuarded(client)
-		ended := make(chan struct{})
-		go func() {
-			_, _ = blocked.Read(make([]byte, 10))
-			close(ended)
-		}()
-		blocked.Close()
-		<-ended
-		service.Close()
-	})
-}
-
-// net/http tells Go's logger of what comes on a connection unasked: a service could
-// write into our log.
-func TestNothingOfAServiceReachesTheLog(t *testing.T) {
-	var logged bytes.Buffer
-	log.SetOutput(&logged)
-	defer log.SetOutput(os.Stderr)
-	authority := certtest.New(t)
-	cfg, err := config.FromEnvironment([]string{"HEALTH_CA_FILE=" + authority.File})
-	if err != nil {
-		t.Fatal(err)
-	}
-	pair := authority.Issue("127.0.0.1", time.Hour).Load(t)
-	for _, scheme := range []string{"http", "https"} {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if scheme == "https" {
-			listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}})
-		}
-		var serving sync.WaitGroup
-		serving.Go(func() {
-			for {
-				c, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				serving.Go(func() {
-					fmt.Fprint(c, "SSH-2.0-OpenSSH_9.6 hunter2\r\n")
-					hear(bufio.NewReader(c))
-					fmt.Fprint(c, "HTTP/1.1 200 OK\r\n\r\n")
-					c.Close()
-				})
-			}
-		})
-		probe := only(NewClient(cfg.HealthCAs).counters(scheme+"://"+listener.Addr().String(), named))
-		for range 50 {
-			if r := probe(t.Context()); r.Status != Unknown {
-				t.Errorf("%+v", r)
-			}
-		}
-		listener.Close()
-		serving.Wait()
-	}
-	if logged.Len() > 0 {
-		t.Errorf("log: %s", &logged)
 	}
 }

@@ -1,6 +1,9 @@
 package probe
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // merge makes one observation of what a service's instances brought back. The
 // reading of a single one stays as it is.
@@ -13,47 +16,30 @@ func merge(service string, instances []InstanceReading) Observation {
 		o.Reading = instances[0].Reading
 		return o
 	}
-	healthy, failed := o.Healthy(), -1
-	for n, i := range instances {
+	sums := map[string]float64{}
+	for _, i := range instances {
 		o.Latency = max(o.Latency, i.Latency)
 		o.LeftOut = max(o.LeftOut, i.LeftOut)
-		if i.Status != Healthy && (failed < 0 || severity(i.Status) < severity(instances[failed].Status)) {
-			failed = n
+		for name, value := range i.Counters {
+			sums[name] += value
 		}
 	}
-	if failed < 0 {
-		o.Status, o.HTTPStatus, o.Counters = Healthy, instances[0].HTTPStatus, sums(instances)
+	worst := slices.MinFunc(instances, func(a, b InstanceReading) int { return informative(a.Status) - informative(b.Status) })
+	if worst.Status == Healthy {
+		o.Status, o.HTTPStatus, o.Counters = Healthy, worst.HTTPStatus, sums
 		return o
 	}
-	o.Status = instances[failed].Status
+	o.Status = worst.Status
+	healthy := o.Healthy()
 	if healthy > 0 {
 		o.Status = Degraded
 	}
-	o.Err = fmt.Sprintf("%d of %d instances: %s", len(instances)-healthy, len(instances), instances[failed].Reading.Reason())
+	o.Err = fmt.Sprintf("%d of %d instances: %s", len(instances)-healthy, len(instances), worst.Reading.Reason())
 	return o
 }
 
-// severity orders what failures are, the one first that says most.
-func severity(s Status) int {
-	switch s {
-	case Degraded:
-		return 0
-	case Down:
-		return 1
-	}
-	return 2
-}
-
-// sums are the counters of all instances, added up.
-func sums(instances []InstanceReading) map[string]float64 {
-	total := map[string]float64{}
-	for _, i := range instances {
-		for name, value := range i.Counters {
-			total[name] += value
-		}
-	}
-	return total
-}
+// informative orders statuses, the failure that says most first.
+func informative(s Status) int { return slices.Index([]Status{Degraded, Down, Unknown, Healthy}, s) }
 
 // Healthy is how many of the instances are.
 func (o Observation) Healthy() (n int) {

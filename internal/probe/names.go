@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +43,8 @@ type name struct {
 	host      string
 	addresses []netip.Addr // IPv4 before IPv6, sorted
 	missing   int          // look-ups in a row that found no such host
+	// fault is of the newest look-up, where the addresses are of an earlier one.
+	fault error
 }
 
 // Instance is one of those that a service is.
@@ -53,13 +54,6 @@ type Instance struct {
 	// id tells it from the service's others where they share an address.
 	id    string
 	Probe Probe
-}
-
-// asking is how the instances at one entry of a service's list are asked: at an
-// address, or under the name itself where that is not valid.
-type asking struct {
-	host, port string
-	at         func(netip.Addr) Probe
 }
 
 // service is the entries of a target's list.
@@ -86,9 +80,8 @@ func (c *Client) newService(of config.Service, prepare func(address string) aski
 	return s
 }
 
-// instancesOf are those of a service now; all is how many there would be if a service
-// might have so many.
-func (c *Client) instancesOf(s *service) (instances []Instance, all int) {
+// instancesOf are those of a service now, those too many included.
+func (c *Client) instancesOf(s *service) (instances []Instance) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for n, e := range s.entries {
@@ -105,33 +98,27 @@ func (c *Client) instancesOf(s *service) (instances []Instance, all int) {
 			instances = append(instances, Instance{Address: net.JoinHostPort(a.String(), e.port), id: id, Probe: e.at(a)})
 		}
 	}
-	return instances[:min(len(instances), config.MaxInstances)], len(instances)
+	return instances
 }
 
-// addressesOf are the last known addresses of a host. Where there are none it is
-// looked up, in the time of whoever asks.
+// addressesOf are the last known addresses of a name; before there are any, those that
+// a look-up finds, which is the probe's own.
 func (c *Client) addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		return []netip.Addr{a}, nil
 	}
 	c.mu.Lock()
 	known := c.names[host]
-	var addresses []netip.Addr
-	if known != nil {
-		addresses = known.addresses
+	if known != nil && len(known.addresses) > 0 {
+		defer c.mu.Unlock()
+		return known.addresses, nil
 	}
 	c.mu.Unlock()
-	if len(addresses) > 0 {
-		return addresses, nil
-	}
 	found, err := c.Resolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, err
+	if err == nil && len(found) == 0 {
+		err = errNoHost
 	}
-	if len(found) == 0 {
-		return nil, errNoHost
-	}
-	return byFamily(found), nil
+	return byFamily(found), err
 }
 
 // KeepInstances looks up the names of all services, and again every few seconds,
@@ -151,27 +138,26 @@ func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
 	c.mu.Lock()
 	names := slices.Collect(maps.Values(c.names))
 	c.mu.Unlock()
-	errs := make([]error, len(names))
 	var looking sync.WaitGroup
-	for i, n := range names {
+	for _, n := range names {
 		looking.Go(func() {
-			defer faultlog.Recovered(log.WithContext(ctx), func(err error) { errs[i] = err })
+			defer faultlog.Recovered(log.WithContext(ctx), func(err error) { n.fault = err })
 			found, err := c.Resolver.LookupNetIP(limited, "ip", n.host)
-			errs[i] = c.learn(n, found, err)
+			c.learn(n, found, err)
 		})
 	}
 	looking.Wait()
 	if ctx.Err() == nil {
-		c.logLookups(log, names, errs)
+		c.logLookups(log, names)
 	}
 }
 
 // learn takes the outcome of a look-up. Only another answer, or none such host again,
-// changes anything. An error is of a name whose addresses are asked all the same: of
-// any other name its probe says so.
-func (c *Client) learn(n *name, found []netip.Addr, err error) error {
+// changes anything.
+func (c *Client) learn(n *name, found []netip.Addr, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	n.fault = err
 	var dnsErr *net.DNSError
 	switch {
 	case err == nil && len(found) > 0:
@@ -183,10 +169,9 @@ func (c *Client) learn(n *name, found []netip.Addr, err error) error {
 	default:
 		n.missing = 0
 	}
-	if len(n.addresses) == 0 {
-		return nil
+	if len(n.addresses) == 0 { // then its probe says so
+		n.fault = nil
 	}
-	return err
 }
 
 const (
@@ -198,40 +183,23 @@ const (
 
 // logLookups says which names could not be looked up, and which services have more
 // instances than are asked.
-func (c *Client) logLookups(log zerolog.Logger, names []*name, errs []error) {
+func (c *Client) logLookups(log zerolog.Logger, names []*name) {
 	var failed []string
-	var fault error
-	for i, n := range names {
-		if errs[i] != nil {
+	var fault, crowded error
+	for _, n := range names {
+		if n.fault != nil {
 			failed = append(failed, n.host)
-			fault = plainLookup(errs[i])
+			fault = errors.New(plainCause(n.fault))
 		}
 	}
 	slices.Sort(failed)
 	c.looking.Observe(log.With().Strs("names", humanize.Few(failed, shownNames)).Logger(), fault, lookupFails, lookupSucceeds)
-	var crowded []string
 	for _, s := range c.services {
-		if _, all := c.instancesOf(s); all > config.MaxInstances {
-			crowded = append(crowded, fmt.Sprintf("%s has %d", s.name, all))
+		if n := len(c.instancesOf(s)); n > config.MaxInstances {
+			crowded = errors.Join(crowded, fmt.Errorf("%s has %d instances, at most %d are asked", s.name, n, config.MaxInstances))
 		}
 	}
-	fault = nil
-	if len(crowded) > 0 {
-		fault = fmt.Errorf("a service has at most %d instances: %s", config.MaxInstances, strings.Join(crowded, ", "))
-	}
-	c.crowded.Observe(log, fault, tooMany, notTooMany)
-}
-
-// plainLookup is an error of a look-up without the name server's address.
-func plainLookup(err error) error {
-	var dnsErr *net.DNSError
-	switch {
-	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
-		return errNoHost
-	case errors.Is(err, context.DeadlineExceeded) || errors.As(err, &dnsErr) && dnsErr.IsTimeout:
-		return fmt.Errorf("no answer within %s", lookupTimeout)
-	}
-	return errors.New(faultlog.PlainText(err.Error()))
+	c.crowded.Observe(log, crowded, tooMany, notTooMany)
 }
 
 // byFamily are different addresses, IPv4 before IPv6, each sorted.

@@ -43,8 +43,8 @@ func Targets(services []config.Service, client *Client, ping func(context.Contex
 		}
 		entries := client.newService(s, prepare)
 		targets[i].Instances = func() []Instance {
-			instances, _ := client.instancesOf(entries)
-			return instances
+			instances := client.instancesOf(entries)
+			return instances[:min(len(instances), config.MaxInstances)]
 		}
 	}
 	return targets

@@ -40,7 +40,7 @@ type Reading struct {
 	LeftOut int
 	// Err says why an Unknown is one: plain text, without secrets.
 	Err string
-	// Remote is the address that HTTP was spoken with.
+	// Remote is the address that the connection led to.
 	Remote string
 }
 
@@ -87,12 +87,17 @@ func failedReading(ctx context.Context, err error, begin time.Time) Reading {
 	if ctx.Err() != nil || (errors.As(err, &netErr) && netErr.Timeout()) {
 		return Reading{Status: Unknown, Err: "no answer within " + time.Since(begin).Round(100*time.Millisecond).String()}
 	}
-	var dnsErr *net.DNSError
-	switch {
-	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
-		err = errNoHost
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = errClosed
 	}
-	return Reading{Status: Unknown, Err: faultlog.PlainText(err.Error())}
+	return Reading{Status: Unknown, Err: plainCause(err)}
+}
+
+// plainCause is the text of an error, without the name server's address.
+func plainCause(err error) string {
+	var dnsErr *net.DNSError
+	if errors.As(err, &dnsErr) {
+		return faultlog.PlainText(dnsErr.Err)
+	}
+	return faultlog.PlainText(err.Error())
 }
