@@ -18,27 +18,24 @@ type burst struct {
 	last map[string]float64
 }
 
-// over reports whether the burst has shown what it can.
-func (b *burst) over() bool { return b.fell || b.asks == burstAsks }
+// ask goes on with a burst until it has shown what it can, and reports whether it has: an
+// instance that is slow, or refuses to be asked so often, leaves the rest to another time.
+func (b *burst) ask(ctx context.Context, again Probe, total func(name string) bool) (over bool) {
+	for range burstAsks {
+		if b.fell || b.asks == burstAsks || ctx.Err() != nil {
+			break
+		}
+		if r := again(ctx); r.Status == Healthy {
+			b.take(r.Counters, total)
+		}
+	}
+	return b.fell || b.asks == burstAsks
+}
 
 // take takes an answer.
 func (b *burst) take(counters map[string]float64, total func(name string) bool) {
 	b.fell = b.fell || fallen(b.last, counters, total)
 	b.asks, b.last = b.asks+1, counters
-}
-
-// ask goes on with a burst until it is over, and reports whether it is: an instance that
-// is slow, or refuses to be asked so often, leaves the rest to another time.
-func (i InstanceReading) ask(ctx context.Context, b *burst, total func(name string) bool) (over bool) {
-	for range burstAsks {
-		if b.over() || ctx.Err() != nil {
-			break
-		}
-		if r := i.Again(ctx); r.Status == Healthy {
-			b.take(r.Counters, total)
-		}
-	}
-	return b.over()
 }
 
 // fallen reports whether a running total is less than it was.

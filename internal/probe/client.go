@@ -38,11 +38,13 @@ type Client struct {
 	// instances says that each address of a platform service's name is an instance.
 	instances bool
 
-	mu       sync.Mutex
-	names    map[string]*name
-	looking  faultlog.Log
+	// services are those whose instances are counted at each look-up.
 	services []*service
-	crowded  faultlog.Log
+
+	mu      sync.Mutex
+	names   map[string]*name
+	looking faultlog.Log
+	crowded faultlog.Log
 }
 
 // NewClient makes the client. A service's certificate must be signed by one of
@@ -78,8 +80,9 @@ func ClientOf(cfg config.Config) *Client {
 
 // asking is how the instances at one entry of a service's list are asked.
 type asking struct {
-	client     *Client
-	host, port string
+	client *Client
+	name   *name
+	port   string
 	// on asks on a new connection.
 	on func(context.Context, net.Conn) (Reading, error)
 }
@@ -89,7 +92,7 @@ type asking struct {
 func (a asking) at(instance netip.Addr) Probe {
 	return func(ctx context.Context) Reading {
 		begin := time.Now()
-		conn, err := a.client.dial(ctx, a.host, a.port, instance)
+		conn, err := a.client.dial(ctx, a.name, a.port, instance)
 		if err != nil {
 			return failedReading(ctx, err, begin)
 		}
@@ -110,7 +113,7 @@ func (a asking) at(instance netip.Addr) Probe {
 // tcp asks at a host:port, where accepting the connection is the answer.
 func (c *Client) tcp(address string) asking {
 	host, port, _ := net.SplitHostPort(address)
-	return asking{c, host, port, func(context.Context, net.Conn) (Reading, error) { return Reading{Status: Healthy}, nil }}
+	return asking{c, c.nameOf(host), port, func(context.Context, net.Conn) (Reading, error) { return Reading{Status: Healthy}, nil }}
 }
 
 // status asks at a URL for its HTTP status alone.
@@ -140,7 +143,7 @@ func (c *Client) counters(address string, named func(string) bool) asking {
 func (c *Client) http(address string, read func(*Reading, []byte)) asking {
 	request, err := http.NewRequest(http.MethodGet, address, nil)
 	if err != nil {
-		return asking{client: c} // whose host is not found; the settings have no such URL
+		return asking{client: c, name: &name{}} // which is not found; the settings have no such URL
 	}
 	if user := request.URL.User; user != nil {
 		password, _ := user.Password()
@@ -148,7 +151,7 @@ func (c *Client) http(address string, read func(*Reading, []byte)) asking {
 	}
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "ops-worker")
-	return asking{c, request.URL.Hostname(), portOf(request.URL), func(ctx context.Context, conn net.Conn) (Reading, error) {
+	return asking{c, c.nameOf(request.URL.Hostname()), portOf(request.URL), func(ctx context.Context, conn net.Conn) (Reading, error) {
 		request := request.Clone(context.WithValue(ctx, connectionKey{}, &limited{conn, maxRead}))
 		if id := TraceID(ctx); id != "" {
 			request.Header.Set(traceHeader, id)
@@ -194,16 +197,21 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// dial connects to an instance; to the last known addresses of host where there is
-// none, in turn until one accepts, each for its share of the time that is left.
-func (c *Client) dial(ctx context.Context, host, port string, instance netip.Addr) (conn net.Conn, err error) {
-	addresses := []netip.Addr{instance}
-	if !instance.IsValid() {
-		if addresses, err = c.addressesOf(ctx, host); err != nil {
+// dial connects to an instance; to the last known addresses of its name where there is
+// none, in turn until one accepts, each for its share of the time that is left. Before
+// a look-up has answered the probe looks the name up itself.
+func (c *Client) dial(ctx context.Context, of *name, port string, instance netip.Addr) (conn net.Conn, err error) {
+	addresses := of.known()
+	if instance.IsValid() {
+		addresses = []netip.Addr{instance}
+	} else if len(addresses) == 0 {
+		found, err := c.Resolver.LookupNetIP(ctx, "ip", of.host)
+		if err != nil {
 			return nil, err
 		}
+		addresses = byFamily(found)
 	}
-	var first error
+	first := errNoHost
 	for i, a := range addresses {
 		attempt, cancel := shareOf(ctx, len(addresses)-i)
 		conn, err = (&net.Dialer{KeepAlive: -1}).DialContext(attempt, "tcp", net.JoinHostPort(a.String(), port))
@@ -211,7 +219,9 @@ func (c *Client) dial(ctx context.Context, host, port string, instance netip.Add
 		if err == nil {
 			return conn, nil
 		}
-		first = cmp.Or(first, err)
+		if i == 0 {
+			first = err
+		}
 	}
 	return nil, first
 }

@@ -37,14 +37,35 @@ type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
-// name is a host name that services have, and the addresses that it was last known to
-// lead to. It is of the client's mutex.
+// name is the host of services: a name and the addresses that it was last known to lead
+// to, or one address.
 type name struct {
-	host      string
+	host string
+
+	mu        sync.Mutex
 	addresses []netip.Addr // IPv4 before IPv6, sorted
 	missing   int          // look-ups in a row that found no such host
 	// fault is of the newest look-up, where the addresses are of an earlier one.
 	fault error
+}
+
+// nameOf is what is known of a host.
+func (c *Client) nameOf(host string) *name {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return &name{host: host, addresses: []netip.Addr{a}}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.names[host] == nil {
+		c.names[host] = &name{host: host}
+	}
+	return c.names[host]
+}
+
+func (n *name) known() []netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.addresses
 }
 
 // Instance is one of those that a service is.
@@ -56,69 +77,30 @@ type Instance struct {
 	Probe Probe
 }
 
-// service is the entries of a target's list.
+// service is the entries of a target's list. Where it is spread, each address of a name
+// is an instance.
 type service struct {
 	name    string
 	entries []asking
-	// spread says that each address of a name is an instance.
-	spread bool
+	spread  bool
 }
 
-// newService prepares the entries of a service, and notes the names in them.
-func (c *Client) newService(of config.Service, prepare func(address string) asking) *service {
-	s := &service{name: of.Name, spread: c.instances && !of.AllCounters}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, address := range of.Addresses {
-		entry := prepare(address)
-		s.entries = append(s.entries, entry)
-		if _, err := netip.ParseAddr(entry.host); err != nil && entry.host != "" && c.names[entry.host] == nil {
-			c.names[entry.host] = &name{host: entry.host}
-		}
-	}
-	c.services = append(c.services, s)
-	return s
-}
-
-// instancesOf are those of a service now, those too many included.
-func (c *Client) instancesOf(s *service) (instances []Instance) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// instances are those of a service now, those too many included.
+func (s *service) instances() (instances []Instance) {
 	for n, e := range s.entries {
-		id := strconv.Itoa(n) + " "
-		var addresses []netip.Addr
-		if known := c.names[e.host]; known != nil && s.spread {
-			addresses = firstFamily(known.addresses)
-		}
-		if len(addresses) < 2 { // the name itself, as long as it is one
-			instances = append(instances, Instance{Address: net.JoinHostPort(e.host, e.port), id: id, Probe: e.at(netip.Addr{})})
-			continue
+		addresses := firstFamily(e.name.known())
+		if !s.spread || len(addresses) < 2 {
+			addresses = []netip.Addr{{}} // the name itself
 		}
 		for _, a := range addresses {
-			instances = append(instances, Instance{Address: net.JoinHostPort(a.String(), e.port), id: id, Probe: e.at(a)})
+			host := e.name.host
+			if a.IsValid() {
+				host = a.String()
+			}
+			instances = append(instances, Instance{Address: net.JoinHostPort(host, e.port), id: strconv.Itoa(n) + " ", Probe: e.at(a)})
 		}
 	}
 	return instances
-}
-
-// addressesOf are the last known addresses of a name; before there are any, those that
-// a look-up finds, which is the probe's own.
-func (c *Client) addressesOf(ctx context.Context, host string) ([]netip.Addr, error) {
-	if a, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{a}, nil
-	}
-	c.mu.Lock()
-	known := c.names[host]
-	if known != nil && len(known.addresses) > 0 {
-		defer c.mu.Unlock()
-		return known.addresses, nil
-	}
-	c.mu.Unlock()
-	found, err := c.Resolver.LookupNetIP(ctx, "ip", host)
-	if err == nil && len(found) == 0 {
-		err = errNoHost
-	}
-	return byFamily(found), err
 }
 
 // KeepInstances looks up the names of all services, and again every few seconds,
@@ -133,7 +115,7 @@ func (c *Client) KeepInstances(ctx context.Context, log zerolog.Logger) {
 
 // FindInstances looks up the names of all services once, all at the same time.
 func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
-	limited, cancel := context.WithTimeout(ctx, lookupTimeout)
+	limited, cancel := context.WithTimeout(log.WithContext(ctx), lookupTimeout)
 	defer cancel()
 	c.mu.Lock()
 	names := slices.Collect(maps.Values(c.names))
@@ -141,9 +123,9 @@ func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
 	var looking sync.WaitGroup
 	for _, n := range names {
 		looking.Go(func() {
-			defer faultlog.Recovered(log.WithContext(ctx), func(err error) { n.fault = err })
+			defer faultlog.Recovered(limited, func(err error) { n.fault = err })
 			found, err := c.Resolver.LookupNetIP(limited, "ip", n.host)
-			c.learn(n, found, err)
+			n.learn(found, err)
 		})
 	}
 	looking.Wait()
@@ -154,9 +136,9 @@ func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
 
 // learn takes the outcome of a look-up. Only another answer, or none such host again,
 // changes anything.
-func (c *Client) learn(n *name, found []netip.Addr, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (n *name) learn(found []netip.Addr, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	n.fault = err
 	var dnsErr *net.DNSError
 	switch {
@@ -195,7 +177,7 @@ func (c *Client) logLookups(log zerolog.Logger, names []*name) {
 	slices.Sort(failed)
 	c.looking.Observe(log.With().Strs("names", humanize.Few(failed, shownNames)).Logger(), fault, lookupFails, lookupSucceeds)
 	for _, s := range c.services {
-		if n := len(c.instancesOf(s)); n > config.MaxInstances {
+		if n := len(s.instances()); n > config.MaxInstances {
 			crowded = errors.Join(crowded, fmt.Errorf("%s has %d instances, at most %d are asked", s.name, n, config.MaxInstances))
 		}
 	}

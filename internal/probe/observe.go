@@ -2,6 +2,8 @@ package probe
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,21 +31,25 @@ func Targets(services []config.Service, client *Client, ping func(context.Contex
 	targets := make([]Target, len(services))
 	for i, s := range services {
 		targets[i] = Target{Service: s}
-		var prepare func(address string) asking
+		var entry func(address string) asking
 		switch s.Kind {
 		case config.ProbeCounters:
-			prepare = func(address string) asking { return client.counters(address, s.Names) }
+			entry = func(address string) asking { return client.counters(address, s.Names) }
 		case config.ProbeStatus:
-			prepare = client.status
+			entry = client.status
 		case config.ProbeTCP:
-			prepare = client.tcp
+			entry = client.tcp
 		case config.ProbeDatabase:
 			targets[i].Probe = query(ping)
 			continue
 		}
-		entries := client.newService(s, prepare)
+		of := &service{name: s.Name, spread: client.instances && !s.AllCounters}
+		for _, address := range s.Addresses {
+			of.entries = append(of.entries, entry(address))
+		}
+		client.services = append(client.services, of)
 		targets[i].Instances = func() []Instance {
-			instances := client.instancesOf(entries)
+			instances := of.instances()
 			return instances[:min(len(instances), config.MaxInstances)]
 		}
 	}
@@ -90,12 +96,11 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 		instances := t.instances()
 		readings[i] = make([]InstanceReading, len(instances))
 		for n, instance := range instances {
-			reading := &readings[i][n]
-			reading.Address, reading.Again = instance.Address, instance.Probe
 			probing.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, timeout)
 				defer cancel()
-				reading.probe(ctx, instance)
+				reading := &readings[i][n]
+				*reading = ask(ctx, instance)
 				if t.Answered != nil && reading.Status == Healthy {
 					defer faultlog.Recovered(ctx, func(error) {})
 					t.Answered(ctx, *reading)
@@ -111,13 +116,75 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 	return observations
 }
 
-func (i *InstanceReading) probe(ctx context.Context, instance Instance) {
+// ask is what an instance brings back. A panic is an answer too.
+func ask(ctx context.Context, instance Instance) (i InstanceReading) {
+	i.Address, i.Again = instance.Address, instance.Probe
 	begin := time.Now()
-	defer func() {
-		i.took, i.Key = time.Since(begin), instance.id+i.Remote
-	}()
-	defer faultlog.Recovered(ctx, func(err error) {
-		i.Reading = Reading{Status: Unknown, Err: err.Error()}
-	})
+	defer func() { i.took, i.Key = time.Since(begin), instance.id+i.Remote }()
+	defer faultlog.Recovered(ctx, func(err error) { i.Reading = Reading{Status: Unknown, Err: err.Error()} })
 	i.Reading = instance.Probe(ctx)
+	return i
+}
+
+// merge makes one observation of what a service's instances brought back. The
+// reading of a single one stays as it is.
+func merge(service string, instances []InstanceReading) Observation {
+	o := Observation{Service: service, Instances: instances}
+	for _, i := range instances {
+		o.Took = max(o.Took, i.took)
+	}
+	if len(instances) == 1 {
+		o.Reading = instances[0].Reading
+		return o
+	}
+	sums := map[string]float64{}
+	for _, i := range instances {
+		o.Latency = max(o.Latency, i.Latency)
+		o.LeftOut = max(o.LeftOut, i.LeftOut)
+		for name, value := range i.Counters {
+			sums[name] += value
+		}
+	}
+	worst := slices.MinFunc(instances, func(a, b InstanceReading) int { return informative(a.Status) - informative(b.Status) })
+	if worst.Status == Healthy {
+		o.Status, o.HTTPStatus, o.Counters = Healthy, worst.HTTPStatus, sums
+		return o
+	}
+	o.Status = worst.Status
+	healthy := o.Healthy()
+	if healthy > 0 {
+		o.Status = Degraded
+	}
+	o.Err = fmt.Sprintf("%d of %d instances: %s", len(instances)-healthy, len(instances), worst.Reading.Reason())
+	return o
+}
+
+// informative orders statuses, the failure that says most first.
+func informative(s Status) int { return slices.Index([]Status{Degraded, Down, Unknown, Healthy}, s) }
+
+// Healthy is how many of the instances are.
+func (o Observation) Healthy() (n int) {
+	for _, i := range o.Instances {
+		if i.Status == Healthy {
+			n++
+		}
+	}
+	return n
+}
+
+// Up reports whether the service counts as healthy where there are two words for
+// it: all of it is, or at least half of its instances.
+func (o Observation) Up() bool {
+	if len(o.Instances) < 2 {
+		return o.Status == Healthy
+	}
+	return 2*o.Healthy() >= len(o.Instances)
+}
+
+// Reason is the observation in the few words of an alert's summary.
+func (o Observation) Reason() string {
+	if len(o.Instances) > 1 && o.Status != Healthy {
+		return o.Err
+	}
+	return o.Reading.Reason()
 }

@@ -28,13 +28,14 @@ type Totals struct {
 	instances map[string]*counted
 	cycle     int // of those in which some instance answered
 
-	// totals are those that have begun: at what is stored, or what was read first.
+	// totals are those that have begun: at what is stored, or what was read first. They
+	// are nil until what is stored is known.
 	totals map[string]float64
-	// resumed is that what is stored is known, begun that a cycle has been added since.
-	resumed, begun bool
+	begun  bool // a cycle has been added to them
 }
 
-// counted is what is known of the instance at an address.
+// counted is what is known of the instance at an address. One goroutine at a time asks
+// it or adds it.
 type counted struct {
 	address string
 	cycle   int // in which it answered last
@@ -62,14 +63,14 @@ func NewTotals(service config.Service) *Totals {
 func (t *Totals) Begin() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.instances, t.totals, t.resumed, t.begun = map[string]*counted{}, nil, false, false
+	t.instances, t.totals, t.begun = map[string]*counted{}, nil, false
 }
 
 // Resume says what is stored of each counter; there are no totals before.
 func (t *Totals) Resume(stored map[string]float64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.resumed, t.totals = true, map[string]float64{}
+	t.totals = map[string]float64{}
 	for name, value := range stored {
 		if !math.IsNaN(value) && !math.IsInf(value, 0) {
 			t.totals[name] = value
@@ -83,6 +84,7 @@ func (t *Totals) Resume(stored map[string]float64) {
 func (t *Totals) Ask(ctx context.Context, i InstanceReading) {
 	t.mu.Lock()
 	c := t.at(i)
+	t.mu.Unlock()
 	unsure := c.asked.IsZero() || c.doubt || !c.several && fallen(c.last, i.Counters, t.service.Totals)
 	if len(c.open) > 0 {
 		c.open[len(c.open)-1].take(i.Counters, t.service.Totals)
@@ -90,36 +92,28 @@ func (t *Totals) Ask(ctx context.Context, i InstanceReading) {
 		c.asked, c.open, c.twice = time.Now(), []burst{{last: i.Counters}}, false
 	}
 	c.twice = c.twice || unsure
-	open, twice := c.open, c.twice
-	t.mu.Unlock()
-	if len(open) == 0 {
-		return
-	}
-	open, over := t.askInBursts(ctx, i, open, twice, c.several)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c.open = open
 	switch {
-	case over:
-		c.judge(open)
+	case len(c.open) == 0:
+	case c.askInBursts(ctx, i.Again, t.service.Totals):
+		c.judge(c.open)
 		c.open = nil
-	case !c.several && (twice || open[0].fell):
+	case !c.several && (c.twice || c.open[0].fell):
 		c.doubt, c.last = true, nil
 	}
 }
 
 // askInBursts goes on with one burst, or with two: where that is wanted, or a total of
 // what was one instance has fallen in the first.
-func (t *Totals) askInBursts(ctx context.Context, i InstanceReading, open []burst, twice, several bool) (_ []burst, over bool) {
+func (c *counted) askInBursts(ctx context.Context, again Probe, total func(name string) bool) (over bool) {
 	for {
-		newest := &open[len(open)-1]
-		if !i.ask(ctx, newest, t.service.Totals) {
-			return open, false
+		newest := &c.open[len(c.open)-1]
+		if !newest.ask(ctx, again, total) {
+			return false
 		}
-		if len(open) == 2 || several || !twice && !newest.fell {
-			return open, true
+		if len(c.open) == 2 || c.several || !c.twice && !newest.fell {
+			return true
 		}
-		open = append(open, burst{last: newest.last})
+		c.open = append(c.open, burst{last: newest.last})
 	}
 }
 
@@ -162,11 +156,11 @@ func (t *Totals) at(i InstanceReading) *counted {
 // be known: no instance answered, or several do behind one address. Mixed names those
 // addresses.
 func (t *Totals) Add(o Observation) (totals map[string]float64, mixed []string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if o.Healthy() == 0 {
 		return nil, nil
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.cycle++
 	sums, certain := map[string]float64{}, true
 	for _, i := range o.Instances {
@@ -185,12 +179,12 @@ func (t *Totals) Add(o Observation) (totals map[string]float64, mixed []string) 
 	// counted meanwhile was not counted in the newest interval.
 	maps.DeleteFunc(t.instances, func(_ string, c *counted) bool { return t.cycle-c.cycle > 1 })
 	one := len(o.Instances) == 1 && certain && !t.begun
-	t.begun = t.begun || t.resumed
+	t.begun = t.totals != nil
 	if len(mixed) > 0 {
 		slices.Sort(mixed)
 		return nil, mixed
 	}
-	if t.resumed {
+	if t.totals != nil {
 		t.begin(sums, one)
 	}
 	return maps.Clone(t.totals), nil
