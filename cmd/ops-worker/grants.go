@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"io"
 	"time"
 
@@ -16,7 +15,7 @@ import (
 const grantsLimit = 10 * time.Second
 
 func newGrantsCommand(load loader) *cobra.Command {
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:   "grants ROLE",
 		Short: "Print the SQL that lets a login role do what the worker does, and nothing else",
 		Long: "Prints the SQL that lets a login role do exactly what the worker does. It changes\n" +
@@ -25,19 +24,8 @@ func newGrantsCommand(load loader) *cobra.Command {
 			"  ops-worker migrate up\n" +
 			"  ops-worker grants ops_worker | psql --set ON_ERROR_STOP=1 \"$DATABASE_URL\"\n\n" +
 			"Do so again after an upgrade.",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return errors.New("grants wants one argument, the login role: ops-worker grants ROLE")
-			}
-			return nil
-		},
-	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cfg, err := load()
-		if err != nil {
-			return err
-		}
-		return withPool(cmd.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName), func(pool *pgxpool.Pool) error {
+		Args: cobra.ExactArgs(1),
+		RunE: withDatabase(load, func(cmd *cobra.Command, args []string, pool *pgxpool.Pool) error {
 			var script string
 			err := db.InTx(cmd.Context(), pool, db.Snapshot, grantsLimit, func(q *db.Queries) (err error) {
 				script, err = schema.Grants(cmd.Context(), q, args[0])
@@ -47,7 +35,6 @@ func newGrantsCommand(load loader) *cobra.Command {
 				_, err = io.WriteString(cmd.OutOrStdout(), script)
 			}
 			return err
-		})
+		}),
 	}
-	return cmd
 }

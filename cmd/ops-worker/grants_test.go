@@ -124,7 +124,7 @@ func TestGrantsForAnyName(t *testing.T) {
 		database.Exec(t, "BEGIN; "+granted(t, owner, name)+"; ROLLBACK")
 	}
 	command(t, environment(t, pgtest.NewEmpty(t)), "grants", "x").want(t, exitFailed, "", "run `ops-worker migrate up` first")
-	command(t, owner, "grants").want(t, exitUsage, "", "wants one argument")
+	command(t, owner, "grants").want(t, exitUsage, "", "accepts 1 arg(s)")
 }
 
 // In a rolling upgrade the new worker may come before the owner's migration: it

@@ -28,18 +28,14 @@ var nameFields = sync.OnceFunc(func() {
 })
 
 // newLogger logs as the platform's other services do: one JSON object a line
-// with ts, level, service, msg and, within a cycle, trace_id. On a terminal,
-// unless LOG_FORMAT says otherwise, it writes for people.
+// with ts, level, service, msg and, within a cycle, trace_id.
 func newLogger(cfg config.Config, out io.Writer) zerolog.Logger {
-	return loggerOn(cfg, formatted(cfg, out))
-}
-
-func loggerOn(cfg config.Config, out io.Writer) zerolog.Logger {
 	nameFields()
 	return zerolog.New(out).Level(zerolog.Level(cfg.LogLevel)).With().Timestamp().Str("service", cfg.ServiceName).Logger()
 }
 
-// formatted writes lines to out in LOG_FORMAT.
+// formatted writes a log's lines to out in LOG_FORMAT: for people on a terminal, unless
+// that says otherwise.
 func formatted(cfg config.Config, out io.Writer) io.Writer {
 	if cfg.LogFormat == "console" || cfg.LogFormat == "" && isTerminal(out) {
 		return zerolog.ConsoleWriter{Out: out, TimeFormat: "15:04:05.000"}
@@ -52,34 +48,18 @@ const (
 	queuedLines = 1000
 	// logInterval is how often they are written: each look costs a wake-up.
 	logInterval = 200 * time.Millisecond
-	// logPatience is how long the end of the process waits for the last ones.
-	logPatience = 300 * time.Millisecond
 )
 
-// newQueuedLogger is newLogger for a process that must not wait for whoever reads
-// its log: a line that finds the queue full is dropped, and counted. End writes what
-// is queued.
+// newQueuedLogger logs for a process that must not wait for whoever reads its log: a
+// line that finds the queue full is dropped, and counted. End writes what is queued.
 func newQueuedLogger(cfg config.Config, out io.Writer) (log zerolog.Logger, end func()) {
-	to := formatted(cfg, out)
-	direct := loggerOn(cfg, to)
-	queue := diode.NewWriter(onlyWriter{to}, queuedLines, logInterval, func(missed int) {
+	out = onlyWriter{formatted(cfg, out)}
+	direct := newLogger(cfg, out)
+	queue := diode.NewWriter(out, queuedLines, logInterval, func(missed int) {
 		direct.Warn().Int("lines", missed).Msg("log lines dropped, they were not read in time")
 	})
-	end = func() {
-		written := make(chan struct{})
-		go func() {
-			defer close(written)
-			_ = queue.Close()
-		}()
-		patience := time.NewTimer(logPatience)
-		defer patience.Stop()
-		select {
-		case <-written:
-		case <-patience.C:
-		}
-	}
-	return loggerOn(cfg, queue), end
+	return newLogger(cfg, queue), func() { _ = queue.Close() }
 }
 
-// onlyWriter hides a file's Close.
+// onlyWriter hides a file's Close from the queue.
 type onlyWriter struct{ io.Writer }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ops_worker/internal/config"
+	"ops_worker/internal/schema"
 )
 
 // The exit statuses. doctor uses the same numbers for all well, warnings and
@@ -61,20 +62,13 @@ func endInTime() {
 	os.Exit(exitFailed)
 }
 
-// exitError carries a command's exit status; an empty one prints nothing.
+// exitError ends a command with an exit status; an empty text prints nothing.
 type exitError struct {
 	status int
-	err    error
+	text   string
 }
 
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return ""
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
+func (e *exitError) Error() string { return e.text }
 
 // execute runs the command line and returns the exit status.
 func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
@@ -82,7 +76,7 @@ func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writ
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	started := false
+	started := false // an error before that is one of the arguments
 	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -96,7 +90,7 @@ func execute(ctx context.Context, args, environ []string, stdout, stderr io.Writ
 	switch {
 	case errors.As(err, &exit):
 		return exit.status
-	case errors.As(err, &settings), !started:
+	case errors.As(err, &settings), schema.IsRefused(err), !started:
 		return exitUsage
 	}
 	return exitFailed

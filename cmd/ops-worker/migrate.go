@@ -12,11 +12,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
-	"ops_worker/db"
 	"ops_worker/internal/schema"
 )
 
@@ -24,8 +23,7 @@ func newMigrateCommand(load loader) *cobra.Command {
 	migrate := &cobra.Command{
 		Use:   "migrate",
 		Short: "Bring the schema up to date, take it back, or show it",
-		Args:  knownCommand,
-		RunE:  subcommandWanted,
+		RunE:  wantsCommand("migrate wants a command: up, down, status"),
 	}
 	migrate.AddCommand(newMigrateUpCommand(load), newMigrateDownCommand(load), newMigrateStatusCommand(load))
 	return migrate
@@ -46,14 +44,14 @@ func newMigrateUpCommand(load loader) *cobra.Command {
 			"could not be made.",
 		Args: cobra.NoArgs,
 	}
-	cmd.RunE = withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-		changes, err := schema.MigrateUp(ctx, pool, anyDatabase)
+	cmd.RunE = withDatabase(load, func(cmd *cobra.Command, _ []string, pool *pgxpool.Pool) error {
+		changes, err := schema.MigrateUp(cmd.Context(), pool, anyDatabase)
 		for _, c := range changes {
 			if c.Failed() {
 				err = errors.Join(err, fmt.Errorf("%s could not be made: %s", c.Object, c.Detail))
 			}
 		}
-		return refusal(errors.Join(printChanges(out, changes, err, "nothing to do"), err))
+		return printChanges(cmd.OutOrStdout(), changes, err, "nothing to do")
 	})
 	anyDatabaseFlag(cmd.Flags(), &anyDatabase)
 	return cmd
@@ -69,15 +67,16 @@ func newMigrateDownCommand(load loader) *cobra.Command {
 			"collects, which would make the tables again, and on a terminal it asks before --all.",
 		Args: cobra.NoArgs,
 	}
-	cmd.RunE = func(c *cobra.Command, args []string) error {
-		if options.All && !yes && isTerminal(c.InOrStdin()) &&
-			!confirmed(c.Context(), c.InOrStdin(), c.ErrOrStderr(), "This drops service_health and system_metrics with every sample. Go on? [y/N] ") {
+	take := withDatabase(load, func(cmd *cobra.Command, _ []string, pool *pgxpool.Pool) error {
+		changes, err := schema.Down(cmd.Context(), pool, options)
+		return printChanges(cmd.OutOrStdout(), changes, err, "nothing to take back")
+	})
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if options.All && !yes && isTerminal(cmd.InOrStdin()) &&
+			!confirmed(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr(), "This drops service_health and system_metrics with every sample. Go on? [y/N] ") {
 			return errors.New("nothing was taken back")
 		}
-		return withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-			changes, err := schema.Down(ctx, pool, options)
-			return errors.Join(printChanges(out, changes, err, "nothing to take back"), err)
-		})(c, args)
+		return take(cmd, args)
 	}
 	cmd.Flags().BoolVar(&options.All, "all", false, "take back every migration: service_health and system_metrics are dropped")
 	cmd.Flags().BoolVar(&options.Force, "force", false, "also while a worker collects")
@@ -91,61 +90,45 @@ func newMigrateStatusCommand(load loader) *cobra.Command {
 		Short: "List the migrations and when they were applied",
 		Long:  "Lists the migrations and when they were applied. It only reads, and takes no lock.",
 		Args:  cobra.NoArgs,
-		RunE: withDatabase(load, func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error {
-			states, err := schema.Status(ctx, pool)
+		RunE: withDatabase(load, func(cmd *cobra.Command, _ []string, pool *pgxpool.Pool) error {
+			states, err := schema.Status(cmd.Context(), pool)
 			if err != nil {
 				return err
 			}
-			return printTable(out, []string{"MIGRATION", "APPLIED"}, len(states), func(i int) []any {
-				name, applied := states[i].Name, "pending"
+			table := newTable(cmd.OutOrStdout())
+			fmt.Fprintln(table, "MIGRATION\tAPPLIED")
+			for _, s := range states {
+				name, applied := s.Name, "pending"
 				if name == "" {
-					name = fmt.Sprintf("%05d, of a newer ops-worker", states[i].Version)
+					name = fmt.Sprintf("%05d, of a newer ops-worker", s.Version)
 				}
-				if states[i].Applied() {
-					applied = states[i].AppliedAt.UTC().Format(time.RFC3339)
+				if s.Applied() {
+					applied = s.AppliedAt.UTC().Format(time.RFC3339)
 				}
-				return []any{name, applied}
-			})
+				fmt.Fprintf(table, "%s\t%s\n", name, applied)
+			}
+			return table.Flush()
 		}),
 	}
 }
 
-// withDatabase is a command on a pool of its own. A command that is no loop does not wait for a database that is away.
-func withDatabase(load loader, fn func(ctx context.Context, pool *pgxpool.Pool, out io.Writer) error) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, _ []string) error {
-		cfg, err := load()
-		if err != nil {
-			return err
-		}
-		return withPool(cmd.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName), func(pool *pgxpool.Pool) error { return fn(cmd.Context(), pool, cmd.OutOrStdout()) })
-	}
-}
-
-// refusal gives a database that is refused the exit status of a wrong setting.
-func refusal(err error) error {
-	if schema.IsRefused(err) {
-		return &exitError{exitUsage, err}
-	}
-	return err
-}
-
-// printChanges prints what was done, also before an error.
+// printChanges prints what was done, also before err, and returns err.
 func printChanges(out io.Writer, changes []schema.Change, err error, none string) error {
-	if len(changes) == 0 {
-		if err != nil {
-			return nil
-		}
-		_, err := fmt.Fprintln(out, none)
-		return err
+	table := newTable(out)
+	if len(changes) > 0 {
+		fmt.Fprintln(table, "OBJECT\tACTION\tDETAIL")
+	} else if err == nil {
+		fmt.Fprintln(table, none)
 	}
-	return printTable(out, []string{"OBJECT", "ACTION", "DETAIL"}, len(changes), func(i int) []any {
-		return []any{changes[i].Object, changes[i].Action, changes[i].Detail}
-	})
+	for _, c := range changes {
+		fmt.Fprintf(table, "%s\t%s\t%s\n", c.Object, c.Action, c.Detail)
+	}
+	return errors.Join(table.Flush(), err)
 }
 
-func isTerminal(in any) bool {
-	file, ok := in.(*os.File)
-	return ok && isatty.IsTerminal(file.Fd())
+func isTerminal(of any) bool {
+	file, ok := of.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
 }
 
 // confirmed asks, and takes anything but yes for no, a signal too.

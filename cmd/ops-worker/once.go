@@ -6,82 +6,87 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"ops_worker/collectors"
-	"ops_worker/internal/config"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/spool"
 )
 
-// onceDeadline bounds the one cycle and what stands around it.
-const onceDeadline = time.Minute
+// onceLimit bounds the one cycle and what stands around it, without the aggregates.
+const onceLimit = time.Minute
+
+// onceFlags are those of both cycles.
+type onceFlags struct{ asJSON, dryRun, anyDatabase bool }
 
 func newOnceCommand(load loader) *cobra.Command {
+	var flags onceFlags
 	once := &cobra.Command{
 		Use:   "once",
 		Short: "Run one cycle and print what it collected",
 		Long: "Runs one cycle as `ops-worker run` would, prints what it collected, and exits 1 if\n" +
 			"the cycle failed. While another replica collects, nothing is stored: the cycle\n" +
 			"would stand in the table twice.",
-		Args: knownCommand,
-		RunE: subcommandWanted,
+		RunE: wantsCommand("once wants a command: health, metrics"),
 	}
-	var asJSON, dryRun, anyDatabase bool
-	once.PersistentFlags().BoolVar(&asJSON, "json", false, "print JSON")
-	once.PersistentFlags().BoolVar(&dryRun, "dry-run", false, "store nothing, and leave the schema as it is")
-	anyDatabaseFlag(once.PersistentFlags(), &anyDatabase)
-	sub := func(name, short string, aggregates int, cycle func(ctx context.Context, w *collectors.Worker, out io.Writer) (leader string, err error)) {
-		once.AddCommand(&cobra.Command{Use: name, Short: short, Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				cfg, err := load()
-				if err != nil {
-					return err
-				}
-				ctx, cancel := context.WithTimeout(cmd.Context(), onceDeadline+time.Duration(aggregates)*cfg.AggregateTimeout)
-				defer cancel()
-				return runOnce(ctx, cmd, cfg, dryRun, anyDatabase, cycle)
-			}})
-	}
-	sub("health", "Probe every service once", 0, func(ctx context.Context, w *collectors.Worker, out io.Writer) (string, error) {
-		found, leader, err := w.OnceHealth(ctx, dryRun)
-		return leader, errors.Join(printHealth(out, found, asJSON), err)
-	})
-	sub("metrics", "Collect every sample once, however long they take", len(collectors.Aggregates), func(ctx context.Context, w *collectors.Worker, out io.Writer) (string, error) {
-		cycle, failed, leader, err := w.OnceMetrics(ctx, dryRun)
-		if len(failed) > 0 {
-			if away := w.Store.Ping(ctx); away != nil {
-				err = away
-			} else {
-				err = errors.Join(err, fmt.Errorf("aggregates that failed, whose samples are missing: %s", strings.Join(failed, ", ")))
-			}
-		}
-		return leader, errors.Join(printMetrics(out, cycle, asJSON), err)
-	})
+	once.PersistentFlags().BoolVar(&flags.asJSON, "json", false, "print JSON")
+	once.PersistentFlags().BoolVar(&flags.dryRun, "dry-run", false, "store nothing, and leave the schema as it is")
+	anyDatabaseFlag(once.PersistentFlags(), &flags.anyDatabase)
+	once.AddCommand(
+		&cobra.Command{Use: "health", Short: "Probe every service once", Args: cobra.NoArgs,
+			RunE: runOnce(load, &flags, 0, onceHealth)},
+		&cobra.Command{Use: "metrics", Short: "Collect every sample once, however long they take", Args: cobra.NoArgs,
+			RunE: runOnce(load, &flags, len(collectors.Aggregates), onceMetrics)})
 	return once
 }
 
 // runOnce runs one cycle under the lease, or without storing anything where the
 // lease cannot be had.
-func runOnce(ctx context.Context, cmd *cobra.Command, cfg config.Config, dryRun, anyDatabase bool, cycle func(context.Context, *collectors.Worker, io.Writer) (string, error)) error {
-	return withPools(ctx, cfg, func(p pools) error {
-		worker := collectors.NewWorker(collectors.Options{Config: cfg, Pool: p.own, Beside: p.beside, Buffer: spool.NewMemory(1),
-			AnyDatabase: anyDatabase, Log: newLogger(cfg, cmd.ErrOrStderr())})
-		if !dryRun {
-			if err := worker.Prepare(ctx); err != nil {
-				return refusal(err)
+func runOnce(load loader, flags *onceFlags, aggregates int,
+	cycle func(ctx context.Context, w *collectors.Worker, flags *onceFlags, out io.Writer) (leader string, err error)) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		cfg, err := load()
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), onceLimit+time.Duration(aggregates)*cfg.AggregateTimeout)
+		defer cancel()
+		return withPools(ctx, cfg, func(own, beside *pgxpool.Pool) error {
+			worker := collectors.NewWorker(collectors.Options{Config: cfg, Pool: own, Beside: beside, Buffer: spool.NewMemory(1),
+				AnyDatabase: flags.anyDatabase, Log: newLogger(cfg, formatted(cfg, cmd.ErrOrStderr()))})
+			if !flags.dryRun {
+				if err := worker.Prepare(ctx); err != nil {
+					return err
+				}
 			}
+			leader, err := cycle(ctx, worker, flags, cmd.OutOrStdout())
+			if leader != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "ops-worker: %s collects, so nothing was stored\n", leader)
+			}
+			return err
+		})
+	}
+}
+
+func onceHealth(ctx context.Context, w *collectors.Worker, flags *onceFlags, out io.Writer) (leader string, err error) {
+	found, leader, err := w.OnceHealth(ctx, flags.dryRun)
+	return leader, errors.Join(printHealth(out, found, flags.asJSON), err)
+}
+
+func onceMetrics(ctx context.Context, w *collectors.Worker, flags *onceFlags, out io.Writer) (leader string, err error) {
+	cycle, failed, leader, err := w.OnceMetrics(ctx, flags.dryRun)
+	if len(failed) > 0 {
+		if away := w.Store.Ping(ctx); away != nil {
+			err = away
+		} else {
+			err = errors.Join(err, fmt.Errorf("aggregates that failed, whose samples are missing: %s", strings.Join(failed, ", ")))
 		}
-		leader, err := cycle(ctx, worker, cmd.OutOrStdout())
-		if leader != "" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "ops-worker: %s collects, so nothing was stored\n", leader)
-		}
-		return err
-	})
+	}
+	return leader, errors.Join(printMetrics(out, cycle, flags.asJSON), err)
 }
 
 func printHealth(out io.Writer, observations []probe.Observation, asJSON bool) error {
@@ -100,15 +105,9 @@ func printHealth(out io.Writer, observations []probe.Observation, asJSON bool) e
 		}
 		return printJSON(out, rows)
 	}
-	// Of many services those are shown that are not well.
-	well := 0
-	if len(observations) > mostRows {
-		all := len(observations)
-		observations = slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool { return o.Status == probe.Healthy })
-		well = all - len(observations)
-	}
-	err := printTable(out, []string{"SERVICE", "STATUS", "LATENCY", "COUNTERS", "REASON"}, len(observations), func(i int) []any {
-		o := observations[i]
+	table := newTable(out)
+	fmt.Fprintln(table, "SERVICE\tSTATUS\tLATENCY\tCOUNTERS\tREASON")
+	for _, o := range observations {
 		latency, reason := "-", "-"
 		if o.Latency > 0 {
 			latency = fmt.Sprintf("%.1f ms", milliseconds(o.Latency))
@@ -116,16 +115,10 @@ func printHealth(out io.Writer, observations []probe.Observation, asJSON bool) e
 		if o.Status != probe.Healthy {
 			reason = o.Reason()
 		}
-		return []any{o.Service, o.Status, latency, len(o.Counters), reason}
-	})
-	if well > 0 {
-		fmt.Fprintf(out, "and %d services that are healthy: --json has all\n", well)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", o.Service, o.Status, latency, len(o.Counters), reason)
 	}
-	return err
+	return table.Flush()
 }
-
-// mostRows is how many services are shown whatever they are.
-const mostRows = 50
 
 func printMetrics(out io.Writer, cycle spool.Cycle, asJSON bool) error {
 	if asJSON {
@@ -143,14 +136,12 @@ func printMetrics(out io.Writer, cycle spool.Cycle, asJSON bool) error {
 		return printJSON(out, rows)
 	}
 	fmt.Fprintf(out, "cycle of %s\n", cycle.At.Format(time.RFC3339Nano))
-	return printTable(out, []string{"SERVICE", "METRIC", "VALUE", "TAGS"}, len(cycle.Samples), func(i int) []any {
-		s := cycle.Samples[i]
-		tags := s.Tags
-		if tags == "{}" {
-			tags = "-"
-		}
-		return []any{s.Service, s.Metric, fmt.Sprintf("%.15g", s.Value), tags}
-	})
+	table := newTable(out)
+	fmt.Fprintln(table, "SERVICE\tMETRIC\tVALUE\tTAGS")
+	for _, s := range cycle.Samples {
+		fmt.Fprintf(table, "%s\t%s\t%.15g\t%s\n", s.Service, s.Metric, s.Value, s.Tags)
+	}
+	return table.Flush()
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -29,21 +29,16 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 		Short: "Show how the platform is, from the database alone",
 		Long: "Shows the services, the open system alerts, the newest metrics with their last hour,\n" +
 			"and which worker collects, from what stands in the database: also while the API is\n" +
-			"down. It only reads, needs no right but SELECT, and works on a hot standby and\n" +
-			"through a pooler. It says when what it shows is old, and by the database's clock.\n" +
-			"What a role may not read costs its own section.\n" +
-			"Of all the settings it needs those of the database; the two intervals say what is old.\n\n" +
-			"With --watch it clears the terminal and prints again every few seconds, until q or\n" +
-			"Ctrl-C, as many lines as fit. While the database is away, the last reading stays with\n" +
-			"its age.\n" +
-			"Colour goes to a terminal alone, and not with NO_COLOR or TERM=dumb.\n" +
+			"down. It only reads, needs no right but SELECT, and says by the database's clock when\n" +
+			"what it shows is old. What a role may not read costs its own section.\n" +
+			"With --watch it clears the terminal and prints again, as many lines as fit, until q or\n" +
+			"Ctrl-C. Colour goes to a terminal alone, and not with NO_COLOR or TERM=dumb.\n" +
 			"Exits 0 when it could be shown, however the platform is, 1 when the database could not\n" +
 			"be read, 2 with wrong settings or arguments.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			plain := config.PlainTerminal(environ)
 			if err := checkWatch(cmd, watch, asJSON, every); err != nil {
-				return &exitError{exitUsage, err}
+				return &exitError{exitUsage, err.Error()}
 			}
 			cfg, err := load()
 			if err != nil {
@@ -54,7 +49,7 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 				return err
 			}
 			defer reader.Close()
-			out := cmd.OutOrStdout()
+			out, plain := cmd.OutOrStdout(), config.PlainTerminal(environ)
 			if watch {
 				return status.Watch(cmd.Context(), reader.Read, cmd.InOrStdin().(*os.File), out.(*os.File), !plain, every)
 			}
@@ -66,8 +61,8 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 				return printJSON(out, report)
 			}
 			width := pipeWidth
-			if file, ok := out.(*os.File); ok {
-				if columns, _, err := term.GetSize(int(file.Fd())); err == nil && columns > 0 {
+			if isTerminal(out) {
+				if columns, _, err := term.GetSize(int(out.(*os.File).Fd())); err == nil && columns > 0 {
 					width = columns
 				}
 			}

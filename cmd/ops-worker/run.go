@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"io"
+	stdlog "log"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+
+	"ops_worker/collectors"
+	"ops_worker/internal/config"
+	"ops_worker/internal/faultlog"
+	"ops_worker/internal/heartbeat"
+	"ops_worker/internal/humanize"
+	"ops_worker/internal/listener"
+	"ops_worker/internal/spool"
+)
+
+func newRunCommand(load loader) *cobra.Command {
+	var anyDatabase bool
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run both loops until SIGTERM, SIGINT or SIGHUP",
+		Long: "Brings the schema up to date, waiting for the database as long as it takes, and\n" +
+			"runs the health monitor and the metrics collector until SIGTERM, SIGINT or SIGHUP.\n" +
+			"Of several replicas one collects and the others stand by.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load()
+			if err != nil {
+				return err
+			}
+			return runWorker(cmd.Context(), cfg, anyDatabase, cmd.ErrOrStderr())
+		},
+	}
+	anyDatabaseFlag(cmd.Flags(), &anyDatabase)
+	return cmd
+}
+
+// The loops wait far more than they compute. One processor spares the wake-ups
+// between two, a fifth of all the CPU; and collecting garbage early, of which
+// there is little, keeps the heap near what is live, some 2 MB.
+const (
+	processors = 1
+	gcPercent  = 40
+)
+
+// hangLimit is how long a stop waits for what may hang: a disk, or whoever reads the log.
+const hangLimit = 300 * time.Millisecond
+
+func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr io.Writer) error {
+	runtime.GOMAXPROCS(processors)
+	debug.SetGCPercent(gcPercent)
+	if err := cfg.InPlatformWorkersPlace(); err != nil {
+		return &exitError{exitUsage, err.Error() + ". " + config.PlatformWorkerAdvice}
+	}
+	signal.Ignore(syscall.SIGPIPE) // a log whose reader is gone ends no worker
+	log, endLog := newQueuedLogger(cfg, stderr)
+	defer waitAtMost(hangLimit, endLog)
+	// net/http logs there what a service sends unasked.
+	stdlog.SetOutput(faultlog.NewWriter(log))
+	stdlog.SetFlags(0)
+	heart := heartbeat.New(cfg.StateDir, cfg.ServiceName)
+	beats, stopHeart := context.WithCancel(context.WithoutCancel(ctx)) // it beats until the worker has stopped
+	var beating sync.WaitGroup
+	beating.Go(func() { heart.Run(beats, log) })
+	defer waitAtMost(hangLimit, beating.Wait)
+	defer stopHeart()
+	return withPools(context.WithoutCancel(ctx), cfg, func(own, beside *pgxpool.Pool) error {
+		buffer, closeBuffer := openBuffer(cfg, log)
+		defer closeBuffer()
+		return runOn(ctx, heart, collectors.Options{Config: cfg, Pool: own, Beside: beside, Buffer: buffer, Heart: heart, AnyDatabase: anyDatabase, Log: log})
+	})
+}
+
+// waitAtMost waits until end has returned, or for so long.
+func waitAtMost(limit time.Duration, end func()) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		end()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(limit):
+	}
+}
+
+// runOn runs the worker that the options make, and serves HTTP beside it.
+func runOn(ctx context.Context, heart *heartbeat.Heart, options collectors.Options) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	cfg, log := options.Config, options.Log
+	names := make([]string, len(cfg.Services))
+	for i, s := range cfg.Services {
+		names[i] = s.Name
+	}
+	var worker *collectors.Worker
+	var metrics *listener.Metrics
+	if cfg.HTTPAddr != "" {
+		metrics = newMetrics(names, func() *collectors.Worker { return worker }, options.Pool)
+		options.Observer = metrics
+	}
+	worker = collectors.NewWorker(options)
+	for _, warning := range cfg.Warnings {
+		log.Warn().Msg(warning)
+	}
+	log.Info().Str("version", version).Str("commit", commit).Int("services", len(names)).Strs("monitored", humanize.Few(names, 50)).
+		Stringer("health_interval", cfg.HealthInterval).Stringer("metrics_interval", cfg.MetricsInterval).
+		Bool("system_alerts", cfg.SystemAlerts).Msg("ops-worker starts")
+	var serving sync.WaitGroup
+	if metrics != nil {
+		serving.Go(func() { listener.Serve(ctx, cfg.HTTPAddr, listener.Handler(metrics, heart.Check, worker.Ready), log) })
+	}
+	err := worker.Run(ctx)
+	stop()
+	serving.Wait()
+	if err != nil {
+		log.Error().Err(err).Msg("the database is refused")
+		return &exitError{status: exitUsage}
+	}
+	if n := options.Buffer.Len(); n > 0 && cfg.SpoolDir == "" {
+		log.Warn().Int("cycles", n).Msg("cycles that could not be stored are lost: there is no SPOOL_DIR")
+	}
+	log.Info().Msg("ops-worker stopped")
+	return nil
+}
+
+// openBuffer opens the buffer on disk where SPOOL_DIR says so.
+func openBuffer(cfg config.Config, log zerolog.Logger) (buffer spool.Buffer, closeIt func()) {
+	if cfg.SpoolDir == "" {
+		return spool.NewMemory(cfg.BufferCycles), func() {}
+	}
+	onDisk, left, err := spool.Open(cfg.SpoolDir, cfg.BufferCycles)
+	if err != nil {
+		log.Error().Err(err).Msg("the spool cannot be opened, cycles are kept in memory until it can")
+	}
+	if left.EarlierFile != "" {
+		log.Warn().Str("file", left.EarlierFile).Msg("spool of an earlier version is left as it is, its cycles are not stored")
+	}
+	if left.TornBytes > 0 {
+		log.Warn().Int64("bytes", left.TornBytes).Msg("spool had a torn tail, it is dropped")
+	}
+	if left.Dropped > 0 {
+		log.Warn().Int("cycles", left.Dropped).Msg("spool held more than BUFFER_CYCLES, the oldest are dropped")
+	}
+	if left.Cycles > 0 {
+		log.Info().Int("cycles", left.Cycles).Msg("spool holds cycles of an earlier process")
+	}
+	return onDisk, func() { onDisk.Close() }
+}
+
+// newMetrics makes what /metrics shows of a worker, which is there when it is asked.
+func newMetrics(monitored []string, worker func() *collectors.Worker, pool *pgxpool.Pool) *listener.Metrics {
+	return listener.NewMetrics(listener.Source{
+		Version: version, Commit: commit, Services: monitored,
+		Health: collectors.HealthLoop, Metrics: collectors.MetricsLoop, Store: collectors.StoreLoop,
+		Lease: func() (bool, int64) {
+			status := worker().Lease.Status()
+			return status.Leading, status.Epoch
+		},
+		Buffer: func() (int, time.Duration) {
+			cycles, oldest := worker().Waiting()
+			if cycles == 0 {
+				return 0, 0
+			}
+			return cycles, max(worker().Lease.Now().Sub(oldest), 0)
+		},
+		Pool: func() (int, int) {
+			stat := pool.Stat()
+			return int(stat.TotalConns()), int(stat.IdleConns())
+		},
+	})
+}
