@@ -139,7 +139,7 @@ func TestWhatTakesLongIsCountedWithinTheBudget(t *testing.T) {
 		"no multiple":         {map[string]time.Duration{"large": 150 * time.Millisecond}, map[string]time.Duration{"large": 10 * time.Second}},
 		"longer than a cycle": {map[string]time.Duration{"large": 20 * time.Second}, map[string]time.Duration{"cheap": 5 * time.Second, "large": 1000 * time.Second}},
 		"two that are large": {map[string]time.Duration{"large": 2 * time.Second, "larger": 3 * time.Second},
-			map[string]time.Duration{"cheap": 5 * time.Second, "large": 135 * time.Second, "larger": 576 * time.Second}},
+			map[string]time.Duration{"cheap": 5 * time.Second, "large": 200 * time.Second, "larger": 300 * time.Second}},
 		"longer than it may": {map[string]time.Duration{"larger": 2 * time.Minute}, map[string]time.Duration{"cheap": 5 * time.Second, "large": 5 * time.Second}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,10 +1,9 @@
-// Package pace says how often each of several jobs may run when all of them
-// together have a budget of time.
+// Package pace says how often each of several jobs may run when all of them together
+// have a budget of time, and when one that comes at intervals is overdue.
 package pace
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"time"
 )
@@ -12,36 +11,28 @@ import (
 // Job is something that takes Cost each time and is wanted every Interval.
 type Job struct{ Interval, Cost time.Duration }
 
+// share is the part of the wall time that the job would like.
+func (j Job) share() float64 { return j.Cost.Seconds() / j.Interval.Seconds() }
+
 // Intervals returns how long each job's interval has to be for all jobs together to
-// keep busy no more than budget, a share of the wall time. None is shorter than it
-// is wanted. Cheap jobs come first: they keep theirs, as long as that takes no more
-// than an equal part. The others share what is left in such a way that the sum of
-// their delays, each as a multiple of what is wanted, is least: by the square roots
-// of the shares that they would like. One job alone takes it all: a second's work at
-// a budget of 2 % is due every 50 s.
+// keep busy no more than budget, a share of the wall time. None is shorter than it is
+// wanted. Each may have an equal part, and what the cheap ones leave of theirs the
+// others share. One job alone takes it all: a second's work at a budget of 2 % is due
+// every 50 s.
 func Intervals(budget float64, jobs []Job) []time.Duration {
-	wanted := func(i int) float64 { return jobs[i].Cost.Seconds() / jobs[i].Interval.Seconds() }
 	order := make([]int, len(jobs))
-	roots := 0.0 // of those whose share is not settled
 	for i := range jobs {
 		order[i] = i
-		roots += math.Sqrt(wanted(i))
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(wanted(a), wanted(b)) })
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(jobs[a].share(), jobs[b].share()) })
 	intervals := make([]time.Duration, len(jobs))
-	others := float64(len(jobs))
-	for _, i := range order {
-		share := wanted(i)
-		root := math.Sqrt(share)
-		allowed := budget * root / roots
-		if share <= budget/others || share <= allowed {
-			intervals[i] = jobs[i].Interval
-			budget -= share
-			roots -= root
-			others--
-		} else {
+	for n, i := range order {
+		allowed := budget / float64(len(jobs)-n)
+		intervals[i] = jobs[i].Interval
+		if jobs[i].share() > allowed {
 			intervals[i] = time.Duration(jobs[i].Cost.Seconds() / allowed * float64(time.Second))
 		}
+		budget -= min(jobs[i].share(), allowed)
 	}
 	return intervals
 }
