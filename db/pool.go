@@ -20,6 +20,7 @@ import (
 
 	"ops_worker/db/pgurl"
 	"ops_worker/internal/config"
+	"ops_worker/internal/humanize"
 )
 
 // Options say how to reach the database. They come validated from the
@@ -278,7 +279,7 @@ func Unreachable(pool *pgxpool.Pool, err error) error {
 	}
 	config := pool.Config().ConnConfig.Config
 	root := RootCause(err)
-	cause := strings.Join(strings.Fields(root.Error()), " ")
+	cause := humanize.OneLine(root.Error())
 	var timeout net.Error
 	if errors.As(root, &timeout) && timeout.Timeout() {
 		cause = "no answer in time"

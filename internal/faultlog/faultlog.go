@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"ops_worker/internal/humanize"
 )
 
 // reminderInterval is how often a fault that lasts is logged again, and how long
@@ -82,16 +84,10 @@ func Recovered(ctx context.Context, fail func(error)) {
 
 const maxTextLength = 200
 
-// PlainText makes a text fit for a table and a log line: no NUL, which
-// PostgreSQL refuses, no control characters, no invalid UTF-8, at most 200
-// bytes and an ellipsis.
+// PlainText makes a text fit for a table and a log line: one printable line of at most
+// 200 bytes and an ellipsis.
 func PlainText(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
+	text = humanize.OneLine(text)
 	if len(text) > maxTextLength {
 		text = strings.ToValidUTF8(text[:maxTextLength], "") + "…"
 	}
@@ -115,7 +111,7 @@ func (w *Writer) Write(line []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if now := time.Now(); now.Sub(w.logged) >= reminderInterval {
-		w.log.Warn().Str("text", PlainText(strings.TrimSpace(string(line)))).Int("skipped", w.skipped).Msg("standard logger")
+		w.log.Warn().Str("text", PlainText(string(line))).Int("skipped", w.skipped).Msg("standard logger")
 		w.logged, w.skipped = now, 0
 	} else {
 		w.skipped++

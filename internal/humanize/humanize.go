@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Age is a duration in its two largest units.
@@ -32,8 +33,17 @@ func two(d, large time.Duration, largeUnit string, small time.Duration, smallUni
 	return text
 }
 
-// OneLine folds a text of several lines.
-func OneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+// OneLine makes one printable line of a text from anywhere: what a service or a server
+// writes must neither draw on a terminal nor break a line of the log.
+func OneLine(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+	return strings.Join(strings.Fields(text), " ")
+}
 
 // Few are the first names of a list, and how many more there are.
 func Few(names []string, most int) []string {

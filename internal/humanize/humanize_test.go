@@ -24,6 +24,20 @@ func TestAge(t *testing.T) {
 	}
 }
 
+func TestOneLine(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"as it is":                  "as it is",
+		" two\n\tlines\r\n":         "two lines",
+		"a\x00b \x1b[31mred\x1b[0m": "a b [31mred [0m",
+		"bad \xff\xfe, \u009b1m":    "bad ?, 1m",
+	} {
+		if got := OneLine(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestFew(t *testing.T) {
 	t.Parallel()
 	names := []string{"a", "b", "c"}

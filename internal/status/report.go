@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
@@ -330,14 +329,4 @@ func (r *Report) age(at time.Time) string { return ago(max(0, r.At.Sub(at))) }
 // ago writes an age in whole seconds.
 func ago(d time.Duration) string { return humanize.Age(d.Round(time.Second)) }
 
-// clean makes one printable line of a text from anywhere: what a service writes must
-// not draw on the terminal.
-func clean(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
-	return strings.Join(strings.Fields(text), " ")
-}
+func clean(text string) string { return humanize.OneLine(text) }
