@@ -218,7 +218,7 @@ func BenchmarkFanOut(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				client := probe.NewClient(nil)
+				client := probe.NewClient(config.Config{Instances: true})
 				targets := probe.Targets(cfg.Services[len(cfg.Services)-n:], client, nil)
 				measure(b, func() error {
 					for _, o := range probe.Observe(b.Context(), targets, probe.Timeout) {

@@ -39,7 +39,7 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 		w.Write([]byte(`{"status":"healthy","counters":{"messages_received":12}}`))
 	}))
 	defer server.Close()
-	client := probe.NewClient(nil)
+	client := probe.NewClient(config.Config{Instances: true})
 	store := newFakeStore()
 	monitor := monitorOf(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
 	if err := monitor.cycle(t.Context()); err != nil {
@@ -64,7 +64,7 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 func TestARefusedConnectionWritesAnUnhealthyRow(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	server.Close() // its port is free again, and refuses
-	client := probe.NewClient(nil)
+	client := probe.NewClient(config.Config{Instances: true})
 	store := newFakeStore()
 	monitor := monitorOf(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertAtOnce)
 	if err := monitor.cycle(t.Context()); err != nil {

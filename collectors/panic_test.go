@@ -69,7 +69,7 @@ func testAPanicAt(t *testing.T, place string) {
 		return probe.Reading{Status: probe.Healthy, HTTPStatus: 200, Latency: time.Millisecond, Counters: map[string]float64{"messages_written": 9}}
 	}})
 	targets[0].Service.Counters = []config.Counter{{Name: "messages_written"}}
-	ping := probe.Targets([]config.Service{{Name: config.DatabaseService, Kind: config.ProbeDatabase}}, probe.NewClient(nil), store.Ping)
+	ping := probe.Targets([]config.Service{{Name: config.DatabaseService, Kind: config.ProbeDatabase}}, probe.NewClient(config.Config{Instances: true}), store.Ping)
 
 	var log logtest.Log
 	observer := panickingObserver{p}

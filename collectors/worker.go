@@ -83,7 +83,7 @@ func NewWorker(o Options) *Worker {
 	w := &Worker{
 		cfg: cfg, anyDatabase: o.AnyDatabase, pool: o.Pool, client: client, log: o.Log,
 		heart: cmp.Or(o.Heart, NoHeart),
-		http:  probe.ClientOf(cfg),
+		http:  probe.NewClient(cfg),
 		Store: NewPostgres(client, db.NewClient(cmp.Or(o.Beside, o.Pool), cfg.AggregateTimeout), cfg.LeaseTTL),
 	}
 	w.schema = newSchemaKeeper(client, func(ctx context.Context) ([]schema.Change, error) {

@@ -87,8 +87,7 @@ func newMigrateDownCommand(load loader) *cobra.Command {
 func newMigrateStatusCommand(load loader) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
-		Short: "List the migrations and when they were applied",
-		Long:  "Lists the migrations and when they were applied. It only reads, and takes no lock.",
+		Short: "List the migrations and when they were applied, without a lock",
 		Args:  cobra.NoArgs,
 		RunE: withDatabase(load, func(cmd *cobra.Command, _ []string, pool *pgxpool.Pool) error {
 			states, err := schema.Status(cmd.Context(), pool)

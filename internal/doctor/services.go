@@ -23,7 +23,7 @@ type services struct {
 
 // probeServices begins to ask, for as long as limit.
 func probeServices(ctx context.Context, cfg config.Config, resolver probe.Resolver, ping func(context.Context) error, limit time.Duration) *services {
-	client := probe.ClientOf(cfg)
+	client := probe.NewClient(cfg)
 	if resolver != nil {
 		client.Resolver = resolver
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -47,12 +46,11 @@ type Client struct {
 	crowded faultlog.Log
 }
 
-// NewClient makes the client. A service's certificate must be signed by one of
-// authorities, or of the system's where that is nil.
-func NewClient(authorities *x509.CertPool) *Client {
+// NewClient is the client that the settings describe.
+func NewClient(cfg config.Config) *Client {
 	return &Client{
 		Resolver:  &net.Resolver{PreferGo: true},
-		instances: true,
+		instances: cfg.Instances,
 		names:     map[string]*name{},
 		// Proxy is not set: a service is asked directly, whatever the environment names.
 		transport: &http.Transport{
@@ -60,7 +58,7 @@ func NewClient(authorities *x509.CertPool) *Client {
 			ReadBufferSize:         1 << 10, // requests and answers are small
 			WriteBufferSize:        1 << 10,
 			MaxResponseHeaderBytes: maxHeader,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: authorities},
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cfg.HealthCAs},
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return ctx.Value(connectionKey{}).(net.Conn), nil
 			},
@@ -70,13 +68,6 @@ func NewClient(authorities *x509.CertPool) *Client {
 
 // connectionKey is where a request's context has the connection that its probe made.
 type connectionKey struct{}
-
-// ClientOf is the client that the settings describe.
-func ClientOf(cfg config.Config) *Client {
-	c := NewClient(cfg.HealthCAs)
-	c.instances = cfg.Instances
-	return c
-}
 
 // asking is how the instances at one entry of a service's list are asked.
 type asking struct {

@@ -46,7 +46,7 @@ func script(t *testing.T, follow func(n int, c net.Conn, in *bufio.Reader)) Prob
 		listener.Close()
 		serving.Wait()
 	})
-	return only(NewClient(nil).counters("http://"+listener.Addr().String(), named))
+	return only(NewClient(config.Config{Instances: true}).counters("http://"+listener.Addr().String(), named))
 }
 
 func hear(in *bufio.Reader) bool {
@@ -96,7 +96,7 @@ func TestACertificateThatExpiresIsSeenAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe := only(NewClient(cfg.HealthCAs).counters(server.URL, named))
+	probe := only(NewClient(cfg).counters(server.URL, named))
 	if r := probe(t.Context()); r.Status != Healthy {
 		t.Errorf("before: %+v", r)
 	}
@@ -240,7 +240,7 @@ func TestAHandshakeThatStops(t *testing.T) {
 	}()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	probe := only(NewClient(nil).counters("https://"+listener.Addr().String(), named))
+	probe := only(NewClient(config.Config{Instances: true}).counters("https://"+listener.Addr().String(), named))
 	if r := probe(ctx); r.Status != Unknown || !strings.HasPrefix(r.Err, "no answer within ") {
 		t.Errorf("%+v", r)
 	}

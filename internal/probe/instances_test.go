@@ -67,7 +67,7 @@ func asked(t Target) []string {
 }
 
 func resolving(r Resolver, services ...config.Service) (*Client, []Target) {
-	client := NewClient(nil)
+	client := NewClient(config.Config{Instances: true})
 	client.Resolver = r
 	return client, Targets(services, client, nil)
 }
@@ -282,7 +282,7 @@ func TestANameIsDialledAtItsLastKnownAddresses(t *testing.T) {
 			port, _ := serving(t, "127.0.0.11", "127.0.0.12")
 			var r records
 			test.service.Addresses = []string{"http://moving.example:" + port}
-			client := ClientOf(config.Config{Instances: test.instances})
+			client := NewClient(config.Config{Instances: test.instances})
 			client.Resolver = &r
 			target := Targets([]config.Service{test.service}, client, nil)[0]
 			want := func(what string, status Status, at float64, reason string) {
@@ -421,7 +421,7 @@ func TestAnInstanceIsAskedUnderTheNamesName(t *testing.T) {
 	}
 	var r records
 	r.set("127.0.0.11", "127.0.0.12")
-	client := NewClient(cfg.HealthCAs)
+	client := NewClient(cfg)
 	client.Resolver = &r
 	targets := Targets(cfg.Services[:1], client, nil)
 	client.FindInstances(t.Context(), zerolog.Nop())

@@ -34,7 +34,7 @@ func probing(t *testing.T, handler http.HandlerFunc) Reading {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	defer server.Close()
-	client := NewClient(nil)
+	client := NewClient(config.Config{Instances: true})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	return only(client.counters(server.URL+"/health", named))(ctx)
@@ -131,7 +131,7 @@ func TestProbeTimesOutOverTheWholeExchange(t *testing.T) {
 			t.Parallel()
 			server := httptest.NewServer(handler)
 			defer server.Close()
-			client := NewClient(nil)
+			client := NewClient(config.Config{Instances: true})
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
 			r := only(client.counters(server.URL+"/health", named))(ctx)
@@ -146,7 +146,7 @@ func TestProbeSendsTheTraceIDOfItsCycle(t *testing.T) {
 	got := make(chan string, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got <- r.Header.Get("X-Trace-ID") }))
 	defer server.Close()
-	client := NewClient(nil)
+	client := NewClient(config.Config{Instances: true})
 	ctx := WithTraceID(t.Context(), "0a1b2c3d")
 	only(client.status(server.URL))(ctx)
 	if id := <-got; id == "" || id != TraceID(ctx) {
@@ -161,7 +161,7 @@ func TestProbeSendsTheUserOfItsURL(t *testing.T) {
 		got <- user + " " + password
 	}))
 	defer server.Close()
-	client := NewClient(nil)
+	client := NewClient(config.Config{Instances: true})
 	only(client.status(strings.Replace(server.URL, "http://", "http://monitor:s%40crets@", 1)))(t.Context())
 	if user := <-got; user != "monitor s@crets" {
 		t.Errorf("the service saw %q", user)
@@ -169,7 +169,7 @@ func TestProbeSendsTheUserOfItsURL(t *testing.T) {
 }
 
 func TestProbeTellsNoSecretOfItsURL(t *testing.T) {
-	client := NewClient(nil)
+	client := NewClient(config.Config{Instances: true})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	for _, url := range []string{
@@ -190,7 +190,7 @@ func TestTCPProbe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	probe := only(NewClient(nil).tcp(listener.Addr().String()))
+	probe := only(NewClient(config.Config{Instances: true}).tcp(listener.Addr().String()))
 	if r := probe(t.Context()); r.Status != Healthy || r.Latency <= 0 {
 		t.Errorf("reading: %+v", r)
 	}
@@ -223,7 +223,7 @@ func TestTargetsAreAskedInTheirOwnWay(t *testing.T) {
 		fmt.Fprint(w, "{}")
 	}))
 	defer server.Close()
-	client := NewClient(nil)
+	client := NewClient(config.Config{Instances: true})
 	pinged := false
 	targets := Targets([]config.Service{
 		{Name: "ingest", Kind: config.ProbeCounters, Addresses: []string{server.URL + "/health"}},
@@ -283,7 +283,7 @@ func TestNoServiceWaitsForOthers(t *testing.T) {
 	}))
 	defer server.Close()
 	defer close(release)
-	client := NewClient(nil)
+	client := NewClient(config.Config{Instances: true})
 	var targets []Target
 	for range 40 {
 		targets = append(targets, Target{Probe: only(client.status(server.URL + "/hang"))})

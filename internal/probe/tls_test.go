@@ -46,7 +46,7 @@ func TestAPrivateAuthority(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			client := NewClient(cfg.HealthCAs)
+			client := NewClient(cfg)
 			reading := only(client.counters(cfg.Services[0].Addresses[0], named))(t.Context())
 			if reading.Status != test.status || !strings.Contains(reading.Err, test.err) || strings.Contains(reading.Err, "hunter2") {
 				t.Errorf("%s, %q; want %s, %q", reading.Status, reading.Err, test.status, test.err)
