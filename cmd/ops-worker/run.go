@@ -68,10 +68,10 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	// net/http logs there what a service sends unasked.
 	stdlog.SetOutput(faultlog.NewWriter(log))
 	stdlog.SetFlags(0)
-	heart := heartbeat.New(cfg.StateDir, cfg.ServiceName)
+	heart := new(heartbeat.Heart)
 	beats, stopHeart := context.WithCancel(context.WithoutCancel(ctx)) // it beats until the worker has stopped
 	var beating sync.WaitGroup
-	beating.Go(func() { heart.Run(beats, log) })
+	beating.Go(func() { heart.Run(beats, cfg.StateDir, cfg.ServiceName, log) })
 	defer waitAtMost(hangLimit, beating.Wait)
 	defer stopHeart()
 	return withPools(context.WithoutCancel(ctx), cfg, func(own, beside *pgxpool.Pool) error {

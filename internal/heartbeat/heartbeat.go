@@ -1,15 +1,15 @@
-// Package heartbeat knows whether a worker's loops turn. The worker writes it to a
-// file of its own every two seconds, which `ops-worker healthcheck` reads.
+// Package heartbeat tells `ops-worker healthcheck` whether the loops turn, by a small file
+// that each worker writes to STATE_DIR again and again.
 package heartbeat
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -25,142 +25,93 @@ const (
 	slack         = 2 * time.Second // and so much longer on a machine under load
 	writeInterval = 2 * time.Second
 	goneAfter     = 10 * time.Second // a worker that writes nothing for so long is gone
-	turning       = "the loops turn"
 )
 
-// Heart keeps the last turn of each of a worker's loops.
-type Heart struct {
-	dir, file string
-	mu        sync.Mutex
-	loops     map[string]turn
-}
-
-type turn struct {
-	at       time.Time
-	interval time.Duration
-}
-
-// New makes the heart of a worker, which several on one machine may have in one
-// directory.
-func New(dir, service string) *Heart {
-	host, _ := os.Hostname()
-	return &Heart{dir: dir, file: fmt.Sprintf("%s%s-%d", prefix(service), host, os.Getpid()), loops: map[string]turn{}}
-}
-
-// prefix begins the names of a service's files: SERVICE@HOST-PID.
-func prefix(service string) string {
-	return strings.NewReplacer("/", "_", "@", "_").Replace(service) + "@"
-}
+// Heart knows until when each of a worker's loops has to turn again.
+type Heart struct{ loops sync.Map } // string to time.Time
 
 // Beat notes that a loop turns now, and will again within interval.
 func (h *Heart) Beat(loop string, interval time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.loops[loop] = turn{time.Now(), interval}
+	h.loops.Store(loop, time.Now().Add(missed*interval+slack))
 }
 
 // Forget takes out loops that have ended.
 func (h *Heart) Forget(loops ...string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	for _, loop := range loops {
-		delete(h.loops, loop)
+		h.loops.Delete(loop)
 	}
 }
 
-// Check fails with the loops that stand still.
+// Check fails with a loop that stands still.
 func (h *Heart) Check() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.loops) == 0 {
-		return errors.New("no loop has turned yet")
-	}
-	var still []string
-	for loop, t := range h.loops {
-		if age := time.Since(t.at); age > missed*t.interval+slack {
-			still = append(still, fmt.Sprintf("%s (interval %s, last turn %s ago)", loop, t.interval, age.Round(time.Second)))
+	err := errors.New("no loop has turned yet")
+	for loop, deadline := range h.loops.Range {
+		if late := time.Since(deadline.(time.Time)); late > 0 {
+			return fmt.Errorf("loop %s stands still, late by %s", loop, late.Round(time.Second))
 		}
+		err = nil
 	}
-	if slices.Sort(still); len(still) > 0 {
-		return errors.New("standing still: " + strings.Join(still, ", "))
-	}
-	return nil
+	return err
 }
 
-// Run writes the file until ctx is done, and then removes it. No loop waits for it: a
-// disk that hangs fails the health check alone.
-func (h *Heart) Run(ctx context.Context, log zerolog.Logger) {
+// Run writes the worker's file until ctx is done, and then removes it. No loop waits for
+// it: a disk that hangs fails the health check alone.
+func (h *Heart) Run(ctx context.Context, dir, service string, log zerolog.Logger) {
+	host, _ := os.Hostname()
+	file := filepath.Join(dir, fmt.Sprintf("%s@%s-%d.beat", url.QueryEscape(service), host, os.Getpid()))
 	var faults faultlog.Log
 	for ctx.Err() == nil {
-		faults.Observe(log, h.write(), "heartbeat not written, healthcheck will fail", "heartbeat is written again")
+		faults.Observe(log, h.write(file), "heartbeat not written to STATE_DIR, healthcheck will fail", "heartbeat is written again")
 		backoff.Wait(ctx, writeInterval)
 	}
-	_ = os.Remove(filepath.Join(h.dir, h.file)) // which may not be there
+	_ = os.Remove(file) // which may not be there
 }
 
-// write replaces the file in one step, so that a check reads all of it.
-func (h *Heart) write() (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("STATE_DIR: %w", err)
-		}
-	}()
-	content := turning
+// write replaces the file in one step: why the check fails, or nothing.
+func (h *Heart) write(file string) error {
+	var reason string
 	if err := h.Check(); err != nil {
-		content = err.Error()
+		reason = err.Error()
 	}
-	if err = os.MkdirAll(h.dir, 0o700); err == nil {
-		err = checkOwner(h.dir)
-	}
-	if err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(h.dir, "new-*")
-	if err != nil {
+	if err := checkOwner(filepath.Dir(file)); err != nil {
 		return err
 	}
-	_, err = file.WriteString(content)
-	if err := errors.Join(err, file.Close()); err != nil {
-		return errors.Join(err, os.Remove(file.Name()))
+	if err := os.WriteFile(file+".new", []byte(reason), 0o600); err != nil {
+		return err
 	}
-	return os.Rename(file.Name(), filepath.Join(h.dir, h.file))
+	return os.Rename(file+".new", file)
 }
 
 // checkOwner refuses a directory that another user, or a link, may have put there.
 func checkOwner(dir string) error {
 	info, err := os.Lstat(dir)
-	if err != nil {
-		return err
+	if err == nil && (!info.IsDir() || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid())) {
+		err = fmt.Errorf("%s is no directory of this user's; name a directory in it, which is made", dir)
 	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); !info.IsDir() || ok && stat.Uid != uint32(os.Geteuid()) {
-		return fmt.Errorf("%s is no directory of this user's; name a directory in it, which is made", dir)
-	}
-	return nil
+	return err
 }
 
-// Check fails unless a worker of the service writes to the directory, and the loops of
-// each one that does turn.
+// Check fails unless a worker of the service writes to dir, and the loops of each turn.
 func Check(dir, service string) error {
-	entries, err := os.ReadDir(dir)
-	if err == nil {
-		err = checkOwner(dir)
+	if err := checkOwner(dir); err != nil {
+		return fmt.Errorf("no worker runs here: STATE_DIR: %w", err)
 	}
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("STATE_DIR: %w", err)
-	}
-	found := false
-	for _, entry := range entries {
-		info, err := entry.Info()
-		if err != nil || !strings.HasPrefix(entry.Name(), prefix(service)) || time.Since(info.ModTime()).Abs() > goneAfter {
-			continue // it was removed, is another service's, or the worker was killed
+	state := os.DirFS(dir)
+	files, _ := fs.Glob(state, url.QueryEscape(service)+"@*.beat")
+	err := fmt.Errorf("no worker runs here: none has written to %s for %s", dir, goneAfter)
+	for _, file := range files {
+		reason, readErr := fs.ReadFile(state, file)
+		info, statErr := fs.Stat(state, file)
+		if readErr != nil || statErr != nil || time.Since(info.ModTime()).Abs() > goneAfter {
+			continue // it was removed just now, or its worker was killed
 		}
-		found = true
-		if content, err := os.ReadFile(filepath.Join(dir, entry.Name())); err == nil && string(content) != turning {
-			return errors.New(string(content))
+		if len(reason) > 0 {
+			return errors.New(string(reason))
 		}
+		err = nil
 	}
-	if !found {
-		return fmt.Errorf("no worker runs here: none has written to %s for %s", dir, goneAfter)
-	}
-	return nil
+	return err
 }

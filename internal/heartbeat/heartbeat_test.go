@@ -22,42 +22,43 @@ func wantError(t *testing.T, err error, want string) {
 
 func TestALoopMayStandStillForThreeIntervals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := New(t.TempDir(), "ops_worker")
+		var h Heart
 		wantError(t, h.Check(), "no loop has turned yet")
 		h.Beat("metrics", 5*time.Second)
 		h.Beat("health", time.Minute)
 		time.Sleep(3*5*time.Second + slack)
 		wantError(t, h.Check(), "")
 		time.Sleep(time.Second)
-		err := h.Check()
-		wantError(t, err, "standing still: metrics (interval 5s, last turn 18s ago)")
-		if strings.Contains(err.Error(), "health") {
-			t.Errorf("a loop that turns: %v", err)
-		}
+		wantError(t, h.Check(), "loop metrics stands still, late by 1s")
 		h.Forget("metrics") // it has ended, and owes no turn
 		wantError(t, h.Check(), "")
 	})
 }
 
-func write(t *testing.T, h *Heart) {
+// beating is a heart whose one loop has missed its deadline by so much.
+func beating(late time.Duration) *Heart {
+	var h Heart
+	h.loops.Store("metrics", time.Now().Add(-late))
+	return &h
+}
+
+func write(t *testing.T, h *Heart, file string) {
 	t.Helper()
-	if err := h.write(); err != nil {
+	if err := h.write(file); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestTheHealthCheckReadsWhatTheWorkerWrites(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made")
+	file := filepath.Join(dir, "ops_worker@host-1.beat")
 	wantError(t, Check(dir, "ops_worker"), "no worker runs here")
-	h := New(dir, "ops_worker")
-	write(t, h)
+	write(t, new(Heart), file)
 	wantError(t, Check(dir, "ops_worker"), "no loop has turned yet")
-	h.Beat("metrics", 5*time.Second)
-	write(t, h)
+	write(t, beating(-time.Minute), file)
 	wantError(t, Check(dir, "ops_worker"), "")
-	h.loops["metrics"] = turn{time.Now().Add(-time.Minute), 5 * time.Second}
-	write(t, h)
-	wantError(t, Check(dir, "ops_worker"), "standing still: metrics")
+	write(t, beating(time.Minute), file)
+	wantError(t, Check(dir, "ops_worker"), "loop metrics stands still")
 	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
@@ -67,19 +68,13 @@ func TestTheHealthCheckReadsWhatTheWorkerWrites(t *testing.T) {
 // another service is not, and one that was killed counts for nothing.
 func TestSeveralWorkersInOneDirectory(t *testing.T) {
 	dir := t.TempDir()
-	worker := func(service, file string, last time.Duration) *Heart {
-		h := New(dir, service)
-		h.file = prefix(service) + file
-		h.loops["metrics"] = turn{time.Now().Add(-last), 5 * time.Second}
-		write(t, h)
-		return h
-	}
-	worker("ops/../worker", "a-1", 0)
-	still := worker("ops/../worker", "b-1", time.Minute)
-	worker("ops", "c-1", time.Minute)
-	wantError(t, Check(dir, "ops/../worker"), "standing still: metrics")
+	still := filepath.Join(dir, "ops%2F..%2Fworker@b-1.beat")
+	write(t, beating(-time.Minute), filepath.Join(dir, "ops%2F..%2Fworker@a-1.beat"))
+	write(t, beating(time.Minute), still)
+	write(t, beating(time.Minute), filepath.Join(dir, "ops@c-1.beat"))
+	wantError(t, Check(dir, "ops/../worker"), "loop metrics stands still")
 	killed := time.Now().Add(-goneAfter - time.Second)
-	if err := os.Chtimes(filepath.Join(dir, still.file), killed, killed); err != nil {
+	if err := os.Chtimes(still, killed, killed); err != nil {
 		t.Fatal(err)
 	}
 	wantError(t, Check(dir, "ops/../worker"), "")
@@ -90,11 +85,9 @@ func TestTheFileGoesWithTheWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		dir := t.TempDir()
-		h := New(dir, "ops_worker")
-		h.Beat("metrics", time.Hour)
-		go h.Run(ctx, new(logtest.Log).Logger())
+		go beating(-time.Hour).Run(ctx, dir, "ops/worker", new(logtest.Log).Logger())
 		synctest.Wait()
-		if entries, _ := os.ReadDir(dir); len(entries) != 1 || entries[0].Name() != h.file {
+		if entries, _ := os.ReadDir(dir); len(entries) != 1 || !strings.HasPrefix(entries[0].Name(), "ops%2Fworker@") {
 			t.Errorf("files: %v", entries)
 		}
 		stop()
@@ -115,10 +108,9 @@ func TestADirectoryThatIsMended(t *testing.T) {
 			t.Fatal(err)
 		}
 		var log logtest.Log
-		h := New(dir, "ops_worker")
-		go h.Run(ctx, log.Logger())
+		go beating(-time.Hour).Run(ctx, dir, "ops_worker", log.Logger())
 		time.Sleep(10*writeInterval + writeInterval/2) // between two writes
-		if lines := log.Lines(t, "heartbeat not written, healthcheck will fail"); len(lines) != 1 || !strings.Contains(lines[0]["error"].(string), "STATE_DIR") {
+		if lines := log.Lines(t, "heartbeat not written to STATE_DIR, healthcheck will fail"); len(lines) != 1 {
 			t.Errorf("lines: %v", lines)
 		}
 		for range 2 {
@@ -126,8 +118,8 @@ func TestADirectoryThatIsMended(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(2 * writeInterval)
-			if _, err := os.Stat(filepath.Join(dir, h.file)); err != nil {
-				t.Error(err)
+			if entries, err := os.ReadDir(dir); len(entries) != 1 {
+				t.Errorf("files: %v, %v", entries, err)
 			}
 		}
 	})
@@ -141,7 +133,7 @@ func TestADirectoryOfAnotherUserIsRefused(t *testing.T) {
 	}
 	refused := func(dir string) {
 		t.Helper()
-		wantError(t, New(dir, "ops_worker").write(), "is no directory of this user's")
+		wantError(t, new(Heart).write(filepath.Join(dir, "ops_worker@host-1.beat")), "is no directory of this user's")
 		wantError(t, Check(dir, "ops_worker"), "is no directory of this user's")
 	}
 	refused(link)
