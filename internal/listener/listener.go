@@ -8,8 +8,6 @@ import (
 	stdlog "log"
 	"net"
 	"net/http"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -18,12 +16,12 @@ import (
 	"ops_worker/internal/faultlog"
 )
 
-// What a client may take of the worker's time and memory.
+// What a client may take of the worker's time and memory. There is no limit to connections:
+// clients that say nothing keep nobody out, and go at their time limit.
 const (
 	headerTimeout  = 5 * time.Second
 	requestTimeout = 10 * time.Second
 	idleTimeout    = 30 * time.Second
-	maxConnections = 64 // without a request in hand
 	maxHeader      = 8 << 10
 )
 
@@ -77,13 +75,8 @@ func Serve(ctx context.Context, address string, handler http.Handler, log zerolo
 }
 
 func serve(ctx context.Context, socket net.Listener, handler http.Handler, log zerolog.Logger) error {
-	var quiet quiet
 	server := &http.Server{
-		Handler:   quiet.handler(handler),
-		ConnState: quiet.state,
-		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, conn)
-		},
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      requestTimeout + headerTimeout,
@@ -93,48 +86,4 @@ func serve(ctx context.Context, socket net.Listener, handler http.Handler, log z
 	}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })() // no stop waits for a client
 	return server.Serve(socket)
-}
-
-// quiet are the connections on which no request is in hand. Of too many the oldest is
-// closed: clients that connect and say nothing must not keep out those that ask.
-type quiet struct {
-	mu    sync.Mutex
-	conns []net.Conn // the oldest first
-}
-
-type connKey struct{}
-
-func (q *quiet) add(conn net.Conn) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.conns = append(q.conns, conn)
-	if len(q.conns) > maxConnections {
-		q.conns[0].Close()
-		q.conns = q.conns[1:]
-	}
-}
-
-func (q *quiet) remove(conn net.Conn) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.conns = slices.DeleteFunc(q.conns, func(c net.Conn) bool { return c == conn })
-}
-
-func (q *quiet) state(conn net.Conn, state http.ConnState) {
-	switch state {
-	case http.StateNew:
-		q.add(conn)
-	case http.StateClosed, http.StateHijacked:
-		q.remove(conn)
-	}
-}
-
-func (q *quiet) handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
-			q.remove(conn)
-			defer q.add(conn)
-		}
-		next.ServeHTTP(w, r)
-	})
 }
