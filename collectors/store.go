@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"ops_worker/db"
@@ -194,38 +193,34 @@ func wrap(err error, undone string) error {
 	return fmt.Errorf("%s: %w", undone, err)
 }
 
-// SyncAlerts brings the system alerts in line with the observations, all in one
-// statement. Where the database refuses that, each alert is tried alone: one that
-// cannot be opened must keep no other from opening or closing.
+// SyncAlerts brings the system alerts in line with the observations: those that close
+// in one statement, and each that opens in its own, since one that the database refuses
+// must keep no other from opening or closing.
 func (p *Postgres) SyncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error) {
-	opened, closed, err = p.syncAlerts(ctx, token, observations, changed)
-	if !db.IsServerError(err) || db.IsTimeout(err) || len(observations) < 2 {
-		return opened, closed, err
-	}
-	// Those that close have nothing that could be refused one by one.
-	healthy := slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool { return !o.Up() })
-	attempts := [][]probe.Observation{healthy}
+	var well []probe.Observation
+	var attempts [][]probe.Observation
 	for _, o := range observations {
-		if !o.Up() {
+		if o.Up() {
+			well = append(well, o)
+		} else {
 			attempts = append(attempts, []probe.Observation{o})
 		}
 	}
-	var refused []error
-	for _, attempt := range attempts {
-		if len(attempt) == 0 {
-			continue
-		}
-		o, c, err := p.syncAlerts(ctx, token, attempt, changed)
-		opened, closed = append(opened, o...), append(closed, c...)
-		switch {
-		case err != nil && !db.IsServerError(err):
-			return opened, closed, err
-		case err != nil && !attempt[0].Up():
-			err = fmt.Errorf("%s: %w", attempt[0].Service, err)
-		}
-		refused = append(refused, err)
+	if len(well) > 0 {
+		attempts = append(attempts, well)
 	}
-	return opened, closed, errors.Join(refused...)
+	for _, attempt := range attempts {
+		o, c, failed := p.syncAlerts(ctx, token, attempt, changed)
+		opened, closed = append(opened, o...), append(closed, c...)
+		if failed != nil && !attempt[0].Up() {
+			failed = fmt.Errorf("%s: %w", attempt[0].Service, failed)
+		}
+		err = errors.Join(err, failed)
+		if failed != nil && !db.IsServerError(failed) {
+			break // no lease, or no connection
+		}
+	}
+	return opened, closed, err
 }
 
 func (p *Postgres) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error) {
