@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"ops_worker/db/pgurl"
+	"ops_worker/internal/backoff"
 	"ops_worker/internal/config"
 	"ops_worker/internal/humanize"
 )
@@ -227,19 +228,7 @@ const closePatience = 300 * time.Millisecond
 
 // Close closes the pool, but does not wait for a server that does not answer:
 // pgx would, for two minutes, and the process is about to end.
-func Close(pool *pgxpool.Pool) {
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		pool.Close()
-	}()
-	patience := time.NewTimer(closePatience)
-	defer patience.Stop()
-	select {
-	case <-closed:
-	case <-patience.C:
-	}
-}
+func Close(pool *pgxpool.Pool) { backoff.AtMost(closePatience, pool.Close) }
 
 // RootCause is the last error at the bottom: pgx joins one for each address and,
 // by default, for TLS and for none, behind a text that names the target again.

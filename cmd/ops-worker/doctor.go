@@ -1,12 +1,9 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 
 	"ops_worker/collectors"
-	"ops_worker/internal/config"
 	"ops_worker/internal/doctor"
 )
 
@@ -22,11 +19,7 @@ func newDoctorCommand(load loader) *cobra.Command {
 			"Exits 0 when all is well, 1 with warnings, 2 with failures.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load()
-			var wrong *config.Error
-			if err != nil && !errors.As(err, &wrong) {
-				return err
-			}
+			cfg, err := load() // what is wrong with the settings is in the report
 			report := doctor.Run(cmd.Context(), cfg, err, collectors.Aggregates)
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), report)

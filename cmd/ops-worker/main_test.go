@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"ops_worker/internal/logtest"
@@ -373,18 +372,6 @@ func TestRunServesHTTP(t *testing.T) {
 	if strings.Contains(metrics+log.String(), "hunter2") {
 		t.Error("the password is out")
 	}
-}
-
-// A state directory that hangs keeps no worker from its end, nor does a log.
-func TestAStopDoesNotWaitForWhatHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		disk, began := make(chan struct{}), time.Now()
-		waitAtMost(time.Second, func() { <-disk })
-		if took := time.Since(began); took != time.Second {
-			t.Errorf("it took %s", took)
-		}
-		close(disk)
-	})
 }
 
 func TestRunWaitsForADatabaseThatIsAway(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"ops_worker/collectors"
+	"ops_worker/internal/backoff"
 	"ops_worker/internal/config"
 	"ops_worker/internal/faultlog"
 	"ops_worker/internal/heartbeat"
@@ -64,7 +65,7 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	}
 	signal.Ignore(syscall.SIGPIPE) // a log whose reader is gone ends no worker
 	log, endLog := newQueuedLogger(cfg, stderr)
-	defer waitAtMost(hangLimit, endLog)
+	defer backoff.AtMost(hangLimit, endLog)
 	// net/http logs there what a service sends unasked.
 	stdlog.SetOutput(faultlog.NewWriter(log))
 	stdlog.SetFlags(0)
@@ -72,26 +73,13 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	beats, stopHeart := context.WithCancel(context.WithoutCancel(ctx)) // it beats until the worker has stopped
 	var beating sync.WaitGroup
 	beating.Go(func() { heart.Run(beats, cfg.StateDir, cfg.ServiceName, log) })
-	defer waitAtMost(hangLimit, beating.Wait)
+	defer backoff.AtMost(hangLimit, beating.Wait)
 	defer stopHeart()
 	return withPools(context.WithoutCancel(ctx), cfg, func(own, beside *pgxpool.Pool) error {
 		buffer, closeBuffer := openBuffer(cfg, log)
 		defer closeBuffer()
 		return runOn(ctx, heart, collectors.Options{Config: cfg, Pool: own, Beside: beside, Buffer: buffer, Heart: heart, AnyDatabase: anyDatabase, Log: log})
 	})
-}
-
-// waitAtMost waits until end has returned, or for so long.
-func waitAtMost(limit time.Duration, end func()) {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		end()
-	}()
-	select {
-	case <-ended:
-	case <-time.After(limit):
-	}
 }
 
 // runOn runs the worker that the options make, and serves HTTP beside it.

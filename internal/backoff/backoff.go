@@ -1,4 +1,5 @@
-// Package backoff is how long to wait before something is tried again.
+// Package backoff is how long to wait: before something is tried again, and for what may
+// hang.
 package backoff
 
 import (
@@ -31,4 +32,15 @@ func Wait(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	case <-timer.C:
 	}
+}
+
+// AtMost waits until end has returned, but no longer than limit: what hangs goes on
+// without anybody.
+func AtMost(limit time.Duration, end func()) {
+	ctx, ended := context.WithCancel(context.Background())
+	go func() {
+		defer ended()
+		end()
+	}()
+	Wait(ctx, limit)
 }

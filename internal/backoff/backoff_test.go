@@ -2,6 +2,7 @@ package backoff
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -26,4 +27,20 @@ func TestNoWaitIsLongerThanItMay(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestWhatHangsIsNotWaitedForWithoutEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hangs, began := make(chan struct{}), time.Now()
+		AtMost(time.Second, func() { <-hangs })
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("it took %s", took)
+		}
+		close(hangs)
+		AtMost(time.Hour, func() {})
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("what ends at once took %s more", took-time.Second)
+		}
+	})
 }
