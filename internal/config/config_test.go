@@ -305,7 +305,7 @@ func FuzzSetting(f *testing.F) {
 	}
 	// Words of the messages are no parts of a value.
 	words := pgurl.ErrInvalid.Error() + syscall.ENOENT.Error() + syscall.EINVAL.Error() + syscall.ENOTDIR.Error() + syscall.EISDIR.Error() + syscall.ENAMETOOLONG.Error()
-	for _, file := range []string{"config.go", "files.go", "parse.go", "services.go", "../../db/pgurl/pgurl.go"} {
+	for _, file := range []string{"config.go", "database.go", "files.go", "parse.go", "services.go", "../../db/pgurl/pgurl.go"} {
 		content, err := os.ReadFile(file)
 		if err != nil {
 			f.Fatal(err)

@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"ops_worker/db/pgurl"
 )
 
 // maxFile bounds a file that a setting names: a database's URL and a list of
@@ -43,23 +41,6 @@ func unreadable(err error) error {
 		err = path.Err
 	}
 	return fmt.Errorf("the file cannot be read: %w", err)
-}
-
-// readURL reads a database's URL.
-func readURL(file string) (string, error) {
-	content, err := readFile(file)
-	if err != nil {
-		return "", err
-	}
-	address := strings.TrimSpace(content)
-	return address, pgurl.Check(address)
-}
-
-// readPassword reads a password, which may have blanks at its ends, but not the end
-// of the line.
-func readPassword(file string) (string, error) {
-	content, err := readFile(file)
-	return strings.TrimRight(content, "\r\n"), err
 }
 
 // readServices reads a list of services, of which each may have a line.
@@ -98,30 +79,4 @@ func (p *problems) certificates(name, file string) *x509.CertPool {
 		p.add(name, "the file holds no certificate in PEM")
 	}
 	return pool
-}
-
-// Reload reads the URL anew; it is nil where no file holds the URL or its password. What
-// stands in a file that was well at the start may be anything.
-func (d Database) Reload() func() (string, error) {
-	switch {
-	case d.URLFile != "":
-		return func() (string, error) {
-			address, err := readURL(d.URLFile)
-			if err != nil {
-				return "", fmt.Errorf("DATABASE_URL_FILE: %w", err)
-			}
-			return address, nil
-		}
-	case d.PasswordFile != "":
-		return func() (string, error) {
-			password, err := readPassword(d.PasswordFile)
-			if err != nil {
-				return "", fmt.Errorf("PG_PASS_FILE: %w", err)
-			}
-			now := d
-			now.Password = password
-			return now.address(), nil
-		}
-	}
-	return nil
 }
