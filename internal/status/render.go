@@ -1,10 +1,10 @@
 package status
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -17,15 +17,13 @@ import (
 type style string
 
 const (
-	plain   style = ""
-	bold    style = "1"
-	faint   style = "2"
-	red     style = "31"
-	green   style = "32"
-	yellow  style = "33"
-	magenta style = "35"
-	cyan    style = "36"
-	alarm   style = "1;31"
+	bold   style = "1"
+	faint  style = "2"
+	red    style = "31"
+	green  style = "32"
+	yellow style = "33"
+	cyan   style = "36"
+	alarm  style = "1;31"
 )
 
 // cell is a text of one style: a cell of a table, or a part of a line.
@@ -54,7 +52,7 @@ func (l line) render(width int, colour bool) string {
 	for _, c := range l {
 		text := cut(c.text, width)
 		width -= columns(text)
-		if colour && c.style != plain && text != "" {
+		if colour && c.style != "" && text != "" {
 			text = "\x1b[" + string(c.style) + "m" + text + "\x1b[0m"
 		}
 		b.WriteString(text)
@@ -173,8 +171,8 @@ func (r Report) leaderLines() []line {
 	default:
 		stored = append(stored, cell{text: fmt.Sprintf("up to %s, every %gs, none behind", r.since(l.StoredUpTo), l.IntervalSeconds)})
 	}
-	newest := line{{"NEWEST" + gap, bold}, {text: "sample " + r.since(r.NewestSample) + ", health check " + r.since(r.NewestCheck)}}
-	return []line{leader, stored, newest}
+	newest := "sample " + r.since(r.NewestSample) + ", health check " + r.since(r.NewestCheck)
+	return []line{leader, stored, {{"NEWEST" + gap, bold}, {text: newest}}}
 }
 
 func (r Report) since(at *time.Time) string {
@@ -184,22 +182,19 @@ func (r Report) since(at *time.Time) string {
 	return r.age(*at) + " ago"
 }
 
-var stateStyles = map[probe.Status]style{probe.Healthy: green, probe.Degraded: yellow, probe.Down: red, probe.Unknown: magenta}
+var stateStyles = map[probe.Status]style{probe.Healthy: green, probe.Degraded: yellow, probe.Down: red, probe.Unknown: yellow}
 
 func (r Report) serviceLines(width int) []line {
 	rows := make([][]cell, len(r.Services))
 	for i, s := range r.Services {
-		since, latency, reason := "-", "-", "-"
+		since, latency := "-", "-"
 		if s.Since != nil {
 			since = r.age(*s.Since)
 		}
 		if s.LatencyMS != nil {
 			latency = fmt.Sprintf("%d ms", *s.LatencyMS)
 		}
-		if s.Reason != "" {
-			reason = s.Reason
-		}
-		rows[i] = []cell{{text: s.Service}, {string(s.State), stateStyles[s.State]}, {text: since}, {text: latency}, {text: r.age(s.CheckedAt)}, {text: reason}}
+		rows[i] = []cell{{text: s.Service}, {string(s.State), stateStyles[s.State]}, {text: since}, {text: latency}, {text: r.age(s.CheckedAt)}, {text: cmp.Or(s.Reason, "-")}}
 	}
 	lines := table([]column{{head: "SERVICE"}, {head: "STATE"}, {"FOR", true}, {"LATENCY", true}, {"CHECKED", true}, {head: "REASON"}}, rows, width)
 	if reason := r.Unreadable[SinceSection]; reason != "" && len(lines) > 0 {
@@ -231,21 +226,9 @@ func (r Report) seriesLines(width int) []line {
 		if s.Value != nil {
 			now = s.format(*s.Value)
 		}
-		rows[i] = []cell{{text: s.Service}, {text: s.Metric}, {text: now}, r.change(s)}
+		rows[i] = []cell{{text: s.Service}, {text: s.Metric}, {text: now}, r.change(s), {sparkline(s.LastHour), cyan}}
 	}
-	lines := table([]column{{head: "SERVICE"}, {head: "METRIC"}, {"NOW", true}, {"CHANGE", true}}, rows, width)
-	if len(lines) == 0 {
-		return nil
-	}
-	lines[0] = append(lines[0], cell{"LAST HOUR", bold})
-	room := width
-	for _, c := range lines[0][:len(lines[0])-1] {
-		room -= columns(c.text)
-	}
-	for i, s := range r.Series {
-		lines[i+1] = append(lines[i+1], cell{sparkline(merge(s.LastHour, sparkWidth(room))), cyan})
-	}
-	return lines
+	return table([]column{{head: "SERVICE"}, {head: "METRIC"}, {"NOW", true}, {"CHANGE", true}, {head: "LAST HOUR"}}, rows, width)
 }
 
 // change is how much a series has changed in the hour, or how old it is.
@@ -256,10 +239,10 @@ func (r Report) change(s Series) cell {
 	if s.Change == nil {
 		return cell{text: "-"}
 	}
-	text := s.format(*s.Change)
-	if strings.Trim(text, "-+0./sB ") == "" { // nothing, once rounded
+	if math.Abs(*s.Change) < 0.005 { // nothing, once rounded
 		return cell{"=", faint}
 	}
+	text := s.format(*s.Change)
 	if *s.Change > 0 {
 		text = "+" + text
 	}
@@ -280,18 +263,15 @@ func (s Series) format(v float64) string {
 // short writes a number in few characters: whole up to a million, then by its
 // magnitude.
 func short(v float64) string {
-	size := math.Abs(v)
-	for _, unit := range []struct {
-		size float64
-		name string
-	}{{1e12, "T"}, {1e9, "G"}, {1e6, "M"}} {
-		if size >= unit.size && size < 1e15 {
-			return fmt.Sprintf("%.1f%s", v/unit.size, unit.name)
-		}
-	}
-	switch {
+	switch size := math.Abs(v); {
 	case size >= 1e15:
-		return strconv.FormatFloat(v, 'g', 3, 64)
+		return fmt.Sprintf("%.3g", v)
+	case size >= 1e12:
+		return fmt.Sprintf("%.1fT", v/1e12)
+	case size >= 1e9:
+		return fmt.Sprintf("%.1fG", v/1e9)
+	case size >= 1e6:
+		return fmt.Sprintf("%.1fM", v/1e6)
 	case size >= 100 || v == math.Trunc(v):
 		return fmt.Sprintf("%.0f", v)
 	case size >= 0.05:

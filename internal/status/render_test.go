@@ -30,19 +30,19 @@ func sampled() gathering {
 		row.Newest = before(2 * time.Second)
 		for i := from; i < to; i++ {
 			row.Buckets = append(row.Buckets, int64(i))
-			row.Averages = append(row.Averages, value(i))
-			row.Rates = append(row.Rates, value(i))
+			row.Averages = append(row.Averages, value(3*i))
+			row.Rates = append(row.Rates, value(3*i))
 		}
-		row.Value, row.Rate = value(to-1), value(to-1)
+		row.Value, row.Rate = value(3*to-1), value(3*to-1)
 		return row
 	}
 	sine := func(base, swing float64) func(int) float64 {
 		return func(i int) float64 { return math.Round(base + swing*math.Sin(float64(i)/6)) }
 	}
-	outage := wave(db.StatusSeriesRow{Service: "ingest", MetricName: "messages_written"}, 0, 60, sine(180, 60))
-	outage.Buckets = append(outage.Buckets[:20:20], outage.Buckets[30:]...)
-	outage.Rates = append(outage.Rates[:20:20], outage.Rates[30:]...)
-	outage.Averages = append(outage.Averages[:20:20], outage.Averages[30:]...)
+	outage := wave(db.StatusSeriesRow{Service: "ingest", MetricName: "messages_written"}, 0, buckets, sine(180, 60))
+	outage.Buckets = append(outage.Buckets[:7:7], outage.Buckets[10:]...)
+	outage.Rates = append(outage.Rates[:7:7], outage.Rates[10:]...)
+	outage.Averages = append(outage.Averages[:7:7], outage.Averages[10:]...)
 	return gathering{
 		server: db.StatusServerRow{Database: "iotcloud", Version: "15.18 (Debian 15.18-0+deb12u1)", LoginRole: "iot", Now: now},
 		lease: &db.ReadLeaseRow{Holder: "node-1/41/0f3a", Epoch: 7, AcquiredAt: before(50 * time.Hour), ExpiresAt: now.Add(14 * time.Second),
@@ -65,14 +65,14 @@ func sampled() gathering {
 			{Service: "mqtt", Status: "ACKNOWLEDGED", Summary: "Service unhealthy: mqtt (connection refused)", CreatedAt: before(26 * time.Hour), Open: 2},
 		},
 		series: []db.StatusSeriesRow{
-			wave(db.StatusSeriesRow{Service: "evaluator", MetricName: "healthy"}, 0, 60, sine(1, 0)),
-			wave(db.StatusSeriesRow{Service: "evaluator", MetricName: "alerts_created"}, 0, 60, func(i int) float64 { return float64(i%7) / 10 }),
+			wave(db.StatusSeriesRow{Service: "evaluator", MetricName: "healthy"}, 0, buckets, sine(1, 0)),
+			wave(db.StatusSeriesRow{Service: "evaluator", MetricName: "alerts_created"}, 0, buckets, func(i int) float64 { return float64(i%7) / 10 }),
 			outage,
-			wave(db.StatusSeriesRow{Service: "ingest", MetricName: "queue_depth"}, 0, 60, sine(40, 30)),
-			wave(db.StatusSeriesRow{Service: "platform", MetricName: "deliveries_pending"}, 0, 60, sine(0, 0)),
-			wave(db.StatusSeriesRow{Service: "platform", MetricName: "devices_online"}, 45, 60, sine(9_412_000, 3000)),
-			wave(db.StatusSeriesRow{Service: "postgres", MetricName: "db_size_bytes"}, 0, 60, func(i int) float64 { return 8.1e9 + 2e6*float64(i) }),
-			{Service: "report", MetricName: "rendered", Newest: before(2 * time.Second), Value: 5, Rate: math.NaN(), Buckets: []int64{59}, Averages: []float64{5}, Rates: []float64{math.NaN()}},
+			wave(db.StatusSeriesRow{Service: "ingest", MetricName: "queue_depth"}, 0, buckets, sine(40, 30)),
+			wave(db.StatusSeriesRow{Service: "platform", MetricName: "deliveries_pending"}, 0, buckets, sine(0, 0)),
+			wave(db.StatusSeriesRow{Service: "platform", MetricName: "devices_online"}, 15, buckets, sine(9_412_000, 3000)),
+			wave(db.StatusSeriesRow{Service: "postgres", MetricName: "db_size_bytes"}, 0, buckets, func(i int) float64 { return 8.1e9 + 2e6*float64(i) }),
+			{Service: "report", MetricName: "rendered", Newest: before(2 * time.Second), Value: 5, Rate: math.NaN(), Buckets: []int64{19}, Averages: []float64{5}, Rates: []float64{math.NaN()}},
 		},
 		unreadable: map[Section]string{},
 	}
@@ -135,7 +135,7 @@ var stages = map[string]func(*gathering){
 		}
 		g.alerts = []db.OpenSystemAlertsRow{{Service: strings.Repeat("y", 64), Status: "OPEN", Summary: evil, CreatedAt: before(-time.Hour)}}
 		g.series = append(g.series, db.StatusSeriesRow{Service: strings.Repeat("z", 64), MetricName: evil, Newest: before(-2 * time.Hour), Value: -1.7e308,
-			Buckets: []int64{0, 30, 59, 60, 1 << 62}, Averages: []float64{1.7e308, -1.7e308, math.Inf(1), 3, 4}, Rates: make([]float64, 5)})
+			Buckets: []int64{0, 10, 19, 20, 1 << 62}, Averages: []float64{1.7e308, -1.7e308, math.Inf(1), 3, 4}, Rates: make([]float64, 5)})
 	},
 }
 
@@ -292,20 +292,6 @@ func TestSparkline(t *testing.T) {
 	} {
 		if got := sparkline(test.values); got != test.want {
 			t.Errorf("sparkline(%v) = %q, want %q", test.values, got, test.want)
-		}
-	}
-}
-
-func TestMerge(t *testing.T) {
-	t.Parallel()
-	nan := math.NaN()
-	got := merge(values(1, 3, nan, 4, nan, nan), 3)
-	if len(got) != 3 || *got[0] != 2 || *got[1] != 4 || got[2] != nil {
-		t.Errorf("merge = %v", got)
-	}
-	for room, want := range map[int]int{200: 60, 60: 60, 59: 30, 29: 15, 3: 15} {
-		if got := sparkWidth(room); got != want || buckets%want != 0 {
-			t.Errorf("sparkWidth(%d) = %d, want %d", room, got, want)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -112,10 +113,9 @@ type Series struct {
 	Old bool `json:"old"`
 	// Value is nil for a counter with a single point.
 	Value *float64 `json:"value"`
-	// Change is the difference to the first minute of the hour, nil if there is no other
-	// minute.
+	// Change is the difference to the first of the hour's values, nil if there is none.
 	Change *float64 `json:"change"`
-	// LastHour has a value a minute, the newest last, and nil for a minute without.
+	// LastHour has a value for every three minutes, the newest last, and nil where there is none.
 	LastHour []*float64 `json:"last_hour"`
 }
 
@@ -180,20 +180,9 @@ func (r *Report) addLeader(lease *db.ReadLeaseRow, interval time.Duration) {
 		l.StoredUpTo = &at
 		l.CyclesBehind = max(0, int64(r.At.Sub(at)/interval)-1) // the newest cycle may take a whole interval
 	}
-	if l.Held {
-		return
-	}
-	end := "expired"
-	if l.Holder == "" {
-		l.Holder, end = clean(lease.LastHolder), "was handed back"
-	}
-	switch {
-	case lease.FromTheFuture:
-		r.note("no_leader", none+": the lease was written by a clock that is wrong")
-	case l.Holder == "":
+	if !l.Held {
+		l.Holder = cmp.Or(l.Holder, clean(lease.LastHolder))
 		r.note("no_leader", none)
-	default:
-		r.note("no_leader", fmt.Sprintf("%s: the lease of %s %s %s ago", none, l.Holder, end, r.age(l.ExpiresAt)))
 	}
 }
 
@@ -298,21 +287,13 @@ func (r *Report) addSeries(rows []db.StatusSeriesRow, interval time.Duration) {
 				s.LastHour[b] = number(values[i])
 			}
 		}
-		s.Change = change(s.Value, s.LastHour)
+		first := slices.IndexFunc(s.LastHour, func(v *float64) bool { return v != nil })
+		if s.Value != nil && first >= 0 {
+			s.Change = number(*s.Value - *s.LastHour[first])
+		}
 		r.Series = append(r.Series, s)
 	}
 	r.judgeAge("old_samples", "sample", r.NewestSample, interval)
-}
-
-// change is the difference of a value to the first minute of its hour, nil if the
-// value's own minute is the only one.
-func change(value *float64, hour []*float64) *float64 {
-	there := func(v *float64) bool { return v != nil }
-	first := slices.IndexFunc(hour, there)
-	if value == nil || first < 0 || !slices.ContainsFunc(hour[first+1:], there) {
-		return nil
-	}
-	return number(*value - *hour[first])
 }
 
 // number is nil for what JSON cannot hold.

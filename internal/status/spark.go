@@ -31,32 +31,3 @@ func sparkline(values []*float64) string {
 	}
 	return b.String()
 }
-
-// sparkWidth is how many characters an hour is drawn in.
-func sparkWidth(room int) int {
-	switch {
-	case room >= 60:
-		return 60
-	case room >= 30:
-		return 30
-	}
-	return 15
-}
-
-// merge averages the values down to so many.
-func merge(values []*float64, columns int) []*float64 {
-	each := len(values) / columns
-	merged := make([]*float64, columns)
-	for i := range merged {
-		sum, n := 0.0, 0.0
-		for _, v := range values[i*each : (i+1)*each] {
-			if v != nil {
-				sum, n = sum+*v, n+1
-			}
-		}
-		if n > 0 {
-			merged[i] = number(sum / n)
-		}
-	}
-	return merged
-}

@@ -21,10 +21,11 @@ import (
 // readTimeout bounds a reading.
 const readTimeout = 5 * time.Second
 
-// The sparklines: an hour in buckets of a minute.
+// The sparklines: an hour in buckets of three minutes, a character each, so that they fit
+// into 80 columns.
 const (
-	buckets = 60
-	bucket  = time.Minute
+	buckets = 20
+	bucket  = 3 * time.Minute
 )
 
 // Reader reads the status of one database.
@@ -83,45 +84,37 @@ type gathering struct {
 	unreadable map[Section]string
 }
 
-// section is a part that is read by itself.
-type section struct {
+// sections are in the order of reading, each with its table: the one that may take the
+// longest comes last, when all the time that is left is its own.
+var sections = []struct {
 	name  Section
 	table string
-	read  func(context.Context, *db.Queries, *gathering) error
+}{
+	{LeaderSection, schema.LeaseTable}, {ServicesSection, "service_health"}, {SinceSection, "ops_worker_streak"},
+	{AlertsSection, "fleet_alert"}, {SeriesSection, "system_metrics"},
 }
 
-// sections are in the order of reading: the one that may take the longest comes
-// last, when all the time that is left is its own.
-var sections = []section{
-	{LeaderSection, schema.LeaseTable, func(ctx context.Context, q *db.Queries, g *gathering) error {
+func (g *gathering) readSection(ctx context.Context, q *db.Queries, name Section) (err error) {
+	switch name {
+	case LeaderSection:
 		lease, err := q.ReadLease(ctx, db.LeaseName)
-		if err == nil {
-			g.lease = &lease
-		}
-		if db.IsNoRows(err) {
+		if db.IsNoRows(err) { // nobody has ever led
 			return nil
 		}
+		g.lease = &lease
 		return err
-	}},
-	{ServicesSection, "service_health", func(ctx context.Context, q *db.Queries, g *gathering) (err error) {
+	case ServicesSection:
 		g.services, err = q.StatusServices(ctx)
-		return err
-	}},
-	{SinceSection, "ops_worker_streak", func(ctx context.Context, q *db.Queries, g *gathering) (err error) {
+	case SinceSection:
 		g.streaks, err = q.StatusStreaks(ctx)
-		return err
-	}},
-	{AlertsSection, "fleet_alert", func(ctx context.Context, q *db.Queries, g *gathering) (err error) {
-		if _, err := q.EnterPlatformScope(ctx); err != nil {
-			return err
+	case AlertsSection:
+		if _, err = q.EnterPlatformScope(ctx); err == nil {
+			g.alerts, err = q.OpenSystemAlerts(ctx)
 		}
-		g.alerts, err = q.OpenSystemAlerts(ctx)
-		return err
-	}},
-	{SeriesSection, "system_metrics", func(ctx context.Context, q *db.Queries, g *gathering) (err error) {
+	case SeriesSection:
 		g.series, err = q.StatusSeries(ctx, db.StatusSeriesParams{BucketSeconds: bucket.Seconds(), Buckets: buckets})
-		return err
-	}},
+	}
+	return err
 }
 
 // gather reads section by section, each in a transaction of its own, all on one
@@ -146,7 +139,7 @@ func (r *Reader) gather(ctx context.Context, g *gathering) error {
 	}
 	missing := 0
 	for i, s := range sections {
-		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error { return s.read(ctx, q, g) })
+		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error { return g.readSection(ctx, q, s.name) })
 		switch {
 		case err == nil:
 		case ofItsSection(err):
