@@ -13,6 +13,11 @@ import (
 	"unsafe"
 )
 
+const (
+	maxBufferBytes = 32 << 20 // bounds the buffer where cycles are large
+	maxTags        = 64 << 10 // of one sample
+)
+
 // Sample is one measured value, less its time, which is its cycle's.
 type Sample struct {
 	Metric  string  `json:"m"`
@@ -36,9 +41,6 @@ func (c Cycle) size() int {
 	return size
 }
 
-// maxBufferBytes bounds the buffer where cycles are large.
-const maxBufferBytes = 32 << 20
-
 // Storable reports why a sample cannot be stored in its table, whatever its rows
 // are allowed to hold; nil where it can. What is refused all the same, the table
 // refuses, and an operator can mend.
@@ -60,9 +62,6 @@ func (s Sample) Storable() error {
 	}
 	return nil
 }
-
-// maxTags bounds the tags of one sample.
-const maxTags = 64 << 10
 
 // Buffer keeps finished cycles, oldest first, until they are stored.
 type Buffer interface {
@@ -97,8 +96,7 @@ func (b *memoryBuffer) push(c Cycle) (dropped []Cycle) {
 	b.cycles = append(b.cycles, c)
 	b.bytes += c.size()
 	for len(b.cycles) > b.limit || (b.bytes > maxBufferBytes && len(b.cycles) > 1) {
-		dropped = append(dropped, b.cycles[0])
-		b.remove(1)
+		dropped = append(dropped, b.removeOldest())
 	}
 	return dropped
 }
@@ -113,22 +111,19 @@ func (b *memoryBuffer) Oldest(samples int) (cycles []Cycle, through uint64) {
 }
 
 func (b *memoryBuffer) Remove(through uint64) error {
-	if through > b.gone {
-		b.remove(int(through - b.gone))
+	for b.gone < through {
+		b.removeOldest()
 	}
 	return nil
 }
 
-func (b *memoryBuffer) remove(n int) {
-	for i := range n {
-		b.bytes -= b.cycles[i].size()
-		b.cycles[i] = Cycle{} // or the array behind the slice would keep it
-	}
-	b.cycles = b.cycles[n:]
-	b.gone += uint64(n)
-	if len(b.cycles) == 0 {
-		b.cycles = nil
-	}
+func (b *memoryBuffer) removeOldest() Cycle {
+	oldest := b.cycles[0]
+	b.cycles[0] = Cycle{} // or the array behind the slice would keep it
+	b.cycles = b.cycles[1:]
+	b.bytes -= oldest.size()
+	b.gone++
+	return oldest
 }
 
 func (b *memoryBuffer) Len() int { return len(b.cycles) }

@@ -8,20 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"unique"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	fileName = "cycles.jsonl"
-	// earlierFile is of versions that had a format of their own.
-	earlierFile = "cycles.log"
+	fileName    = "cycles.jsonl"
+	earlierFile = "cycles.log" // of versions that had a format of their own
+	trimAfter   = 64           // lines of cycles that are gone, and the file is written anew
 )
-
-// trimAfter is how many lines of cycles that are gone the file may hold before it is
-// written anew.
-const trimAfter = 64
 
 // Spool is a Buffer that survives the process: a file with a JSON line for each cycle,
 // which is synced before the cycle is stored. Lines of stored cycles are removed lazily,
@@ -32,9 +27,8 @@ type Spool struct {
 	path   string
 	lock   *os.File
 	file   *os.File // nil while the disk cannot be had
-	size   int64
-	lines  int  // in the file
-	behind bool // the file lacks cycles that the disk refused
+	lines  int      // in the file
+	behind bool     // the file lacks cycles that the disk refused
 }
 
 // Leftover is what a spool held when it was opened.
@@ -60,7 +54,8 @@ func (s *Spool) open() (left Leftover, err error) {
 	defer func() {
 		if err != nil {
 			s.memoryBuffer = before
-			err = errors.Join(fmt.Errorf("SPOOL_DIR: %w", err), s.Close())
+			err = fmt.Errorf("SPOOL_DIR: %w", err)
+			s.Close()
 		}
 	}()
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o700); err != nil {
@@ -110,19 +105,13 @@ func lock(path string) (*os.File, error) {
 	return file, nil
 }
 
-// decode reads a line, without samples that cannot be stored. Equal names share their
-// memory.
+// decode reads a line, without samples that cannot be stored.
 func decode(line []byte) (c Cycle, err error) {
 	if err := json.Unmarshal(line, &c); err != nil {
 		return c, err
 	}
 	if c.At.IsZero() {
 		return c, errors.New("no cycle")
-	}
-	for i, s := range c.Samples {
-		c.Samples[i].Metric = unique.Make(s.Metric).Value()
-		c.Samples[i].Service = unique.Make(s.Service).Value()
-		c.Samples[i].Tags = unique.Make(s.Tags).Value()
 	}
 	c.Samples = slices.DeleteFunc(c.Samples, func(s Sample) bool { return s.Storable() != nil })
 	return c, nil
@@ -133,14 +122,12 @@ func (s *Spool) Push(c Cycle) (dropped []Cycle, err error) {
 	dropped = s.push(c)
 	switch {
 	case s.file == nil || !s.inPlace():
-		_ = s.Close() // what was removed or replaced would be written to in vain
+		s.Close() // what was removed or replaced would be written to in vain
 		_, err = s.open()
 	case s.behind:
 		err = s.rewrite()
 	default:
-		if err = s.append(c); err == nil {
-			err = s.trim()
-		}
+		err = s.append(c)
 	}
 	return dropped, err
 }
@@ -148,32 +135,25 @@ func (s *Spool) Push(c Cycle) (dropped []Cycle, err error) {
 // inPlace reports whether the open file is still the one of that name.
 func (s *Spool) inPlace() bool {
 	named, err := os.Stat(s.path)
-	if err != nil {
-		return false
-	}
-	opened, err := s.file.Stat()
-	return err == nil && os.SameFile(named, opened)
+	opened, openedErr := s.file.Stat()
+	return err == nil && openedErr == nil && os.SameFile(named, opened)
 }
 
-// append returns when the disk has the cycle. If it fails, the file is left as it was,
-// as far as the disk allows.
+// append returns when the disk has the cycle.
 func (s *Spool) append(c Cycle) error {
 	line, err := json.Marshal(c)
-	if err != nil {
-		return fmt.Errorf("encode cycle: %w", err)
+	if err == nil {
+		_, err = s.file.Write(append(line, '\n'))
 	}
-	line = append(line, '\n')
-	_, err = s.file.WriteAt(line, s.size)
 	if err == nil {
 		err = s.file.Sync()
 	}
 	if err != nil {
-		s.behind = true
-		return errors.Join(fmt.Errorf("append to spool: %w", err), s.file.Truncate(s.size))
+		s.behind = true // and what it wrote of the line, the next rewrite drops
+		return fmt.Errorf("append to spool: %w", err)
 	}
-	s.size += int64(len(line))
 	s.lines++
-	return nil
+	return s.trim()
 }
 
 // Remove takes away the cycles up to those that Oldest returned.
@@ -198,18 +178,17 @@ func (s *Spool) trim() error {
 // file or the new one.
 func (s *Spool) rewrite() (err error) {
 	s.behind = true
-	var content bytes.Buffer
-	encoder := json.NewEncoder(&content) // a line each
-	for _, c := range s.cycles {
-		if err := encoder.Encode(c); err != nil {
-			return fmt.Errorf("encode cycle: %w", err)
-		}
-	}
 	file, err := os.OpenFile(s.path+".new", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
-	if _, err = file.Write(content.Bytes()); err == nil {
+	lines := json.NewEncoder(file)
+	for _, c := range s.cycles {
+		if err == nil {
+			err = lines.Encode(c)
+		}
+	}
+	if err == nil {
 		err = file.Sync()
 	}
 	if err == nil {
@@ -218,10 +197,8 @@ func (s *Spool) rewrite() (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("rewrite spool: %w", err), file.Close(), os.Remove(file.Name()))
 	}
-	if s.file != nil {
-		_ = s.file.Close() // nobody reads it any more
-	}
-	s.file, s.size, s.lines, s.behind = file, int64(content.Len()), s.Len(), false
+	_ = s.file.Close() // if there is one, nobody reads it any more
+	s.file, s.lines, s.behind = file, s.Len(), false
 	directory, err := os.Open(filepath.Dir(s.path))
 	if err != nil {
 		return err
@@ -230,12 +207,7 @@ func (s *Spool) rewrite() (err error) {
 }
 
 // Close lets go of the file; its cycles stay.
-func (s *Spool) Close() (err error) {
-	for _, file := range []**os.File{&s.file, &s.lock} {
-		if *file != nil {
-			err = errors.Join(err, (*file).Close())
-			*file = nil
-		}
-	}
-	return err
+func (s *Spool) Close() {
+	_, _ = s.file.Close(), s.lock.Close() // what they hold is synced, and they may be nil
+	s.file, s.lock = nil, nil
 }
