@@ -5,7 +5,10 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"ops_worker/internal/pgtest"
 )
@@ -21,7 +24,7 @@ func TestBehindABusyPooler(t *testing.T) {
 				database := pgtest.NewEmpty(t)
 				database.Exec(t, fmt.Sprintf("ALTER DATABASE %q SET datestyle = German", database.Name))
 				pooler := pgtest.NewPgBouncer(t, database.URL, "transaction", fmt.Sprintf("default_pool_size = %d\nserver_reset_query_always = %d", size, reset))
-				pooler.Busy(t, 4)
+				keepBusy(t, pooler.URL, 4)
 				environ := append(environment(t, database), "DATABASE_URL="+pooler.URL)
 				command(t, environ, "migrate", "up").want(t, exitOK, "00001_worker_tables.sql", "")
 				command(t, environ, "once", "health").want(t, exitOK, "HTTP 503", "")
@@ -39,6 +42,39 @@ func TestBehindABusyPooler(t *testing.T) {
 				command(t, environ, "migrate", "down", "--all", "--force").want(t, exitOK, "reverted", "")
 			})
 		}
+	}
+}
+
+// keepBusy keeps a pooler busy until the test ends: each client sends unnamed statements, described in one trip and bound in
+// the next, as fast as it can. Between the two a server connection may serve somebody else, and that is what most of these
+// clients meet: what they get is of no interest.
+func keepBusy(t *testing.T, pooler string, clients int) {
+	t.Helper()
+	config, err := pgx.ParseConfig(pooler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	var running sync.WaitGroup
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+	for i := range clients {
+		statement := "SELECT $1::int" + strings.Repeat(", $2::text", i%2)
+		args := []any{1, "x"}[:1+i%2]
+		running.Go(func() {
+			for ctx.Err() == nil {
+				conn, err := pgx.ConnectConfig(ctx, config)
+				for err == nil && ctx.Err() == nil && !conn.IsClosed() {
+					_, _ = conn.Exec(ctx, statement, args...)
+				}
+				if err == nil {
+					_ = conn.Close(ctx)
+				}
+			}
+		})
 	}
 }
 

@@ -9,12 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
-	"sync"
 	"syscall"
 	"testing"
-
-	"github.com/jackc/pgx/v5"
 
 	"ops_worker/internal/pgserver"
 )
@@ -99,39 +95,6 @@ func (p *PgBouncer) Start(tb testing.TB) {
 		}
 		return err == nil
 	})
-}
-
-// Busy keeps the pooler busy until the test ends: each client sends unnamed statements, described in one trip and bound in
-// the next, as fast as it can. Between the two a server connection may serve somebody else, and that is what most of these
-// clients meet: what they get is of no interest.
-func (p *PgBouncer) Busy(tb testing.TB, clients int) {
-	tb.Helper()
-	config, err := pgx.ParseConfig(p.URL)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	config.DefaultQueryExecMode = pgx.QueryExecModeDescribeExec
-	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
-	var running sync.WaitGroup
-	tb.Cleanup(func() {
-		cancel()
-		running.Wait()
-	})
-	for i := range clients {
-		statement := "SELECT $1::int" + strings.Repeat(", $2::text", i%2)
-		args := []any{1, "x"}[:1+i%2]
-		running.Go(func() {
-			for ctx.Err() == nil {
-				conn, err := pgx.ConnectConfig(ctx, config)
-				for err == nil && ctx.Err() == nil && !conn.IsClosed() {
-					_, _ = conn.Exec(ctx, statement, args...)
-				}
-				if err == nil {
-					_ = conn.Close(ctx)
-				}
-			}
-		})
-	}
 }
 
 // Stop ends PgBouncer, and with it every connection through it. It may be called several times.

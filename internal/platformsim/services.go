@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -28,10 +27,6 @@ func Services() http.Handler {
 			case <-r.Context().Done():
 				return
 			}
-		}
-		if strings.HasPrefix(query.Get("status"), "5") {
-			w.WriteHeader(http.StatusServiceUnavailable)
-			return
 		}
 		n, err := strconv.Atoi(query.Get("counters"))
 		if err != nil {
