@@ -18,11 +18,11 @@ import (
 
 	"ops_worker/internal/backoff"
 	"ops_worker/internal/faultlog"
+	"ops_worker/internal/pace"
 )
 
 const (
-	missed        = 3               // so many intervals a loop may stand still,
-	slack         = 2 * time.Second // and so much longer on a machine under load
+	slack         = 2 * time.Second // for a machine under load
 	writeInterval = 2 * time.Second
 	goneAfter     = 10 * time.Second // a worker that writes nothing for so long is gone
 )
@@ -32,7 +32,7 @@ type Heart struct{ loops sync.Map } // string to time.Time
 
 // Beat notes that a loop turns now, and will again within interval.
 func (h *Heart) Beat(loop string, interval time.Duration) {
-	h.loops.Store(loop, time.Now().Add(missed*interval+slack))
+	h.loops.Store(loop, time.Now().Add(pace.Overdue(interval)+slack))
 }
 
 // Forget takes out loops that have ended.

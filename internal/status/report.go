@@ -12,6 +12,7 @@ import (
 	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/humanize"
+	"ops_worker/internal/pace"
 	"ops_worker/internal/probe"
 )
 
@@ -118,9 +119,6 @@ type Series struct {
 	// LastHour has a value for every three minutes, the newest last, and nil where there is none.
 	LastHour []*float64 `json:"last_hour"`
 }
-
-// late is how many intervals may pass before a sample or a check is old.
-const late = 3
 
 // report judges what was gathered. The intervals are the settings'; the lease knows
 // that of the worker.
@@ -238,7 +236,7 @@ func (r *Report) judgeAge(kind, what string, newest *time.Time, interval time.Du
 		return
 	}
 	switch old := r.At.Sub(*newest); {
-	case old > late*interval:
+	case old > pace.Overdue(interval):
 		r.note(kind, fmt.Sprintf("the newest %s is %s old, with an interval of %s", what, ago(old), humanize.Age(interval)))
 	case old < -time.Minute:
 		r.note("future", fmt.Sprintf("the newest %s lies %s ahead of the database's clock", what, ago(old)))
@@ -277,7 +275,7 @@ func (r *Report) addSeries(rows []db.StatusSeriesRow, interval time.Duration) {
 		}
 		s := Series{Service: clean(row.Service), Metric: clean(row.MetricName), Kind: "gauge", At: row.Newest, Value: number(row.Value), LastHour: make([]*float64, buckets)}
 		// Some series have a sample a minute.
-		s.Old = r.At.Sub(row.Newest) > late*max(interval, time.Minute)
+		s.Old = r.At.Sub(row.Newest) > pace.Overdue(max(interval, time.Minute))
 		values := row.Averages
 		if counters[[2]string{row.Service, row.MetricName}] {
 			s.Kind, s.Value, values = "counter", number(row.Rate), row.Rates
