@@ -18,7 +18,6 @@ import (
 	"ops_worker/collectors"
 	"ops_worker/internal/backoff"
 	"ops_worker/internal/config"
-	"ops_worker/internal/faultlog"
 	"ops_worker/internal/heartbeat"
 	"ops_worker/internal/humanize"
 	"ops_worker/internal/listener"
@@ -66,8 +65,7 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	signal.Ignore(syscall.SIGPIPE) // a log whose reader is gone ends no worker
 	log, endLog := newQueuedLogger(cfg, stderr)
 	defer backoff.AtMost(hangLimit, endLog)
-	// net/http logs there what a service sends unasked.
-	stdlog.SetOutput(faultlog.NewWriter(log))
+	stdlog.SetOutput(log) // of a library
 	stdlog.SetFlags(0)
 	heart := new(heartbeat.Heart)
 	beats, stopHeart := context.WithCancel(context.WithoutCancel(ctx)) // it beats until the worker has stopped

@@ -8,7 +8,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -92,29 +91,4 @@ func PlainText(text string) string {
 		text = strings.ToValidUTF8(text[:maxTextLength], "") + "…"
 	}
 	return text
-}
-
-// Writer is where Go's standard logger is sent: net/http logs there what a
-// service sends unasked. A line is cut short, and at most one a minute is logged.
-type Writer struct {
-	mu      sync.Mutex
-	log     zerolog.Logger
-	logged  time.Time
-	skipped int
-}
-
-// NewWriter logs what is written to it as warnings.
-func NewWriter(log zerolog.Logger) *Writer { return &Writer{log: log} }
-
-// Write takes one line, and never fails.
-func (w *Writer) Write(line []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if now := time.Now(); now.Sub(w.logged) >= reminderInterval {
-		w.log.Warn().Str("text", PlainText(string(line))).Int("skipped", w.skipped).Msg("standard logger")
-		w.logged, w.skipped = now, 0
-	} else {
-		w.skipped++
-	}
-	return len(line), nil
 }

@@ -2,7 +2,6 @@ package faultlog_test
 
 import (
 	"errors"
-	"log"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -59,19 +58,4 @@ func TestAnErrorIsOneLineThatSaysNothingTwice(t *testing.T) {
 	if got := faultlog.ErrorText(err); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-}
-
-func TestWhatOthersLogIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var lines logtest.Log
-		standard := log.New(faultlog.NewWriter(lines.Logger()), "", 0)
-		for range 300 { // five minutes
-			standard.Print(strings.Repeat("unsolicited\n", 1000))
-			<-time.After(time.Second)
-		}
-		got := lines.Lines(t, "standard logger")
-		if len(got) != 5 || got[1]["skipped"] != 59.0 || len(got[0]["text"].(string)) > 300 {
-			t.Errorf("%d lines: %v", len(got), got[0])
-		}
-	})
 }

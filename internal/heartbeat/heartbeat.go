@@ -88,8 +88,8 @@ func (h *Heart) write(file string) error {
 // checkOwner refuses a directory that another user, or a link, may have put there.
 func checkOwner(dir string) error {
 	info, err := os.Lstat(dir)
-	if err == nil && (!info.IsDir() || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid())) {
-		err = fmt.Errorf("%s is no directory of this user's; name a directory in it, which is made", dir)
+	if err == nil && (!info.IsDir() || info.Mode().Perm()&0o022 != 0 || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid())) {
+		err = fmt.Errorf("%s is no directory of this user's alone; name a directory in it, which is made", dir)
 	}
 	return err
 }

@@ -82,7 +82,7 @@ func serve(ctx context.Context, socket net.Listener, handler http.Handler, log z
 		WriteTimeout:      requestTimeout + headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          stdlog.New(faultlog.NewWriter(log), "", 0),
+		ErrorLog:          stdlog.New(log, "", 0),
 	}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })() // no stop waits for a client
 	return server.Serve(socket)

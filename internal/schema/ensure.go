@@ -14,9 +14,7 @@ import (
 )
 
 var (
-	atStart = db.Limits{Statement: 4 * time.Minute, Lock: 4 * time.Minute}
-	// Beside running loops, what waits for a migration of the platform is given
-	// up soon, and tried again.
+	atStart      = db.Limits{Statement: 4 * time.Minute, Lock: 4 * time.Minute} // another replica may migrate
 	whileRunning = db.Limits{Statement: 30 * time.Second, Lock: 5 * time.Second}
 )
 

@@ -76,13 +76,14 @@ type migrator struct {
 	pool        *pgxpool.Pool
 	connections *sql.DB // what goose runs on
 	anyDatabase bool    // accept one with tables, none of which is the platform's
+	limits      db.Limits
 }
 
 // migrationConnections are what goose needs: one to migrate on, and one for its lock.
 const migrationConnections = 2
 
-func newMigrator(pool *pgxpool.Pool, anyDatabase bool) *migrator {
-	m := &migrator{pool: pool, connections: migrationDB(pool), anyDatabase: anyDatabase}
+func newMigrator(pool *pgxpool.Pool, anyDatabase bool, limits db.Limits) *migrator {
+	m := &migrator{pool: pool, connections: migrationDB(pool), anyDatabase: anyDatabase, limits: limits}
 	m.connections.SetMaxOpenConns(migrationConnections)
 	return m
 }
@@ -107,26 +108,19 @@ func migrationDB(pool *pgxpool.Pool) *sql.DB {
 // the changes are those that were made before it. anyDatabase accepts a database with
 // tables, none of which is the platform's.
 func MigrateUp(ctx context.Context, pool *pgxpool.Pool, anyDatabase bool) ([]Change, error) {
-	m := newMigrator(pool, anyDatabase)
-	changes, err := m.up(ctx)
-	return changes, errors.Join(err, m.connections.Close())
+	return up(ctx, pool, anyDatabase, atStart)
 }
 
-// Ensure makes sure of the schema beside running loops: what was dropped is made
-// again, what the platform has replaced gets its view.
+// Ensure is MigrateUp beside running loops: what waits for a migration of the platform
+// is given up soon, and tried again.
 func Ensure(ctx context.Context, pool *pgxpool.Pool, anyDatabase bool) ([]Change, error) {
-	var missing []string
-	err := db.InTx(ctx, pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) (err error) {
-		missing, err = missingOwn(ctx, q)
-		return err
-	})
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("look for the worker's tables: %w", err)
-	case len(missing) > 0:
-		return MigrateUp(ctx, pool, anyDatabase)
-	}
-	return ensurePlatform(ctx, pool, whileRunning, anyDatabase)
+	return up(ctx, pool, anyDatabase, whileRunning)
+}
+
+func up(ctx context.Context, pool *pgxpool.Pool, anyDatabase bool, limits db.Limits) ([]Change, error) {
+	m := newMigrator(pool, anyDatabase, limits)
+	changes, err := m.up(ctx)
+	return changes, errors.Join(err, m.connections.Close())
 }
 
 func (m *migrator) up(ctx context.Context) ([]Change, error) {
@@ -136,7 +130,7 @@ func (m *migrator) up(ctx context.Context) ([]Change, error) {
 	}
 	var marked []Change
 	wanted := false
-	err = db.Transaction(ctx, m.pool, db.ReadWrite, atStart, func(tx pgx.Tx) (err error) {
+	err = db.Transaction(ctx, m.pool, db.ReadWrite, m.limits, func(tx pgx.Tx) (err error) {
 		q := db.New(tx)
 		if err := q.LockSchema(ctx); err != nil {
 			return err
@@ -158,7 +152,7 @@ func (m *migrator) up(ctx context.Context) ([]Change, error) {
 			return changes, err
 		}
 	}
-	made, err := ensurePlatform(ctx, m.pool, atStart, m.anyDatabase)
+	made, err := ensurePlatform(ctx, m.pool, m.limits, m.anyDatabase)
 	return append(changes, made...), err
 }
 
@@ -201,7 +195,7 @@ func (m *migrator) apply(ctx context.Context) (changes []Change, err error) {
 		return changes, m.explain(ctx, "apply migrations", err)
 	}
 	var missing []string
-	err = db.InTx(ctx, m.pool, db.ReadOnly, atStart.Statement, func(q *db.Queries) (err error) {
+	err = db.InTx(ctx, m.pool, db.ReadOnly, m.limits.Statement, func(q *db.Queries) (err error) {
 		missing, err = missingOwn(ctx, q)
 		return err
 	})
@@ -310,7 +304,7 @@ type DownOptions struct {
 // Down takes back migrations. It refuses with a LeaseHeldError while a worker
 // collects. With an error, the changes are those that were made before it.
 func Down(ctx context.Context, pool *pgxpool.Pool, options DownOptions) ([]Change, error) {
-	m := newMigrator(pool, false)
+	m := newMigrator(pool, false, whileRunning)
 	changes, err := m.down(ctx, options)
 	if err != nil {
 		err = m.explain(ctx, "take back migrations", err)
