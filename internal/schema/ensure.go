@@ -137,7 +137,7 @@ func (e *ensurer) ensureStandIns(ctx context.Context) error {
 		}
 		if exists {
 			// It may be in use at any time, so it is only named, never dropped.
-			if stands.Spare() {
+			if stands.MadeByWorker() && !stands.IsView() && !stands.Filled {
 				e.changes = append(e.changes, Change{s.Name, failed, fmt.Sprintf(
 					"a table that ops_worker made hides %s; if nothing uses it, DROP TABLE %s", s.Successor, s.Name)})
 			}

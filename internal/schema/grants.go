@@ -10,13 +10,6 @@ import (
 	"ops_worker/sql"
 )
 
-// NotMigratedError is a database without a table that rights are to be granted on.
-type NotMigratedError struct{ Missing []string }
-
-func (e *NotMigratedError) Error() string {
-	return fmt.Sprintf("these tables do not stand yet: %s; run `ops-worker migrate up` first, as the role that is to own them", strings.Join(e.Missing, ", "))
-}
-
 // Grants is sql/grants.sql for a login role: what lets it do what the worker does. The
 // tables must stand, the role need not.
 func Grants(ctx context.Context, q *db.Queries, role string) (script string, err error) {
@@ -25,7 +18,7 @@ func Grants(ctx context.Context, q *db.Queries, role string) (script string, err
 		return "", err
 	}
 	if len(missing) > 0 {
-		return "", &NotMigratedError{missing}
+		return "", fmt.Errorf("these tables do not stand yet: %s; run `ops-worker migrate up` first, as the role that is to own them", strings.Join(missing, ", "))
 	}
 	facts, err := q.GrantFacts(ctx, role)
 	if err != nil {

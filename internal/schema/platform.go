@@ -37,10 +37,6 @@ func (r Relation) MadeByWorker() bool {
 	return r.IsView() || !r.Linked && slices.Equal(r.Columns, firstColumns(r.Name))
 }
 
-// Spare reports whether the relation is a table that the worker made and that
-// never had a row.
-func (r Relation) Spare() bool { return r.MadeByWorker() && !r.IsView() && !r.Filled }
-
 var columnLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^    ([a-z_]+) `) })
 
 // firstColumns are those of a platform's table in its first form.
@@ -96,9 +92,7 @@ func Relations() []string {
 }
 
 // OwnRelations are the worker's own tables and views, and their indexes.
-func OwnRelations() []string {
-	return append(OwnTables(), migrations.Indexes...)
-}
+func OwnRelations() []string { return append(OwnTables(), migrations.Indexes...) }
 
 // OwnTables are the worker's own tables and views.
 func OwnTables() []string { return slices.Concat(migrations.Tables, migrations.Views) }
@@ -157,21 +151,13 @@ func StandingRelations(ctx context.Context, q *db.Queries) (map[string]Relation,
 	return stands, nil
 }
 
-// Missing are the tables and views that the worker makes and that do not stand.
-func Missing(stands map[string]Relation) []string {
+// MissingTables are the tables and views that the worker makes and that do not stand.
+func MissingTables(ctx context.Context, q *db.Queries) ([]string, error) {
+	stands, err := StandingRelations(ctx, q)
 	return slices.DeleteFunc(slices.Concat(OwnTables(), PlatformTables()), func(name string) bool {
 		_, exists := stands[name]
 		return exists || succeeded(stands, name)
-	})
-}
-
-// MissingTables are Missing of a database.
-func MissingTables(ctx context.Context, q *db.Queries) ([]string, error) {
-	stands, err := StandingRelations(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	return Missing(stands), nil
+	}), err
 }
 
 // succeeded reports whether the platform keeps another table instead: an empty

@@ -105,18 +105,6 @@ func keptTables() []string {
 	return append(slices.Clone(migrations.Tables), VersionTable)
 }
 
-// standsElse reports whether a relation of the platform stands that the worker
-// did not make.
-func standsElse(stands map[string]Relation) bool {
-	own := OwnRelations()
-	for name, r := range stands {
-		if !slices.Contains(own, name) && !r.MadeByWorker() {
-			return true
-		}
-	}
-	return false
-}
-
 // settlement is how a database looks to the platform's migrator.
 type settlement struct {
 	// platform is that a table of the platform stands that the worker did not make.
@@ -134,7 +122,11 @@ func findSettlement(ctx context.Context, q *db.Queries) (s settlement, err error
 	if err != nil {
 		return s, err
 	}
-	s.ours, s.platform = len(stands) > 0, standsElse(stands)
+	own := OwnRelations()
+	s.ours = len(stands) > 0
+	for name, r := range stands {
+		s.platform = s.platform || !slices.Contains(own, name) && !r.MadeByWorker()
+	}
 	notes, err := q.DescribeRelations(ctx, []string{MigratorTable})
 	if s.known = len(notes) > 0; err != nil || !s.known || s.platform {
 		return s, err
