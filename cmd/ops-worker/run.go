@@ -54,7 +54,7 @@ const (
 )
 
 // hangLimit is how long a stop waits for what may hang: a disk, or whoever reads the log.
-const hangLimit = 300 * time.Millisecond
+const hangLimit = time.Second
 
 func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr io.Writer) error {
 	runtime.GOMAXPROCS(processors)
