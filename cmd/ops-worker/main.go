@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -34,6 +35,7 @@ var (
 )
 
 func main() {
+	stdlog.SetOutput(io.Discard) // where net/http says what a service sends unasked; its probe says so too
 	// Every few seconds in many places: it does without the other commands.
 	if len(os.Args) == 2 && os.Args[1] == "healthcheck" {
 		if err := healthcheck(os.Environ()); err != nil {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	stdlog "log"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
@@ -65,8 +64,6 @@ func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr 
 	signal.Ignore(syscall.SIGPIPE) // a log whose reader is gone ends no worker
 	log, endLog := newQueuedLogger(cfg, stderr)
 	defer backoff.AtMost(hangLimit, endLog)
-	stdlog.SetOutput(log) // of a library
-	stdlog.SetFlags(0)
 	heart := new(heartbeat.Heart)
 	beats, stopHeart := context.WithCancel(context.WithoutCancel(ctx)) // it beats until the worker has stopped
 	var beating sync.WaitGroup
