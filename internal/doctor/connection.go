@@ -161,17 +161,13 @@ func isPublic(address net.Addr) bool {
 
 func checkVersion(_ context.Context, r *run, f *findings) error {
 	server := r.connection.server
-	switch v := server.VersionNum; {
-	case v < 150000:
+	if server.VersionNum < 150000 {
 		f.fail("upgrade to PostgreSQL 15 or later", "PostgreSQL %s: before 15 a view knows no security_invoker, which those that stand in for dropped tables need", server.Version)
-	default:
+	} else {
 		f.note("PostgreSQL %s", server.Version)
 	}
 	return nil
 }
-
-// maxSessions is how many kinds of sessions are listed.
-const maxSessions = 12
 
 // checkConnections looks whether the server has room for the worker's pools, and
 // lists who is connected.
@@ -197,11 +193,7 @@ func checkConnections(ctx context.Context, r *run, f *findings) error {
 	if !r.connection.pooled && room.Used-room.Own+pools > room.Available {
 		f.warn("raise max_connections, or lower PG_POOL_MAX or another service's pool", "there is no room for all of them")
 	}
-	for i, s := range sessions {
-		if i == maxSessions {
-			f.note("and %d more kinds", len(sessions)-i)
-			break
-		}
+	for _, s := range sessions {
 		f.note("%d x %s as %s from %s", s.Sessions, cmp.Or(humanize.OneLine(s.ApplicationName), "(no application_name)"),
 			s.LoginRole, cmp.Or(s.ClientAddress, "a Unix socket or an address not shown"))
 	}
