@@ -5,20 +5,19 @@ import (
 	"time"
 )
 
-// databaseClock tells the database's time between two readings of it. Every
-// replica stamps its samples by this one clock, and the worker's own wall clock,
-// which may jump, counts for nothing: between readings time is monotonic.
+// databaseClock tells the database's time between two readings of it. Every replica
+// stamps its samples by that clock. The worker's own wall clock, which may jump, is
+// not used: between readings it advances with Go's monotonic clock.
 type databaseClock struct {
 	mu sync.Mutex
 	// At the local instant local, the database's clock read remote.
 	local, remote time.Time
 }
 
-// observe takes a reading that was asked for at sent and came back at received.
-// The database read its clock somewhere in between, so the reading says nothing
-// finer than that: it moves the clock only where the clock is outside of these
-// bounds, and no further than to the nearer one. Samples keep their distances
-// that way, however much the round trips differ.
+// observe takes a reading that was asked for at sent and came back at received. The
+// database read its clock somewhere in between, so the clock moves only if it is
+// outside these bounds, and only to the nearer bound. So round trips of different
+// lengths do not change the distances between samples.
 func (c *databaseClock) observe(remote, sent, received time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

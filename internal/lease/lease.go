@@ -1,6 +1,6 @@
 // Package lease decides which replica of the worker collects: the one that holds
-// a row in the database. Holder and epoch of that row are the fencing token of
-// every write, and the database's clock is the clock of every sample.
+// a row in the database. The holder and epoch of that row are the fencing token of
+// every write. The database's clock stamps every sample.
 package lease
 
 import (
@@ -16,15 +16,14 @@ import (
 	"ops_worker/internal/faultlog"
 )
 
-// Token is what a write is fenced by: the store refuses one that is not the
-// lease's current token.
+// Token fences a write: the store refuses every token but the lease's current one.
 type Token struct {
 	Holder string
 	Epoch  int64
 }
 
-// ErrLost is a write or a renewal that the lease refused: another replica
-// collects, or the lease ran out.
+// ErrLost is returned for a write or a renewal without the lease: another replica
+// collects, or the lease expired.
 var ErrLost = errors.New("the lease is no longer ours")
 
 var errReadOnly = errors.New("the database is a hot standby: nothing can be written")
@@ -38,36 +37,39 @@ type Grant struct {
 
 // State is the lease as a standby sees it.
 type State struct {
-	// Holder is the newest one, empty where the lease was handed back.
-	Holder string
-	// Held is that the lease is the holder's now.
-	Held bool
-	// FromTheFuture is that it runs out later than its holder can have meant.
+	Holder string // the newest one; empty after the lease was handed back
+	Held   bool   // it has not expired
+	// FromTheFuture is true if the lease expires later than its ttl allows: the clock
+	// was ahead when it was written.
 	FromTheFuture bool
-	// ReadOnly is that the database can take no write: a hot standby.
-	ReadOnly bool
-	// LastCycleAt is the newest stored cycle, of any replica.
-	LastCycleAt time.Time
+	ReadOnly      bool      // the database is a hot standby
+	LastCycleAt   time.Time // the newest stored cycle, of any replica
 }
 
-// Store keeps the lease. Its errors mean that the database did not answer,
-// but for ErrLost.
+// Store keeps the lease. Every error but ErrLost means that the database did not answer.
 type Store interface {
-	// Look reads the lease; it is zero where nobody has ever held it.
+	// Look reads the lease; the zero State means that nobody has ever held it.
 	Look(ctx context.Context) (State, error)
-	// Touch fails where the database refuses writes.
+	// Touch fails if the database refuses writes.
 	Touch(ctx context.Context) error
-	// Acquire takes a lease that is free, expired or holder's own.
+	// Acquire takes a lease that is free, expired or already holder's.
 	Acquire(ctx context.Context, holder string, ttl time.Duration) (Grant, error)
-	// Renew extends an unexpired lease; it returns the database's clock.
+	// Renew extends an unexpired lease and returns the database's clock.
 	Renew(ctx context.Context, token Token, ttl time.Duration) (time.Time, error)
 	Release(ctx context.Context, token Token) error
 }
 
-// maxPoll bounds a standby's poll, which decides how fast it takes over.
+// maxPoll bounds how often a standby polls, and so how soon it takes over.
 const maxPoll = time.Second
 
-// Lease makes this process the one that collects, or a standby.
+// Of the 5 s that a stop may take, stopTimeout is for the loops to end, and
+// releaseTimeout for handing back the lease.
+const (
+	stopTimeout    = 3700 * time.Millisecond
+	releaseTimeout = 700 * time.Millisecond
+)
+
+// Lease makes this process the leader, which collects, or a standby.
 type Lease struct {
 	store  Store
 	holder string
@@ -79,14 +81,13 @@ type Lease struct {
 	renewNow  chan struct{}
 	standDown chan string
 
-	mu          sync.Mutex
-	token       Token
-	lastCycleAt time.Time
-	renewedAt   time.Time
-	status      Status
+	mu        sync.Mutex
+	grant     Grant // the newest
+	renewedAt time.Time
+	status    Status
 }
 
-// Status is the part that this process has in the lease.
+// Status is the role of this process.
 type Status struct {
 	Leading bool
 	// Epoch is of the newest term that it led; 0 before the first.
@@ -95,12 +96,12 @@ type Status struct {
 	SeenAt time.Time
 }
 
-// Hooks are told of what a lease does. One that is nil is not called.
+// Hooks are called by Run; each may be nil.
 type Hooks struct {
 	// Turned is called at every turn, with the longest time to the next one.
 	Turned func(next time.Duration)
-	// Superseded is called as long as another replica leads, with the newest cycle that
-	// is stored: what this one still has up to there can never be.
+	// Superseded is called while another replica leads, with the newest stored cycle:
+	// buffered cycles up to that time can never be stored.
 	Superseded func(lastCycleAt time.Time)
 }
 
@@ -115,91 +116,17 @@ func New(store Store, holder string, ttl time.Duration, log zerolog.Logger, hook
 	return &Lease{store: store, holder: holder, ttl: ttl, log: log, hooks: hooks, renewNow: make(chan struct{}, 1), standDown: make(chan string, 1)}
 }
 
-// Holder is the name under which this process holds the lease.
-func (l *Lease) Holder() string { return l.holder }
-
-// Token is the token of the newest grant.
-func (l *Lease) Token() Token {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.token
-}
-
-// Status is what this process is now.
-func (l *Lease) Status() Status {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	status := l.status
-	status.Epoch = l.token.Epoch
-	return status
-}
-
-// seen notes that the lease was read.
-func (l *Lease) seen() { l.note(func(s *Status) { s.SeenAt = time.Now() }) }
-
-func (l *Lease) note(change func(*Status)) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	change(&l.status)
-}
-
-// LastCycleAt is the newest stored cycle as of the newest grant.
-func (l *Lease) LastCycleAt() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lastCycleAt
-}
-
-// Now is the database's time.
-func (l *Lease) Now() time.Time { return l.clock.now() }
-
-// Renewed notes that a store, sent at that instant, has renewed the lease and
-// brought back the database's clock, so that the lease need not ask for either.
-func (l *Lease) Renewed(now, sent time.Time) {
-	received := time.Now()
-	l.clock.observe(now, sent, received)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.renewedAt = sent
-}
-
-// untilRenewal is how long the lease may go on before it is renewed: a third of
-// its time after the last renewal.
-func (l *Lease) untilRenewal() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.ttl/3 - time.Since(l.renewedAt)
-}
-
-// RenewNow renews the lease at once, for a store that was refused: so it looks
-// whether it is still held.
-func (l *Lease) RenewNow() {
-	select {
-	case l.renewNow <- struct{}{}:
-	default:
-	}
-}
-
-// StandDown hands the lease back at once, for a loop that stands still. This process
-// takes the lease again when all its loops have ended.
-func (l *Lease) StandDown(loop string) {
-	select {
-	case l.standDown <- loop:
-	default:
-	}
-}
-
-// Run takes the lease whenever it can be had and calls lead for as long as it
-// is held; lead returns soon after its context is done, or is left behind. Run ends
-// with ctx, with the lease handed back.
+// Run takes the lease whenever it is free and calls lead for as long as it is held.
+// lead should return soon after its context is done; at a stop, Run does not wait for
+// it longer than stopTimeout. Run ends with ctx, and hands the lease back.
 //
-// While the database cannot be asked, a leader goes on leading: nobody else can
-// take the lease from that database either, and where only this process is cut
-// off, the fence keeps what it collects out until it knows.
+// A leader goes on while the database does not answer: nobody else can take the lease
+// from that database either. If only this process is cut off, the fence refuses its
+// writes until it knows.
 func (l *Lease) Run(ctx context.Context, lead func(context.Context)) {
-	var asking faultlog.Log
+	var faults faultlog.Log
 	retry := backoff.New(maxPoll)
-	role := ""
+	leader := ""
 	delay := &takeoverDelay{ttl: l.ttl}
 	for ctx.Err() == nil {
 		l.hooks.Turned(l.requestTimeout() + maxPoll)
@@ -210,15 +137,15 @@ func (l *Lease) Run(ctx context.Context, lead func(context.Context)) {
 			}
 			return
 		}
-		asking.Observe(l.log, err, "lease cannot be asked for", "lease can be asked for again")
+		faults.Observe(l.log, err, "lease cannot be asked for", "lease can be asked for again")
 		switch {
 		case err != nil:
 			backoff.Wait(ctx, retry.NextBackOff())
 			continue
 		case holder == l.holder:
-			role = l.lead(ctx, lead)
-		case role != holder:
-			role = holder
+			leader = l.lead(ctx, lead)
+		case leader != holder:
+			leader = holder
 			l.log.Info().Str("role", "standby").Str("leader", holder).Msg("another replica collects")
 		}
 		retry.Reset()
@@ -226,47 +153,13 @@ func (l *Lease) Run(ctx context.Context, lead func(context.Context)) {
 	}
 }
 
-// takeoverDelay keeps a standby from a lease that ran out in an outage of the
-// database. The leader has what was measured meanwhile and comes back for its
-// lease; it gets one ttl for that, from the end of the outage.
-type takeoverDelay struct {
-	ttl     time.Duration
-	since   time.Time // when the outage began, zero outside of one
-	refused bool      // the database answered in it, but refused a write
-	until   time.Time
-}
-
-// failed notes that the database did not answer, or refused a write.
-func (d *takeoverDelay) failed(refused bool) {
-	if d.since.IsZero() {
-		d.since = time.Now()
-	}
-	d.refused = d.refused || refused
-}
-
-// recovered begins the delay where the outage was long enough for a lease to run
-// out in it. In a shorter one, such as one lost connection, the lease ran out
-// because its holder is dead. How long writes were refused, a standby that only
-// reads cannot know.
-func (d *takeoverDelay) recovered() {
-	if !d.since.IsZero() && (d.refused || time.Since(d.since) >= d.ttl/3) {
-		d.until = time.Now().Add(d.ttl)
-	}
-	d.forget()
-}
-
-// forget drops what was noted of the outage.
-func (d *takeoverDelay) forget() { d.since, d.refused = time.Time{}, false }
-
-// TryAcquire takes the lease if it can be had at once, and returns who holds it
-// now.
+// TryAcquire takes the lease if it is free now, and returns its holder.
 func (l *Lease) TryAcquire(ctx context.Context) (holder string, err error) {
 	return l.tryAcquire(ctx, &takeoverDelay{ttl: l.ttl})
 }
 
-// tryAcquire returns who holds the lease now. It looks before it takes: the look
-// locks nothing, however many standbys poll. A lease that has run out is not
-// taken before d is over; one that was handed back is free.
+// tryAcquire is TryAcquire, but takes an expired lease only after the delay d. It
+// reads first, which locks nothing, however many standbys poll.
 func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, l.requestTimeout(), errors.New("lease request exceeded its deadline"))
 	defer cancel()
@@ -275,16 +168,15 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 		d.failed(false)
 		return "", fmt.Errorf("read lease: %w", err)
 	}
-	l.seen()
-	if lease.ReadOnly {
-		// Not tried: the server would log an error each time.
+	l.note(func(s *Status) { s.SeenAt = time.Now() })
+	if lease.ReadOnly { // not tried: the server would log an error each time
 		d.failed(true)
 		return "", errReadOnly
 	}
 	if holder := lease.Holder; holder != "" && holder != l.holder {
 		if lease.Held {
-			d.forget()                                         // the leader is well
-			if lease.LastCycleAt.Sub(l.Now()) <= FutureLimit { // else a clock that was wrong has stamped it
+			d.reset()
+			if lease.LastCycleAt.Sub(l.Now()) <= FutureLimit {
 				l.hooks.Superseded(lease.LastCycleAt)
 			}
 			return holder, nil
@@ -310,23 +202,19 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 		d.failed(true)
 		return "", fmt.Errorf("acquire lease: %w", err)
 	}
-	l.clock.observe(grant.Now, sent, time.Now())
-	if ahead := grant.LastCycleAt.Sub(grant.Now); ahead > FutureLimit {
+	if grant.LastCycleAt.Sub(grant.Now) > FutureLimit {
 		l.log.Error().Time("newest_cycle", grant.LastCycleAt).Msg("the newest stored cycle lies in the future, it counts for nothing")
 	}
+	l.Renewed(grant.Now, sent)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.token, l.lastCycleAt, l.renewedAt = Token{l.holder, grant.Epoch}, grant.LastCycleAt, sent
+	l.grant = grant
 	return l.holder, nil
 }
 
-// stopPatience is how long a term that was told to end may take, before it is left
-// behind: its share of the 5 s that a stop may take.
-const stopPatience = 3700 * time.Millisecond
-
-// lead runs one term, until ctx ends, another replica has the lease or a loop stands
-// still; it returns that replica.
-func (l *Lease) lead(ctx context.Context, lead func(context.Context)) (lost string) {
+// lead runs one term. It ends with ctx, when another replica has the lease, whose name
+// it returns, or when a loop stands still.
+func (l *Lease) lead(ctx context.Context, lead func(context.Context)) (newLeader string) {
 	l.log.Info().Str("role", "leader").Int64("epoch", l.Token().Epoch).Msg("this replica collects")
 	l.note(func(s *Status) { s.Leading = true })
 	select {
@@ -340,69 +228,72 @@ func (l *Lease) lead(ctx context.Context, lead func(context.Context)) (lost stri
 		defer faultlog.Recovered(l.log.WithContext(term), func(error) {})
 		lead(term)
 	}()
-	lost, stalled := l.keep(ctx)
+	newLeader, stalled := l.keep(ctx)
 	l.note(func(s *Status) { s.Leading = false })
 	switch {
 	case stalled != "":
-		// First, since nobody knows what the loop waits for.
+		// Released before the loops end: the stalled one may never.
 		l.Release()
 		l.log.Error().Str("role", "standby").Str("stands_still", stalled).Msg("a loop stands still, this replica does not collect until it returns")
-	case lost != "":
-		l.log.Warn().Str("role", "standby").Str("leader", lost).Msg("lease lost: another replica collects")
+	case newLeader != "":
+		l.log.Warn().Str("role", "standby").Str("leader", newLeader).Msg("lease lost: another replica collects")
 	}
 	end()
 	l.await(ctx, done)
-	if stalled == "" && lost == "" {
+	if stalled == "" && newLeader == "" {
 		l.Release()
 	}
-	return lost
+	return newLeader
 }
 
-// await waits for a term to end; once ctx is done, no longer than stopPatience.
+// await waits for a term to end; once ctx is done, no longer than stopTimeout.
 func (l *Lease) await(ctx context.Context, done <-chan struct{}) {
 	select {
 	case <-done:
 		return
 	case <-ctx.Done():
 	}
-	patience := time.NewTimer(stopPatience)
-	defer patience.Stop()
+	timeout := time.NewTimer(stopTimeout)
+	defer timeout.Stop()
 	select {
 	case <-done:
-	case <-patience.C:
+	case <-timeout.C:
 		l.log.Error().Msg("a loop does not end, it is left behind")
 	}
 }
 
-// keep renews the lease until ctx ends, another holder has it or a loop stands still;
-// it returns that holder, or that loop.
-func (l *Lease) keep(ctx context.Context) (lost, stalled string) {
-	var renewing faultlog.Log
-	retry := backoff.New(min(maxPoll, l.ttl/3))
-	timer := time.NewTimer(l.ttl / 3)
+// keep renews the lease until ctx ends, another replica has the lease or a loop stands
+// still; it returns that replica or that loop.
+func (l *Lease) keep(ctx context.Context) (newLeader, stalled string) {
+	var faults faultlog.Log
+	interval := l.ttl / 3
+	retry := backoff.New(min(maxPoll, interval))
+	timer := time.NewTimer(interval)
 	defer timer.Stop()
 	for {
+		early := false
 		select {
 		case <-ctx.Done():
 			return "", ""
 		case stalled := <-l.standDown:
 			return "", stalled
 		case <-l.renewNow:
+			early = true
 		case <-timer.C:
-			if left := l.untilRenewal(); left > 0 {
-				l.hooks.Turned(l.requestTimeout() + l.ttl/3)
-				timer.Reset(left)
-				continue
-			}
 		}
-		l.hooks.Turned(l.requestTimeout() + l.ttl/3)
+		l.hooks.Turned(l.requestTimeout() + interval)
+		if left := interval - l.sinceRenewal(); left > 0 && !early { // a store has renewed it
+			timer.Reset(left)
+			continue
+		}
 		holder, err := l.renew(ctx)
 		if ctx.Err() != nil {
 			return "", ""
 		}
-		renewing.Observe(l.log, err, "lease cannot be renewed, collecting goes on", "lease is renewed again")
+		faults.Observe(l.log, err, "lease cannot be renewed, collecting goes on", "lease is renewed again")
 		if err != nil {
-			// A third of its time is gone, and what failed may have been one connection.
+			// Soon again, since a third of the ttl is gone, and perhaps only one
+			// connection failed.
 			timer.Reset(retry.NextBackOff())
 			continue
 		}
@@ -410,12 +301,12 @@ func (l *Lease) keep(ctx context.Context) (lost, stalled string) {
 			return holder, ""
 		}
 		retry.Reset()
-		timer.Reset(l.ttl / 3)
+		timer.Reset(interval)
 	}
 }
 
-// renew extends the lease, or takes it anew where it ran out while the database
-// was away and nobody else has it. It returns who holds it.
+// renew extends the lease, or takes it again if it expired and nobody else has it. It
+// returns the holder.
 func (l *Lease) renew(ctx context.Context) (holder string, err error) {
 	request, cancel := context.WithTimeoutCause(ctx, l.requestTimeout(), errors.New("lease renewal exceeded its deadline"))
 	defer cancel()
@@ -431,8 +322,8 @@ func (l *Lease) renew(ctx context.Context) (holder string, err error) {
 	return l.holder, nil
 }
 
-// Release hands the lease back, so that a standby need not wait for it to
-// expire; if that fails, it waits.
+// Release hands the lease back, so that a standby need not wait until it expires. An
+// error is only logged: the lease then expires.
 func (l *Lease) Release() {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 	defer cancel()
@@ -443,7 +334,103 @@ func (l *Lease) Release() {
 	l.log.Info().Msg("lease handed back")
 }
 
-// releaseTimeout is the share of the lease in the 5 s that a stop may take.
-const releaseTimeout = 700 * time.Millisecond
+// Renewed notes that a store, sent at that instant, has renewed the lease and returned
+// the database's clock.
+func (l *Lease) Renewed(now, sent time.Time) {
+	l.clock.observe(now, sent, time.Now())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.renewedAt = sent
+}
+
+// RenewNow renews the lease at once. A loop calls it when the fence has refused its
+// write, to find out who holds the lease.
+func (l *Lease) RenewNow() {
+	select {
+	case l.renewNow <- struct{}{}:
+	default:
+	}
+}
+
+// StandDown hands the lease back at once, because loop stands still. This process
+// takes the lease again only after all its loops have ended.
+func (l *Lease) StandDown(loop string) {
+	select {
+	case l.standDown <- loop:
+	default:
+	}
+}
+
+// Now is the database's time.
+func (l *Lease) Now() time.Time { return l.clock.now() }
+
+// Holder is the name under which this process holds the lease.
+func (l *Lease) Holder() string { return l.holder }
+
+// Token is the token of the newest grant.
+func (l *Lease) Token() Token {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Token{l.holder, l.grant.Epoch}
+}
+
+// LastCycleAt is the newest stored cycle as of the newest grant.
+func (l *Lease) LastCycleAt() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.grant.LastCycleAt
+}
+
+// Status is the role of this process now.
+func (l *Lease) Status() Status {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	status := l.status
+	status.Epoch = l.grant.Epoch
+	return status
+}
+
+func (l *Lease) note(change func(*Status)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(&l.status)
+}
+
+func (l *Lease) sinceRenewal() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.renewedAt)
+}
 
 func (l *Lease) requestTimeout() time.Duration { return min(5*time.Second, l.ttl/3) }
+
+// takeoverDelay keeps a standby from taking a lease that expired during an outage of
+// the database. The leader has buffered what it measured meanwhile and will renew; it
+// gets one ttl for that after the outage.
+type takeoverDelay struct {
+	ttl     time.Duration
+	since   time.Time // when the outage began; zero outside of one
+	refused bool      // during the outage the database answered, but refused a write
+	until   time.Time
+}
+
+// failed notes that the database did not answer, or refused a write.
+func (d *takeoverDelay) failed(refused bool) {
+	if d.since.IsZero() {
+		d.since = time.Now()
+	}
+	d.refused = d.refused || refused
+}
+
+// recovered starts the delay if the lease can have expired in the outage. In a shorter
+// outage, such as one lost connection, it expired because its holder is dead. How long
+// writes were refused is unknown to a standby, which only reads, so it always waits.
+func (d *takeoverDelay) recovered() {
+	if !d.since.IsZero() && (d.refused || time.Since(d.since) >= d.ttl/3) {
+		d.until = time.Now().Add(d.ttl)
+	}
+	d.reset()
+}
+
+// reset ends the outage.
+func (d *takeoverDelay) reset() { d.since, d.refused = time.Time{}, false }

@@ -8,56 +8,23 @@ import (
 	"ops_worker/db"
 )
 
+// FutureLimit is how far ahead of the database's clock a stored cycle may lie. One
+// further ahead was stamped by a wrong clock and is ignored.
+const FutureLimit = time.Hour
+
 // Postgres is the Store on a real database.
 type Postgres struct {
 	client        *db.Client
 	cycleInterval time.Duration
 }
 
-// NewPostgres keeps the lease in client's database. cycleInterval is how often this
-// process collects, for whoever reads the lease; zero is unknown.
+// NewPostgres keeps the lease in client's database. cycleInterval is stored with the
+// lease, for readers such as status; zero is unknown.
 func NewPostgres(client *db.Client, cycleInterval time.Duration) *Postgres {
 	return &Postgres{client: client, cycleInterval: cycleInterval}
 }
 
 var _ Store = (*Postgres)(nil)
-
-// lost says what it means that a statement found no row of this holder.
-func lost(err error) error {
-	if db.IsNoRows(err) {
-		return ErrLost
-	}
-	return err
-}
-
-// FutureLimit is how far ahead of the database's clock the newest stored cycle
-// may be. What lies further ahead was stamped by a clock that was wrong, and
-// counts for nothing.
-const FutureLimit = time.Hour
-
-// Fenced runs fn in a transaction that holds the lease. Without the lease nothing is
-// written, and the error is ErrLost.
-func Fenced(ctx context.Context, client *db.Client, token Token, fn func(context.Context, *db.Queries) error) error {
-	return client.Write(ctx, func(ctx context.Context, q *db.Queries) error {
-		held, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch})
-		switch {
-		case err != nil:
-			return fmt.Errorf("hold lease: %w", err)
-		case held == 0:
-			return ErrLost
-		}
-		return fn(ctx, q)
-	})
-}
-
-// Check fails with ErrLost where the lease is not token's. It locks nothing.
-func Check(ctx context.Context, q *db.Queries, token Token) error {
-	lease, err := q.ReadLease(ctx, db.LeaseName)
-	if err == nil && !(lease.Held && token == Token{lease.Holder, lease.Epoch}) {
-		return ErrLost
-	}
-	return lost(err)
-}
 
 // Look reads the lease without locking it.
 func (p *Postgres) Look(ctx context.Context) (State, error) {
@@ -72,7 +39,7 @@ func (p *Postgres) Look(ctx context.Context) (State, error) {
 	return State{Holder: row.Holder, Held: row.Held, FromTheFuture: row.FromTheFuture, ReadOnly: row.ReadOnly, LastCycleAt: row.LastCycleAt}, err
 }
 
-// Touch fails where the database refuses writes.
+// Touch fails if the database refuses writes.
 func (p *Postgres) Touch(ctx context.Context) error {
 	return p.client.Write(ctx, func(ctx context.Context, q *db.Queries) error {
 		_, err := q.TouchLease(ctx, db.LeaseName)
@@ -80,7 +47,7 @@ func (p *Postgres) Touch(ctx context.Context) error {
 	})
 }
 
-// Acquire takes the lease if it can be had.
+// Acquire takes a lease that is free, expired or already holder's.
 func (p *Postgres) Acquire(ctx context.Context, holder string, ttl time.Duration) (grant Grant, err error) {
 	err = p.client.Write(ctx, func(ctx context.Context, q *db.Queries) error {
 		rows, err := q.LockLease(ctx, db.LeaseName)
@@ -116,6 +83,38 @@ func (p *Postgres) Release(ctx context.Context, token Token) error {
 		return err
 	})
 	if err == nil && rows == 0 {
+		return ErrLost
+	}
+	return err
+}
+
+// Fenced runs fn in a transaction that locks the lease. Without the lease it writes
+// nothing and returns ErrLost.
+func Fenced(ctx context.Context, client *db.Client, token Token, fn func(context.Context, *db.Queries) error) error {
+	return client.Write(ctx, func(ctx context.Context, q *db.Queries) error {
+		held, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch})
+		switch {
+		case err != nil:
+			return fmt.Errorf("hold lease: %w", err)
+		case held == 0:
+			return ErrLost
+		}
+		return fn(ctx, q)
+	})
+}
+
+// Check returns ErrLost if the lease is not token's. It locks nothing.
+func Check(ctx context.Context, q *db.Queries, token Token) error {
+	lease, err := q.ReadLease(ctx, db.LeaseName)
+	if err == nil && !(lease.Held && token == Token{lease.Holder, lease.Epoch}) {
+		return ErrLost
+	}
+	return lost(err)
+}
+
+// lost turns "no rows" into ErrLost: the row is no longer this holder's.
+func lost(err error) error {
+	if db.IsNoRows(err) {
 		return ErrLost
 	}
 	return err

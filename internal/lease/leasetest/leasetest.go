@@ -41,7 +41,7 @@ func (s *Store) Begin(operation string) error {
 	return nil
 }
 
-// Fence is what every write of a holder passes. The store is locked.
+// Fence fails a write without the lease. The store is locked.
 func (s *Store) Fence(token lease.Token) error {
 	if token != (lease.Token{Holder: s.Holder, Epoch: s.Epoch}) || !time.Now().Before(s.Expires) {
 		return lease.ErrLost
@@ -69,7 +69,7 @@ func (s *Store) held() bool {
 	return s.Holder != "" && left > 0 && left <= s.ttl
 }
 
-// Look is of lease.Store.
+// Look implements lease.Store.
 func (s *Store) Look(context.Context) (lease.State, error) {
 	s.Lock()
 	defer s.Unlock()
@@ -79,14 +79,14 @@ func (s *Store) Look(context.Context) (lease.State, error) {
 	return lease.State{Holder: s.Holder, Held: s.held(), FromTheFuture: time.Until(s.Expires) > s.ttl, LastCycleAt: s.LastCycleAt}, nil
 }
 
-// Touch is of lease.Store.
+// Touch implements lease.Store.
 func (s *Store) Touch(context.Context) error {
 	s.Lock()
 	defer s.Unlock()
 	return s.Begin("touch")
 }
 
-// Acquire is of lease.Store.
+// Acquire implements lease.Store.
 func (s *Store) Acquire(_ context.Context, holder string, ttl time.Duration) (lease.Grant, error) {
 	s.Lock()
 	defer s.Unlock()
@@ -101,7 +101,7 @@ func (s *Store) Acquire(_ context.Context, holder string, ttl time.Duration) (le
 	return lease.Grant{Epoch: s.Epoch, LastCycleAt: s.LastCycleAt, Now: time.Now()}, nil
 }
 
-// Renew is of lease.Store.
+// Renew implements lease.Store.
 func (s *Store) Renew(_ context.Context, token lease.Token, ttl time.Duration) (time.Time, error) {
 	s.Lock()
 	defer s.Unlock()
@@ -112,7 +112,7 @@ func (s *Store) Renew(_ context.Context, token lease.Token, ttl time.Duration) (
 	return time.Now(), nil
 }
 
-// Release is of lease.Store.
+// Release implements lease.Store.
 func (s *Store) Release(_ context.Context, token lease.Token) error {
 	s.Lock()
 	defer s.Unlock()
