@@ -1,5 +1,4 @@
-// Package backoff is how long to wait: before something is tried again, and for what may
-// hang.
+// Package backoff waits: before a retry, and for something that may hang.
 package backoff
 
 import (
@@ -10,7 +9,7 @@ import (
 	exponential "github.com/cenkalti/backoff/v5"
 )
 
-// New is a back-off with jitter that never gives up; no wait is longer than
+// New is an exponential back-off with jitter that never gives up. No wait is longer than
 // longest.
 func New(longest time.Duration) *exponential.ExponentialBackOff {
 	b := exponential.NewExponentialBackOff()
@@ -20,8 +19,7 @@ func New(longest time.Duration) *exponential.ExponentialBackOff {
 	return b
 }
 
-// Jittered is at most d, and at least two thirds of it, so that replicas do not
-// move in step.
+// Jittered is between two thirds of d and d, so that replicas do not act in step.
 func Jittered(d time.Duration) time.Duration { return d - rand.N(d/3+1) }
 
 // Wait returns after d, or as soon as ctx is done.
@@ -34,8 +32,8 @@ func Wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// AtMost waits until end has returned, but no longer than limit: what hangs goes on
-// without anybody.
+// AtMost calls end, and waits for it no longer than limit. After that, end goes on in
+// the background.
 func AtMost(limit time.Duration, end func()) {
 	ctx, ended := context.WithCancel(context.Background())
 	go func() {

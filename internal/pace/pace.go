@@ -1,5 +1,5 @@
-// Package pace says how often each of several jobs may run when all of them together
-// have a budget of time, and when one that comes at intervals is overdue.
+// Package pace computes how often jobs may run that share a budget of time, and when
+// something that comes at intervals is overdue.
 package pace
 
 import (
@@ -11,14 +11,13 @@ import (
 // Job is something that takes Cost each time and is wanted every Interval.
 type Job struct{ Interval, Cost time.Duration }
 
-// share is the part of the wall time that the job would like.
+// share is the part of wall time that the job takes at its wanted interval.
 func (j Job) share() float64 { return j.Cost.Seconds() / j.Interval.Seconds() }
 
-// Intervals returns how long each job's interval has to be for all jobs together to
-// keep busy no more than budget, a share of the wall time. None is shorter than it is
-// wanted. Each may have an equal part, and what the cheap ones leave of theirs the
-// others share. One job alone takes it all: a second's work at a budget of 2 % is due
-// every 50 s.
+// Intervals returns an interval for each job, so that all jobs together take at most
+// budget, a share of wall time. No interval is shorter than the job wants. Each job may
+// take an equal part of the budget; what cheap jobs do not need, the others share. For
+// example, a single job of one second at a budget of 2 % runs every 50 s.
 func Intervals(budget float64, jobs []Job) []time.Duration {
 	order := make([]int, len(jobs))
 	for i := range jobs {

@@ -1,5 +1,5 @@
-// Package spool keeps finished cycles, oldest first, until the database has
-// them: in memory, and with a directory on disk as well.
+// Package spool keeps finished cycles, oldest first, until the database has them: in
+// memory, or with a directory on disk as well.
 package spool
 
 import (
@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	maxBufferBytes = 32 << 20 // bounds the buffer where cycles are large
+	maxBufferBytes = 32 << 20 // bounds the buffer if cycles are large
 	maxTags        = 64 << 10 // of one sample
 )
 
-// Sample is one measured value, less its time, which is its cycle's.
+// Sample is one measured value. Its time is its cycle's.
 type Sample struct {
 	Metric  string  `json:"m"`
 	Service string  `json:"s,omitempty"` // empty for a sample of no service
@@ -26,13 +26,13 @@ type Sample struct {
 	Value   float64 `json:"v"`
 }
 
-// Cycle is what one turn of the metrics collector measured.
+// Cycle is what one cycle of the metrics collector measured.
 type Cycle struct {
 	At      time.Time `json:"at"`
 	Samples []Sample  `json:"samples"`
 }
 
-// size is roughly what a cycle weighs in memory.
+// size is roughly the memory of a cycle, in bytes.
 func (c Cycle) size() int {
 	size := int(unsafe.Sizeof(c))
 	for _, s := range c.Samples {
@@ -41,9 +41,8 @@ func (c Cycle) size() int {
 	return size
 }
 
-// Storable reports why a sample cannot be stored in its table, whatever its rows
-// are allowed to hold; nil where it can. What is refused all the same, the table
-// refuses, and an operator can mend.
+// Storable returns why no table could store a sample, or nil. What the actual table
+// refuses beyond that, such as by a constraint, an operator can mend.
 func (s Sample) Storable() error {
 	for _, name := range []string{s.Metric, s.Service} {
 		if !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
@@ -53,7 +52,7 @@ func (s Sample) Storable() error {
 	if math.IsNaN(s.Value) || math.IsInf(s.Value, 0) {
 		return errors.New("its value is no finite number")
 	}
-	if s.Tags == "{}" { // as nearly all are
+	if s.Tags == "{}" { // nearly all
 		return nil
 	}
 	var tags map[string]any
@@ -65,17 +64,16 @@ func (s Sample) Storable() error {
 
 // Buffer keeps finished cycles, oldest first, until they are stored.
 type Buffer interface {
-	// Push adds a cycle and drops the oldest ones that there is no room for, which
-	// it returns.
+	// Push adds a cycle. If the buffer is full, it drops and returns the oldest ones.
 	Push(Cycle) (dropped []Cycle, err error)
-	// Oldest returns the first cycles, at least one and at most so many that
-	// they have samples for one statement, and what Remove takes them away by.
+	// Oldest returns the first cycles, with at most so many samples but at least one
+	// cycle, and the argument with which Remove removes them.
 	Oldest(samples int) (cycles []Cycle, through uint64)
-	// Remove takes away the cycles up to those that Oldest returned, less what
+	// Remove removes the cycles up to those that Oldest returned, but for those that
 	// Push has dropped meanwhile.
 	Remove(through uint64) error
 	Len() int
-	// Newest is the time of the last cycle, zero in an empty buffer.
+	// Newest is the time of the newest cycle; zero in an empty buffer.
 	Newest() time.Time
 }
 
@@ -84,7 +82,7 @@ type memoryBuffer struct {
 	limit  int
 	cycles []Cycle
 	bytes  int
-	gone   uint64 // how many cycles have been taken away
+	gone   uint64 // how many cycles were removed or dropped so far
 }
 
 // NewMemory keeps at most limit cycles, as long as the process lives.
@@ -119,7 +117,7 @@ func (b *memoryBuffer) Remove(through uint64) error {
 
 func (b *memoryBuffer) removeOldest() Cycle {
 	oldest := b.cycles[0]
-	b.cycles[0] = Cycle{} // or the array behind the slice would keep it
+	b.cycles[0] = Cycle{} // else the slice's array would keep its samples
 	b.cycles = b.cycles[1:]
 	b.bytes -= oldest.size()
 	b.gone++

@@ -14,19 +14,19 @@ import (
 
 const (
 	fileName    = "cycles.jsonl"
-	earlierFile = "cycles.log" // of versions that had a format of their own
-	trimAfter   = 64           // lines of cycles that are gone, and the file is written anew
+	earlierFile = "cycles.log" // of earlier versions, in another format
+	trimAfter   = 64           // lines of removed cycles
 )
 
 // Spool is a Buffer that survives the process: a file with a JSON line for each cycle,
-// which is synced before the cycle is stored. Lines of stored cycles are removed lazily,
-// since storing a cycle again is harmless. While the disk cannot be had, cycles are
-// kept in memory, and each new one tries the disk again.
+// which is synced before the cycle is stored. Lines of stored cycles are removed later,
+// since it is harmless to store a cycle again. While the disk fails, cycles are kept in
+// memory, and each new one tries the disk again.
 type Spool struct {
 	memoryBuffer
 	path   string
 	lock   *os.File
-	file   *os.File // nil while the disk cannot be had
+	file   *os.File // nil while it cannot be opened
 	lines  int      // in the file
 	behind bool     // the file lacks cycles that the disk refused
 }
@@ -34,21 +34,21 @@ type Spool struct {
 // Leftover is what a spool held when it was opened.
 type Leftover struct {
 	Cycles      int    // that wait to be stored
-	Dropped     int    // the oldest, for which there is no room
+	Dropped     int    // the oldest, beyond the limit
 	TornBytes   int64  // of lines that a crash has cut off
 	EarlierFile string // a file of an earlier version, which is left as it is
 }
 
-// Open opens the spool in dir, which it makes, with room for limit cycles, and returns
-// what an earlier process has left in it. With an error, which names SPOOL_DIR, the
-// spool keeps its cycles in memory until the disk can be had.
+// Open opens the spool in dir, which it makes, for at most limit cycles, and returns
+// what an earlier process has left. After an error, which names SPOOL_DIR, the spool
+// keeps its cycles in memory until the disk works.
 func Open(dir string, limit int) (*Spool, Leftover, error) {
 	s := &Spool{memoryBuffer: memoryBuffer{limit: limit}, path: filepath.Join(dir, fileName)}
 	left, err := s.open()
 	return s, left, err
 }
 
-// open takes the file, whose cycles are older than those that wait in memory.
+// open reads the file, whose cycles are older than those in memory.
 func (s *Spool) open() (left Leftover, err error) {
 	before := s.memoryBuffer
 	defer func() {
@@ -68,7 +68,8 @@ func (s *Spool) open() (left Leftover, err error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return left, err
 	}
-	// What is being stored right now stays, as it may not be the oldest any more.
+	// Cycles that are being stored now are no longer the first: their Remove must not
+	// remove others.
 	s.memoryBuffer = memoryBuffer{limit: before.limit, gone: before.gone + uint64(before.Len())}
 	for line := range bytes.Lines(content) {
 		c, err := decode(line)
@@ -89,7 +90,7 @@ func (s *Spool) open() (left Leftover, err error) {
 	return left, s.rewrite()
 }
 
-// lock keeps another process away from the spool.
+// lock excludes other processes from the spool.
 func lock(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -105,7 +106,7 @@ func lock(path string) (*os.File, error) {
 	return file, nil
 }
 
-// decode reads a line, without samples that cannot be stored.
+// decode reads a line, and drops samples that cannot be stored.
 func decode(line []byte) (c Cycle, err error) {
 	if err := json.Unmarshal(line, &c); err != nil {
 		return c, err
@@ -117,12 +118,13 @@ func decode(line []byte) (c Cycle, err error) {
 	return c, nil
 }
 
-// Push keeps the cycle in memory even if the disk refuses it, which the error says.
+// Push adds a cycle. If the disk refuses it, it returns an error, but keeps the cycle in
+// memory.
 func (s *Spool) Push(c Cycle) (dropped []Cycle, err error) {
 	dropped = s.push(c)
 	switch {
 	case s.file == nil || !s.inPlace():
-		s.Close() // what was removed or replaced would be written to in vain
+		s.Close() // a file that was removed or replaced would be lost at a restart
 		_, err = s.open()
 	case s.behind:
 		err = s.rewrite()
@@ -132,7 +134,7 @@ func (s *Spool) Push(c Cycle) (dropped []Cycle, err error) {
 	return dropped, err
 }
 
-// inPlace reports whether the open file is still the one of that name.
+// inPlace reports whether the open file is still the one at path.
 func (s *Spool) inPlace() bool {
 	named, err := os.Stat(s.path)
 	opened, openedErr := s.file.Stat()
@@ -149,24 +151,24 @@ func (s *Spool) append(c Cycle) error {
 		err = s.file.Sync()
 	}
 	if err != nil {
-		s.behind = true // and what it wrote of the line, the next rewrite drops
+		s.behind = true // the next rewrite drops a partial line
 		return fmt.Errorf("append to spool: %w", err)
 	}
 	s.lines++
 	return s.trim()
 }
 
-// Remove takes away the cycles up to those that Oldest returned.
+// Remove removes the cycles up to those that Oldest returned.
 func (s *Spool) Remove(through uint64) error {
-	_ = s.memoryBuffer.Remove(through) // which never fails
+	_ = s.memoryBuffer.Remove(through) // never fails
 	if s.file == nil {
 		return nil // the next Push tries the disk
 	}
 	return s.trim()
 }
 
-// trim rewrites the file when more lines are of cycles that are gone than of those that
-// wait, and at least trimAfter.
+// trim rewrites the file when more lines are of removed cycles than of those that wait,
+// and at least trimAfter.
 func (s *Spool) trim() error {
 	if s.lines-s.Len() < max(trimAfter, s.Len()) {
 		return nil
@@ -174,8 +176,8 @@ func (s *Spool) trim() error {
 	return s.rewrite()
 }
 
-// rewrite replaces the file by one with the cycles that wait: a crash leaves the old
-// file or the new one.
+// rewrite replaces the file by one with the cycles that wait. A crash leaves either the
+// old file or the new one.
 func (s *Spool) rewrite() (err error) {
 	s.behind = true
 	file, err := os.OpenFile(s.path+".new", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
@@ -197,7 +199,7 @@ func (s *Spool) rewrite() (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("rewrite spool: %w", err), file.Close(), os.Remove(file.Name()))
 	}
-	_ = s.file.Close() // if there is one, nobody reads it any more
+	_ = s.file.Close() // may be nil; nobody reads it any more
 	s.file, s.lines, s.behind = file, s.Len(), false
 	directory, err := os.Open(filepath.Dir(s.path))
 	if err != nil {
@@ -206,8 +208,8 @@ func (s *Spool) rewrite() (err error) {
 	return errors.Join(directory.Sync(), directory.Close())
 }
 
-// Close lets go of the file; its cycles stay.
+// Close closes the file, and keeps its cycles.
 func (s *Spool) Close() {
-	_, _ = s.file.Close(), s.lock.Close() // what they hold is synced, and they may be nil
+	_, _ = s.file.Close(), s.lock.Close() // synced before, and may be nil
 	s.file, s.lock = nil, nil
 }
