@@ -17,13 +17,11 @@ type Sample struct {
 // Reader is a generated method that returns samples.
 type Reader func(context.Context, *Queries) ([]Sample, error)
 
-// Reads makes a reader of any generated method whose rows are samples: a query with
-// other columns does not compile.
+// Reads makes a Reader of a generated method. A query with other columns than a sample's
+// does not compile.
 func Reads[R ~struct {
-	MetricName string
-	Service    string
-	Tags       string
-	Value      float64
+	MetricName, Service, Tags string
+	Value                     float64
 }](query func(*Queries, context.Context) ([]R, error)) Reader {
 	return func(ctx context.Context, q *Queries) ([]Sample, error) {
 		rows, err := query(q, ctx)
@@ -35,24 +33,21 @@ func Reads[R ~struct {
 	}
 }
 
-// Aggregate is a query of sql/queries/aggregates.sql. The SQL alone decides which
-// samples exist.
+// Aggregate is a query of sql/queries/aggregates.sql, which alone decides which samples
+// exist.
 type Aggregate struct {
 	Name string
-	// Platform marks the tables of the platform, which are read in the role that
-	// EnterPlatformScope takes on, past row-level security or not at all.
+	// Platform: it reads the platform's tables, in the role of EnterPlatformScope. If
+	// row-level security still hides rows from that role, the query fails.
 	Platform bool
-	// Every is how often it is due while that is cheap; 0 is with every cycle.
-	Every time.Duration
-
-	// Read is the generated method.
-	Read Reader
+	Every    time.Duration // its interval while the budget suffices; 0 is every cycle
+	Read     Reader
 }
 
-// ReadAggregates reads aggregates in their order, in a transaction that has no role
-// yet, and hands each to done with how long its call took: what came before, such as
-// the wait for a pooler's connection, is not its cost. It ends with the first that
-// fails: the transaction is over.
+// ReadAggregates reads aggregates in order, in a transaction that is not in the
+// platform's scope yet. It calls done for each with the time of its call, which excludes
+// earlier waits, such as for a pooler's connection. An error ends the transaction, and
+// so ReadAggregates.
 func ReadAggregates(ctx context.Context, q *Queries, list []Aggregate, done func(a Aggregate, samples []Sample, took time.Duration)) error {
 	entered := false
 	for _, a := range list {

@@ -1,3 +1,3 @@
-// Package db is the data layer: what sqlc makes of sql/queries and migrations,
-// and beside it, by hand, the pool, transactions and the classes of errors.
+// Package db is the data layer. sqlc generates it from sql/queries and migrations; the
+// pool, transactions and classes of errors are written by hand.
 package db

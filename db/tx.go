@@ -2,7 +2,6 @@ package db
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -14,41 +13,37 @@ type Beginner interface {
 	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
 }
 
-// The kinds of transactions. Each says all of it, since a database or a role may
-// have other defaults.
+// The kinds of transactions. Each is explicit, since a database or a role may have other
+// defaults.
 var (
-	// ReadWrite is what the worker writes in.
 	ReadWrite = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}
 	// ReadOnly also works on a hot standby.
 	ReadOnly = pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadOnly}
-	// Snapshot is ReadOnly, and all its statements see one moment.
+	// Snapshot is ReadOnly, and all its statements see the same state.
 	Snapshot = pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 )
 
-// Limits are the server's own on a transaction, so that it ends what the worker
-// cannot end itself.
+// Limits are enforced by the server, in case the worker cannot end a transaction itself.
 type Limits struct {
-	// Statement bounds each statement, and how long the transaction may idle: a
-	// process that was stopped in the middle of one would otherwise keep its row
-	// locks, and with the lease's a standby from taking over.
+	// Statement bounds each statement, and how long the transaction may idle: a process
+	// that is stopped inside a transaction would otherwise keep its row locks, such as
+	// the lease's.
 	Statement time.Duration
-	// Lock bounds the wait for one lock.
-	Lock time.Duration
+	Lock      time.Duration // bounds the wait for one lock
 }
 
-// params never holds 0, which would be no limit.
+// params are at least 1: 0 would mean no limit.
 func (l Limits) params() ConfigureTransactionParams {
 	return ConfigureTransactionParams{StatementMs: max(1, l.Statement.Milliseconds()), LockMs: max(1, l.Lock.Milliseconds())}
 }
 
-// InTx runs fn in a transaction of at most limit a statement, and commits it
-// unless fn fails. What it configures ends with the transaction: a pooler's next
-// client must not find it.
+// InTx runs fn in a transaction with limit for each statement, and commits it unless fn
+// fails. Its settings end with the transaction: a pooler's next client must not get them.
 func InTx(ctx context.Context, on Beginner, options pgx.TxOptions, limit time.Duration, fn func(*Queries) error) error {
 	return InTxWithin(ctx, on, options, Limits{Statement: limit, Lock: limit}, fn)
 }
 
-// InTxWithin is InTx with limits that differ.
+// InTxWithin is InTx with both limits.
 func InTxWithin(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits, fn func(*Queries) error) error {
 	return Transaction(ctx, on, options, limits, func(tx pgx.Tx) error { return fn(New(tx)) })
 }
@@ -63,11 +58,8 @@ func Transaction(ctx context.Context, on Beginner, options pgx.TxOptions, limits
 	})
 }
 
-// IsNoRows reports whether a :one query found nothing.
-func IsNoRows(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
-
-// Raw is what q runs its statements on, for those that sqlc cannot compile.
+// Raw runs statements that sqlc cannot compile.
 func (q *Queries) Raw() DBTX { return q.db }
 
-// LeaseName is the name of the one row of the lease's table.
+// LeaseName names the worker's row in the lease's table.
 const LeaseName = "ops_worker"

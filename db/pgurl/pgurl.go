@@ -1,6 +1,5 @@
-// Package pgurl reads the URL of a database. Its errors say what is wrong and quote no
-// part of the URL: where a password holds an unescaped character, any part may be a
-// piece of the password.
+// Package pgurl reads the URL of a database. Its errors quote no part of the URL: if the
+// password has an unescaped character, any part may be a piece of the password.
 package pgurl
 
 import (
@@ -14,16 +13,15 @@ import (
 )
 
 var (
-	// ErrInvalid is an address that is none.
+	// ErrInvalid is returned if no better explanation is known.
 	ErrInvalid = errors.New("not a valid postgres:// URL (characters like @ : / # ? % in a user name or password must be percent-encoded)")
 
-	errScheme = errors.New("must start with postgres:// or postgresql://")
-	// errDriverVariable is a fault that no URL explains.
+	errScheme         = errors.New("must start with postgres:// or postgresql://")
 	errDriverVariable = errors.New("it is well-formed, and one of the variables that the driver reads itself is not " +
 		"(PGSSLMODE, PGSSLROOTCERT, PGSSLCERT, PGSSLKEY, PGCONNECT_TIMEOUT, PGTARGETSESSIONATTRS)")
 )
 
-// parameters are those of a URL that may be wrong, and what each must be.
+// parameters says what the values of a URL's parameters must be.
 var parameters = map[string]string{
 	"sslmode":              "must be disable, allow, prefer, require, verify-ca or verify-full",
 	"sslrootcert":          "must be a file with certificates that can be read",
@@ -41,9 +39,9 @@ func Check(text string) error {
 	if !strings.HasPrefix(text, "postgres://") && !strings.HasPrefix(text, "postgresql://") {
 		return errScheme
 	}
-	// The parser would take a part of a password with an unescaped character for a host,
-	// a port or a database, which are shown. Behind a well-formed password there is
-	// neither a second @ nor a #, and before the @ no / and no ?.
+	// If a password has an unescaped character, the parser takes a part of it for the
+	// host, port or database, which are shown. In a well-formed URL there is no second
+	// @ and no #, and no / or ? before the @.
 	user, _, hasUser := strings.Cut(rest, "@")
 	if strings.Count(rest, "@") > 1 || strings.Contains(rest, "#") || hasUser && strings.ContainsAny(user, "/?") {
 		return ErrInvalid
@@ -52,7 +50,7 @@ func Check(text string) error {
 	return err
 }
 
-// Parse is the configuration that a URL makes.
+// Parse returns the configuration for a URL.
 func Parse(text string) (*pgxpool.Config, error) {
 	config, err := pgxpool.ParseConfig(text)
 	if err != nil { // pgx's own message quotes parts of the URL
@@ -67,14 +65,14 @@ func explain(text string) error {
 	if err != nil {
 		return ErrInvalid
 	}
-	whole := u.Query()
+	given := u.Query()
 	refused := func(parameters url.Values) bool {
 		with := *u
 		with.RawQuery = parameters.Encode()
 		_, err := pgxpool.ParseConfig(with.String())
 		return err != nil
 	}
-	if refused(nil) { // without any parameter too
+	if refused(nil) { // even without parameters
 		if _, err := pgxpool.ParseConfig("postgres://localhost/"); err != nil {
 			return errDriverVariable
 		}
@@ -82,11 +80,11 @@ func explain(text string) error {
 	}
 	var wrong []string
 	for _, name := range slices.Sorted(maps.Keys(parameters)) {
-		alone := url.Values{name: whole[name]}
-		if name == "sslcert" || name == "sslkey" { // neither goes without the other
-			alone = url.Values{"sslcert": whole["sslcert"], "sslkey": whole["sslkey"]}
+		alone := url.Values{name: given[name]}
+		if name == "sslcert" || name == "sslkey" { // each requires the other
+			alone = url.Values{"sslcert": given["sslcert"], "sslkey": given["sslkey"]}
 		}
-		if whole.Has(name) && refused(alone) {
+		if given.Has(name) && refused(alone) {
 			wrong = append(wrong, "the parameter "+name+" "+parameters[name])
 		}
 	}
