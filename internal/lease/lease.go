@@ -26,8 +26,6 @@ type Token struct {
 // collects, or the lease expired.
 var ErrLost = errors.New("the lease is no longer ours")
 
-var errReadOnly = errors.New("the database is a hot standby: nothing can be written")
-
 // Grant is a lease just taken.
 type Grant struct {
 	Epoch       int64
@@ -171,7 +169,7 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 	l.note(func(s *Status) { s.SeenAt = time.Now() })
 	if lease.ReadOnly { // not tried: the server would log an error each time
 		d.failed(true)
-		return "", errReadOnly
+		return "", errors.New("the database is a hot standby: nothing can be written")
 	}
 	if holder := lease.Holder; holder != "" && holder != l.holder {
 		if lease.Held {

@@ -24,8 +24,6 @@ func NewPostgres(client *db.Client, cycleInterval time.Duration) *Postgres {
 	return &Postgres{client: client, cycleInterval: cycleInterval}
 }
 
-var _ Store = (*Postgres)(nil)
-
 // Look reads the lease without locking it.
 func (p *Postgres) Look(ctx context.Context) (State, error) {
 	var row db.ReadLeaseRow
