@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -13,14 +14,14 @@ import (
 	"ops_worker/internal/probe"
 )
 
-// stopGrace is how long a cycle in flight may go on after its loop is told to
-// stop. The rest of the promised 5 s is for handing back the lease and closing
-// the pool, each of which may have to do without an answer.
+// stopGrace is how long a cycle in flight may go on after its loop is told to stop.
+// The rest of the promised 5 s is for handing back the lease and closing the pool,
+// for which the database may not answer.
 const stopGrace = 3500 * time.Millisecond
 
-// Loop calls a function once at its start and then every interval, on a grid
-// that starts with the first call: without drift, since the grid does not move,
-// and without overlap, since a cycle that overruns skips the ticks it covers.
+// Loop calls a function at once and then every interval, on a fixed grid that starts
+// with the first call. Cycles never overlap: one that overruns skips the ticks it
+// covers.
 type Loop struct {
 	Name     string
 	Interval time.Duration
@@ -28,51 +29,34 @@ type Loop struct {
 	Deadline time.Duration
 	// FirstAfter delays the first cycle; 0 runs it at once.
 	FirstAfter time.Duration
-	// Trigger, where set, starts a cycle at each of its values, and Interval
-	// counts for nothing; it needs a Deadline.
+	// Trigger, if set, starts a cycle at each of its values. Interval is then unused,
+	// and Deadline is required.
 	Trigger <-chan struct{}
 	// Cycle does the work. Its context carries the deadline, a trace id and a
 	// logger (zerolog.Ctx). An error or a panic ends this cycle alone.
 	Cycle func(context.Context) error
 	// EndsAtOnce gives a cycle in flight no time to end when the loop is told to stop.
 	EndsAtOnce bool
-	// Turned, where set, is called before and after every cycle.
+	// Turned, if set, is called before and after every cycle.
 	Turned func()
-	// Ended, where set, is told of every cycle: how long it took, what failed, and
-	// how many ticks it covered besides its own.
+	// Ended, if set, is called after every cycle, with the number of skipped ticks.
 	Ended func(took time.Duration, err error, skipped int)
-	// StandsStill, where set, is told of a turn that has not returned long after its
-	// deadline: something in it waits for what does not heed its context.
+	// StandsStill, if set, is called when a cycle has not returned long after its
+	// deadline: something in it ignores its context.
 	StandsStill func(loop string)
 	Log         zerolog.Logger
 }
 
-// leastStandstill is how long after its deadline a turn stands still, where three
-// intervals are less.
+// leastStandstill is how long after its deadline a cycle counts as standing still, if
+// three intervals are less.
 const leastStandstill = 15 * time.Second
 
-// watch returns what ends the watch over the turn that begins now.
-func (l *Loop) watch() (end func() bool) {
-	if l.StandsStill == nil {
-		return func() bool { return true }
-	}
-	after := l.deadline() + max(pace.Overdue(l.Interval), leastStandstill)
-	return time.AfterFunc(after, func() { l.StandsStill(l.Name) }).Stop
-}
-
-func (l *Loop) deadline() time.Duration {
-	if l.Deadline == 0 {
-		return l.Interval
-	}
-	return l.Deadline
-}
-
-// Run turns until ctx is done, and returns when the cycle in flight has ended.
+// Run runs cycles until ctx is done, and returns when the cycle in flight has ended.
 func (l *Loop) Run(ctx context.Context) {
 	log := l.Log.With().Str("loop", l.Name).Logger()
 	var failing, overrunning faultlog.Log
 	var due *time.Timer
-	var ticks <-chan time.Time // none where there is a trigger
+	var ticks <-chan time.Time // nil with a trigger
 	start := time.Now().Add(l.FirstAfter)
 	if l.Trigger == nil {
 		due = time.NewTimer(l.FirstAfter)
@@ -86,47 +70,49 @@ func (l *Loop) Run(ctx context.Context) {
 		case <-ticks:
 		case <-l.Trigger:
 		}
-		watched := l.watch()
-		l.turned(ctx, log)
+		unwatch := l.watch()
+		l.callHook(ctx, log, l.Turned)
 		began := time.Now()
 		log, err := l.runOnce(ctx, log)
 		took := time.Since(began)
-		l.turned(ctx, log)
+		l.callHook(ctx, log, l.Turned)
 		skipped := time.Duration(0)
 		if l.Trigger == nil {
-			// The grid moves up to the tick that is due next; those between were covered
-			// by this cycle.
 			skipped = time.Since(start) / l.Interval
-			start = start.Add((skipped + 1) * l.Interval)
+			start = start.Add((skipped + 1) * l.Interval) // the next tick
 			due.Reset(time.Until(start))
 		}
-		l.ended(ctx, log, took, err, int(skipped))
-		watched()
+		if l.Ended != nil {
+			l.callHook(ctx, log, func() { l.Ended(took, err, int(skipped)) })
+		}
+		unwatch()
 		if ctx.Err() == nil {
+			var overrun error
+			if skipped > 0 {
+				overrun = fmt.Errorf("skipped %d ticks of %s: the cycle took %s", skipped, l.Interval, took.Round(time.Millisecond))
+			}
 			failing.Observe(log, err, "cycle failed", "cycles succeed again")
-			overrunning.Observe(log, l.overrun(skipped, took), "cycle overran its interval", "cycles are on time again")
+			overrunning.Observe(log, overrun, "cycle overran its interval", "cycles are on time again")
 		}
 	}
 }
 
-func (l *Loop) overrun(skipped, took time.Duration) error {
-	if skipped == 0 {
-		return nil
+func (l *Loop) deadline() time.Duration { return cmp.Or(l.Deadline, l.Interval) }
+
+// watch calls StandsStill if the cycle that begins now has not ended in time.
+func (l *Loop) watch() (unwatch func() bool) {
+	if l.StandsStill == nil {
+		return func() bool { return true }
 	}
-	return fmt.Errorf("skipped %d ticks of %s: the cycle took %s", skipped, l.Interval, took.Round(time.Millisecond))
+	after := l.deadline() + max(pace.Overdue(l.Interval), leastStandstill)
+	return time.AfterFunc(after, func() { l.StandsStill(l.Name) }).Stop
 }
 
-func (l *Loop) turned(ctx context.Context, log zerolog.Logger) {
+// callHook calls hook, which may be nil. A panic in it does not end the loop.
+func (l *Loop) callHook(ctx context.Context, log zerolog.Logger, hook func()) {
 	defer faultlog.Recovered(log.WithContext(ctx), func(error) {})
-	if l.Turned != nil {
-		l.Turned()
-	}
-}
-
-func (l *Loop) ended(ctx context.Context, log zerolog.Logger, took time.Duration, err error, skipped int) {
-	defer faultlog.Recovered(log.WithContext(ctx), func(error) {})
-	if l.Ended != nil {
-		l.Ended(took, err, skipped)
+	if hook != nil {
+		hook()
 	}
 }
 
@@ -156,7 +142,7 @@ func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (traced zerol
 	return traced, l.Cycle(ctx)
 }
 
-// withTrace gives a cycle its trace id, and its logger that id.
+// withTrace gives the context and the logger of a cycle its trace id.
 func withTrace(ctx context.Context, log zerolog.Logger) (context.Context, zerolog.Logger) {
 	id := uuid.NewString()
 	log = log.With().Str("trace_id", id).Logger()

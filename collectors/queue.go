@@ -13,18 +13,16 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// queue holds the cycles that wait to be stored. The gatherer adds to it, the storer
-// takes from it, and that is all they share.
+// queue holds the cycles that wait to be stored. The gatherer adds to it, and the
+// storer takes from it.
 type queue struct {
-	// added is told of every cycle that is added.
-	added chan struct{}
+	added chan struct{} // signals every cycle that is added
 
-	mu     sync.Mutex // held while a disk hangs
+	mu     sync.Mutex // may be held for long, by a disk that hangs
 	buffer spool.Buffer
 	disk   faultlog.Log
 
-	// waits is for those who do not wait for the disk.
-	waits atomic.Pointer[backlog]
+	backlog atomic.Pointer[backlog] // read without mu
 }
 
 // backlog is how many cycles wait, and the time of the oldest.
@@ -35,74 +33,70 @@ type backlog struct {
 
 func newQueue(buffer spool.Buffer) *queue {
 	q := &queue{added: make(chan struct{}, 1), buffer: buffer}
-	q.count()
+	q.changed(zerolog.Nop(), nil)
 	return q
 }
 
-// count notes how many cycles wait.
-func (q *queue) count() {
+// changed notes how many cycles wait now, and logs when the disk stops taking cycles
+// and when it takes them again.
+func (q *queue) changed(log zerolog.Logger, err error) {
+	q.disk.Observe(log, err, "the spool cannot be written, cycles are kept in memory alone", "the spool is written again")
 	now := backlog{cycles: q.buffer.Len()}
 	if first, _ := q.buffer.Oldest(0); len(first) > 0 {
 		now.oldest = first[0].At
 	}
-	q.waits.Store(&now)
+	q.backlog.Store(&now)
 }
 
 // waiting is how many cycles wait, and the time of the oldest.
 func (q *queue) waiting() (cycles int, oldest time.Time) {
-	now := q.waits.Load()
+	now := q.backlog.Load()
 	return now.cycles, now.oldest
 }
 
-// observe logs when the disk stops taking cycles, and when it takes them again.
-func (q *queue) observe(log zerolog.Logger, err error) {
-	q.disk.Observe(log, err, "the spool cannot be written, cycles are kept in memory alone", "the spool is written again")
-}
-
-// add takes a cycle, and returns those that had to go for it.
+// add adds a cycle, and returns those that a full buffer has dropped for it.
 func (q *queue) add(log zerolog.Logger, cycle spool.Cycle) (dropped []spool.Cycle) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	dropped, err := q.buffer.Push(cycle)
-	q.observe(log, err)
-	q.count()
+	q.changed(log, err)
 	select {
 	case q.added <- struct{}{}:
-	default: // the store that is due takes this one too
+	default: // the store that is already due takes this cycle too
 	}
 	return dropped
 }
 
-// oldest returns the first cycles, of about so many samples, and what remove takes.
+// oldest returns the first cycles, up to about so many samples, and the argument with
+// which remove drops them.
 func (q *queue) oldest(samples int) (cycles []spool.Cycle, through uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.buffer.Oldest(samples)
 }
 
-// all are the cycles that wait.
+// all returns every cycle that waits.
 func (q *queue) all() []spool.Cycle {
 	cycles, _ := q.oldest(math.MaxInt)
 	return cycles
 }
 
-// newest is the time of the newest cycle that waits.
+// newest is the time of the newest cycle that waits; zero if none does.
 func (q *queue) newest() time.Time {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.buffer.Newest()
 }
 
-// remove drops the cycles that oldest has returned.
+// remove drops the cycles that oldest returned.
 func (q *queue) remove(log zerolog.Logger, through uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.observe(log, q.buffer.Remove(through))
-	q.count()
+	q.changed(log, q.buffer.Remove(through))
 }
 
-// supersede drops the cycles up to the newest that another replica has stored: these
-// can never be stored. It returns them.
+// supersede drops and returns the cycles up to the newest that another replica has
+// stored: they can never be stored.
 func (q *queue) supersede(log zerolog.Logger, lastCycleAt time.Time) []spool.Cycle {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -114,8 +108,7 @@ func (q *queue) supersede(log zerolog.Logger, lastCycleAt time.Time) []spool.Cyc
 	if n == 0 {
 		return nil
 	}
-	q.observe(log, q.buffer.Remove(through-uint64(len(cycles)-n)))
-	q.count()
+	q.changed(log, q.buffer.Remove(through-uint64(len(cycles)-n)))
 	log.Info().Int("cycles", n).Time("through", lastCycleAt).Msg("buffered cycles superseded: another replica has stored that time")
 	return cycles[:n]
 }

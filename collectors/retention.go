@@ -14,14 +14,19 @@ import (
 const (
 	retentionInterval = time.Hour
 	retentionDeadline = 10 * time.Minute
-	// retentionDelay lets a process that lives less than an hour expire samples
-	// too, and a start not be slowed by it.
+	// retentionDelay is before the first cycle: short, so that a process that restarts
+	// within the hour expires samples too, but not while it starts.
 	retentionDelay = time.Minute
-	// retentionPause between two batches leaves the database to the others.
+	// retentionPause is the least pause between two batches.
 	retentionPause = 200 * time.Millisecond
+
+	// A batch takes some tens of milliseconds. It is halved when it times out, and
+	// doubled again when it does not.
+	largestBatch  = 5000
+	smallestBatch = 50
 )
 
-// retention removes the samples that are older than they are kept.
+// retention removes the samples that are older than keep.
 type retention struct {
 	store Store
 	lease *lease.Lease
@@ -29,20 +34,12 @@ type retention struct {
 	batch int
 }
 
-// A batch is small enough for some tens of milliseconds, halved where a database
-// takes far longer, and doubled where it does not.
-const (
-	largestBatch  = 5000
-	smallestBatch = 50
-)
-
-// newRetention keeps samples for keep.
 func newRetention(store Store, lease *lease.Lease, keep time.Duration) *retention {
 	return &retention{store: store, lease: lease, keep: keep, batch: largestBatch}
 }
 
-// cycle removes everything that has expired by now, in small batches. It leaves
-// the database to the others for at least as long as it has used it.
+// cycle removes everything that has expired by now. It pauses after each batch for at
+// least as long as the batch took.
 func (r *retention) cycle(ctx context.Context) error {
 	cutoff := r.lease.Now().Add(-r.keep)
 	var total int64

@@ -16,13 +16,14 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// A store statement takes at most this many samples: some tens of milliseconds.
-// Where the database is slower, it takes fewer.
-const storeBatch = 1000
-
-// longestStoreBackOff bounds how long what the database refuses is not sent again. A
-// connection is tried in every cycle.
-const longestStoreBackOff = 15 * time.Second
+const (
+	// storeBatch bounds the samples of one statement, which takes some tens of
+	// milliseconds. On a slower database it is halved.
+	storeBatch = 1000
+	// longestStoreBackOff bounds the back-off after the database has refused the
+	// samples. A connection is tried in every cycle.
+	longestStoreBackOff = 15 * time.Second
+)
 
 // storer appends the cycles of a queue to system_metrics.
 type storer struct {
@@ -31,13 +32,11 @@ type storer struct {
 	queue    *queue
 	observer Observer
 
-	batch int // how many samples a statement takes now
-	// recheck is that what waits may stand already: an earlier process has stored it,
-	// or an attempt whose outcome is unknown.
+	batch int // samples a statement, now
+	// recheck: compare with stored samples before inserting. An earlier process, or an
+	// attempt whose outcome is unknown, may have stored them.
 	recheck bool
-	// refused is what the database itself has refused the newest store with, which is
-	// not sent again before retryAt.
-	refused error
+	refused error // by the database, at the newest store
 	retryAt time.Time
 	backOff *exponential.ExponentialBackOff
 
@@ -50,8 +49,8 @@ func newStorer(store Store, lease *lease.Lease, queue *queue, observer Observer)
 		backOff: backoff.New(longestStoreBackOff)}
 }
 
-// cycle stores what waits, oldest first, until nothing does. What cannot be stored
-// waits, whatever the reason: what the table refuses, an operator can mend.
+// cycle stores all cycles that wait, oldest first. Those that cannot be stored wait,
+// whatever the reason: an operator can mend what the table refuses.
 func (s *storer) cycle(ctx context.Context) error {
 	if time.Now().Before(s.retryAt) {
 		return s.refused
@@ -69,7 +68,7 @@ func (s *storer) cycle(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			return s.explain(ctx, err)
+			return s.failed(ctx, err)
 		}
 		s.batch = min(s.batch*2, storeBatch)
 		samples += stored
@@ -77,18 +76,17 @@ func (s *storer) cycle(ctx context.Context) error {
 		s.queue.remove(*log, through)
 	}
 	if waiting > 1 {
-		// Fewer samples than the cycles have: an earlier attempt, or another
-		// replica, has stored that time already.
+		// These may be fewer than the cycles have: an earlier attempt, or another
+		// replica, may have stored that time already.
 		log.Info().Int("cycles", waiting-1).Int("samples_stored", samples).Msg("buffered cycles caught up")
 	}
 	s.recheck = false
 	s.backOff.Reset()
-	now := time.Now()
-	s.storedAt.Store(&now)
+	s.storedAt.Store(new(time.Now()))
 	return nil
 }
 
-// append sends one store.
+// append sends one statement.
 func (s *storer) append(ctx context.Context, batch []spool.Cycle) (stored int, err error) {
 	sent := time.Now()
 	stored, now, err := s.store.AppendCycles(ctx, s.lease.Token(), batch, s.recheck)
@@ -101,7 +99,8 @@ func (s *storer) append(ctx context.Context, batch []spool.Cycle) (stored int, e
 	return stored, err
 }
 
-func (s *storer) explain(ctx context.Context, err error) error {
+// failed takes the error of a store, and returns it with its cause.
+func (s *storer) failed(ctx context.Context, err error) error {
 	if errors.Is(err, lease.ErrLost) {
 		s.lease.RenewNow()
 	} else if ctx.Err() != nil {
