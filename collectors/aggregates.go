@@ -7,11 +7,10 @@ import (
 )
 
 // Aggregates are the queries of sql/queries/aggregates.sql, and how often each is due.
-// A table that is not read yet gets a line here; another number of one that is needs
-// none.
+// A new query needs a line here; a new number of an existing query does not.
 //
-// Those that read the platform come last, since its role holds to the end of the
-// transaction. Of these the slowest comes last: it cannot take time from the others.
+// Those that read the platform's tables come last, since its role holds until the end
+// of the transaction. The slowest of these come last: they take no time from the others.
 var Aggregates = []db.Aggregate{
 	{Name: "database", Read: db.Reads((*db.Queries).DatabaseSamples)},
 	{Name: "size", Read: db.Reads((*db.Queries).SizeSamples)},

@@ -16,37 +16,31 @@ import (
 	"ops_worker/internal/spool"
 )
 
-const (
-	mixedBegins = "several instances answer behind one address, the service's counters are not stored"
-	mixedEnds   = "the service's counters are stored again"
-	newestFails = "stored counters cannot be read, none are stored until they can"
-	newestWorks = "stored counters can be read again"
-)
-
-// counterKeeper makes the samples of what the platform's services count.
+// counterKeeper makes the samples of the platform services' counters.
 type counterKeeper struct {
-	services map[string]*keptCounters
-	begun    bool
-	token    lease.Token // of the term that has begun
+	store    Store
+	services map[string]*serviceCounters
+	token    lease.Token // of the newest term
 	resumed  bool        // in this term
 	reading  faultlog.Log
 }
 
-// keptCounters are those of one service.
-type keptCounters struct {
+// serviceCounters are those of one service.
+type serviceCounters struct {
 	service config.Service
 	totals  *probe.Totals
 	mixing  faultlog.Log
 }
 
-// newCounterKeeper prepares the targets for it. Extra services have no totals.
-func newCounterKeeper(targets []probe.Target) *counterKeeper {
-	k := &counterKeeper{services: map[string]*keptCounters{}}
+// newCounterKeeper keeps the totals of all targets but the extra services, and sets
+// Answered of those that have any.
+func newCounterKeeper(targets []probe.Target, store Store) *counterKeeper {
+	k := &counterKeeper{store: store, services: map[string]*serviceCounters{}}
 	for i, t := range targets {
 		if t.AllCounters {
 			continue
 		}
-		kept := &keptCounters{service: t.Service, totals: probe.NewTotals(t.Service)}
+		kept := &serviceCounters{service: t.Service, totals: probe.NewTotals(t.Service)}
 		k.services[t.Name] = kept
 		if slices.ContainsFunc(t.Counters, func(c config.Counter) bool { return !c.Gauge }) {
 			targets[i].Answered = kept.totals.Ask
@@ -55,21 +49,21 @@ func newCounterKeeper(targets []probe.Target) *counterKeeper {
 	return k
 }
 
-// begin starts a term, where the token is another's, and reports whether it is.
+// begin starts a term if the token is a new one, and reports whether it is.
 func (k *counterKeeper) begin(token lease.Token) bool {
-	if k.begun && k.token == token {
+	if k.token == token {
 		return false
 	}
-	k.begun, k.token, k.resumed = true, token, false
+	k.token, k.resumed = token, false
 	for _, kept := range k.services {
 		kept.totals.Begin()
 	}
 	return true
 }
 
-// resume finds out, once a term, where the totals go on from: what is stored, or waits
-// for that in the buffer. Without it there are none.
-func (k *counterKeeper) resume(ctx context.Context, store Store, waiting func() []spool.Cycle) {
+// resume continues the totals, once a term, from the newest values that are stored or
+// buffered. Until it succeeds there are no totals.
+func (k *counterKeeper) resume(ctx context.Context, queue *queue) {
 	if k.resumed {
 		return
 	}
@@ -81,9 +75,9 @@ func (k *counterKeeper) resume(ctx context.Context, store Store, waiting func() 
 			}
 		}
 	}
-	cycles := waiting() // first: what is stored meanwhile stands in one of the two
-	values, err := store.NewestValues(ctx, series)
-	k.reading.Observe(*zerolog.Ctx(ctx), err, newestFails, newestWorks)
+	cycles := queue.all() // first: a cycle that is stored meanwhile is in one of the two
+	values, err := k.store.NewestValues(ctx, series)
+	k.reading.Observe(*zerolog.Ctx(ctx), err, "stored counters cannot be read, none are stored until they can", "stored counters can be read again")
 	if err != nil {
 		return
 	}
@@ -95,24 +89,21 @@ func (k *counterKeeper) resume(ctx context.Context, store Store, waiting func() 
 			}
 		}
 	}
-	stored := map[string]map[string]float64{}
-	for _, s := range series {
-		if value, ok := values[s]; ok {
-			if stored[s.Service] == nil {
-				stored[s.Service] = map[string]float64{}
-			}
-			stored[s.Service][s.Metric] = value
-		}
-	}
 	for name, kept := range k.services {
-		kept.totals.Resume(stored[name])
+		newest := map[string]float64{}
+		for _, s := range series {
+			if value, ok := values[s]; ok && s.Service == name {
+				newest[s.Metric] = value
+			}
+		}
+		kept.totals.Resume(newest)
 	}
 	k.resumed = true
 }
 
-// append adds the counters of a service, of which some instance has answered: its
-// totals, and its gauges where every instance has; of these the ones besides the
-// contract's only where withGauges says so.
+// append adds the samples of a service of which at least one instance has answered: its
+// totals, its gauges if every instance has answered, and its further gauges, those
+// besides the platform's own, if withGauges.
 func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o probe.Observation, withGauges bool) []spool.Sample {
 	kept := k.services[o.Service]
 	totals, mixed := kept.totals.Add(o)
@@ -120,9 +111,10 @@ func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o pr
 	if len(mixed) > 0 {
 		fault = fmt.Errorf("%s: %s", strings.Join(mixed, ", "), probe.SeveralAdvice(kept.service.Variable))
 	}
-	kept.mixing.Observe(zerolog.Ctx(ctx).With().Str("monitored", o.Service).Logger(), fault, mixedBegins, mixedEnds)
+	log := zerolog.Ctx(ctx).With().Str("monitored", o.Service).Logger()
+	kept.mixing.Observe(log, fault, "several instances answer behind one address, the service's counters are not stored", "the service's counters are stored again")
 	if fault != nil {
-		return samples // a gauge of one of several is too little
+		return samples // also no gauge: one instance's is less than the service's
 	}
 	for _, counter := range kept.service.Counters {
 		value, known := totals[counter.Name]

@@ -199,7 +199,7 @@ func TestWithoutTheStoredValuesThereAreNoCounters(t *testing.T) {
 		if got := r.cycle(t, counted(1000, 2)); got != "9000 2 1" {
 			t.Errorf("%s", got)
 		}
-		if lines := r.log.Lines(t, newestFails); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0]["error"]), "permission denied") {
+		if lines := r.log.Lines(t, "stored counters cannot be read, none are stored until they can"); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0]["error"]), "permission denied") {
 			t.Errorf("log: %v", lines)
 		}
 	})
@@ -236,11 +236,11 @@ func TestSeveralInstancesBehindOneAddress(t *testing.T) {
 		if written[0] != "156: 5078000 1 1" || written[1] != "157: 5078500 1 1" {
 			t.Errorf("stored: %s", written[:2])
 		}
-		lines := r.log.Lines(t, mixedBegins)
+		lines := r.log.Lines(t, "several instances answer behind one address, the service's counters are not stored")
 		if len(lines) == 0 || lines[0]["monitored"] != "ingest" || lines[0]["error"] != "10.0.0.1:8080: "+probe.SeveralAdvice("INGEST_HEALTH_URL") {
 			t.Errorf("log: %v", lines)
 		}
-		if n := len(r.log.Lines(t, mixedEnds)); n != 1 {
+		if n := len(r.log.Lines(t, "the service's counters are stored again")); n != 1 {
 			t.Errorf("%d lines say that it is over", n)
 		}
 	})

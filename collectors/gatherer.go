@@ -17,46 +17,45 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// gatherer measures, and leaves the cycles in a queue.
+// gatherer measures the samples of each cycle, and adds it to the queue.
 type gatherer struct {
 	targets   []probe.Target
-	store     Store
 	lease     *lease.Lease
 	queue     *queue
 	counting  *counting
 	latencies *latencies // of the health monitor
 	observer  Observer
-	timeout   time.Duration // of a probe, and of all of a cycle
+	timeout   time.Duration // of a probe, and of all that a cycle measures
 
 	counters *counterKeeper
-	stamps   stamps
+	clock    sampleClock
 	minutes  minutes
 	leftOut  leftOut
 	overflow faultlog.Log
 	last     spool.Cycle
 }
 
-// cycle measures what is due.
+// cycle gathers a cycle with the aggregates that are due.
 func (g *gatherer) cycle(ctx context.Context) error {
 	g.gather(ctx, g.timeout, g.counting.inCycle)
 	return nil
 }
 
-// once measures all there is, however long the aggregates take.
+// once gathers a cycle with every aggregate, however long they take.
 func (g *gatherer) once(ctx context.Context) {
 	all := g.counting.all(ctx)
 	g.gather(ctx, probe.Timeout, func(context.Context, time.Time) Readings { return all })
 }
 
-// gather makes a cycle of what the services and count answer in time.
-func (g *gatherer) gather(ctx context.Context, timeout time.Duration, count func(context.Context, time.Time) Readings) {
+// gather adds a cycle of what the services and readAggregates return within timeout.
+func (g *gatherer) gather(ctx context.Context, timeout time.Duration, readAggregates func(context.Context, time.Time) Readings) {
 	log := zerolog.Ctx(ctx)
 	begin := time.Now()
 	if g.counters.begin(g.lease.Token()) {
-		g.counting.beginTerm()
+		g.counting.takeLanded() // and drop it: it was counted in an earlier term
 	}
-	cycle := spool.Cycle{At: g.stamps.next(*log, g.lease.LastCycleAt(), g.queue.newest())}
-	cycle.Samples = g.leftOut.storable(*log, g.measure(ctx, timeout, cycle.At, count))
+	cycle := spool.Cycle{At: g.clock.next(*log, g.lease.LastCycleAt(), g.queue.newest())}
+	cycle.Samples = g.leftOut.storable(*log, g.measure(ctx, timeout, cycle.At, readAggregates))
 	g.last = cycle
 	log.Debug().Time("cycle", cycle.At).Int("samples", len(cycle.Samples)).Dur("duration_ms", time.Since(begin)).Msg("cycle gathered")
 
@@ -69,22 +68,21 @@ func (g *gatherer) gather(ctx context.Context, timeout time.Duration, count func
 	g.overflow.Observe(*log, overflow, "buffer is full, the oldest cycles are dropped", "buffer has room again")
 }
 
-// measure asks the services and the database at the same time, for the cycle of a
-// time.
-func (g *gatherer) measure(ctx context.Context, timeout time.Duration, at time.Time, count func(context.Context, time.Time) Readings) []spool.Sample {
+// measure asks the services and the database in parallel, for the cycle at a time.
+func (g *gatherer) measure(ctx context.Context, timeout time.Duration, at time.Time, readAggregates func(context.Context, time.Time) Readings) []spool.Sample {
 	measuring, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var counting, resuming sync.WaitGroup
-	defer resuming.Wait() // also where this one panics: the next cycle finds nobody
+	defer resuming.Wait() // even after a panic: none of them may meet the next cycle
 	defer counting.Wait()
 	var readings Readings
 	counting.Go(func() {
 		defer faultlog.Recovered(ctx, func(error) {})
-		readings = count(measuring, at)
+		readings = readAggregates(measuring, at)
 	})
 	resuming.Go(func() {
 		defer faultlog.Recovered(ctx, func(error) {})
-		g.counters.resume(measuring, g.store, g.queue.all)
+		g.counters.resume(measuring, g.queue)
 	})
 	observations := probe.Observe(measuring, g.targets, timeout)
 	g.observer.Probed(observations)
@@ -102,8 +100,8 @@ func (g *gatherer) measure(ctx context.Context, timeout time.Duration, at time.T
 	return append(samples, sampleOf(config.DatabaseService, config.HealthSample, boolValue(readings.Answered)))
 }
 
-// appendService adds what one service reported. One that did not answer is healthy 0,
-// without counters.
+// appendService adds what one service reported. A service that did not answer has only
+// the sample healthy, with 0.
 func (g *gatherer) appendService(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, withGauges bool) []spool.Sample {
 	switch {
 	case target.AllCounters && o.Status == probe.Healthy:
@@ -118,15 +116,15 @@ func (g *gatherer) appendService(ctx context.Context, samples []spool.Sample, ta
 	return append(samples, sampleOf(target.Name, config.HealthSample, boolValue(o.Up())))
 }
 
-// appendAllCounters adds every counter of an extra service, in the order of
-// their names.
+// appendAllCounters adds every counter of an extra service, in the order of their
+// names.
 func (g *gatherer) appendAllCounters(ctx context.Context, samples []spool.Sample, o probe.Observation) []spool.Sample {
 	left := o.LeftOut
 	for _, name := range slices.Sorted(maps.Keys(o.Counters)) {
 		stored := sampleName(o.Service, name)
 		_, taken := o.Counters[stored]
-		// Twice the same name would be twice the same point; and that of its health is
-		// the collector's own word on the service.
+		// Two samples of one name would be two values of one point. The name of the
+		// sample healthy belongs to the worker.
 		if name == config.HealthSample || (stored != name && taken) {
 			left++
 			continue
@@ -140,18 +138,38 @@ func (g *gatherer) appendAllCounters(ctx context.Context, samples []spool.Sample
 	return samples
 }
 
-// leftOut is how many numbers of a service are not stored, at most; those of all
-// together are under no name.
+// seriesOwner is the one service that may write a series which the dashboard reads by
+// name alone: a sample of another service would mix two series in one chart.
+var seriesOwner = map[string]string{
+	"messages_written": "ingest",
+	"queue_depth":      "ingest",
+	"devices_online":   "platform",
+	"alerts_open":      "platform",
+	"connections":      config.DatabaseService,
+}
+
+// sampleName is the name under which an extra service's counter is stored. It gets the
+// service's name as a prefix if its own is a series of another service or the worker.
+func sampleName(service, counter string) string {
+	owner, reserved := seriesOwner[counter]
+	if reserved && owner != service || counter == config.LatencySample {
+		return service + "_" + counter
+	}
+	return counter
+}
+
+// leftOut is the most samples that were ever left out of a cycle, by service; under ""
+// those of all services together. Only a new maximum is logged.
 type leftOut map[string]int
 
-// more notes how many they are now, and reports whether that is more than before.
+// more notes how many are left out now, and reports whether that is a new maximum.
 func (l leftOut) more(service string, n int) bool {
 	before := l[service]
 	l[service] = max(before, n)
 	return n > before
 }
 
-// storable leaves out the samples that no table takes.
+// storable leaves out the samples that cannot be stored in the table.
 func (l leftOut) storable(log zerolog.Logger, samples []spool.Sample) []spool.Sample {
 	n := 0
 	return slices.DeleteFunc(samples, func(s spool.Sample) bool {

@@ -15,7 +15,107 @@ import (
 	"ops_worker/internal/probe"
 )
 
-// rowStatus is service_health.status, which knows two words.
+// healthMonitor keeps service_health and the system alerts up to date.
+type healthMonitor struct {
+	targets   []probe.Target
+	store     Store
+	lease     *lease.Lease
+	alerts    alerts
+	latencies *latencies // stored by the metrics collector
+	observer  Observer
+	timeout   time.Duration // of a probe
+
+	last        []probe.Observation
+	synced      []probe.Observation // at the last sync of the alerts
+	syncedToken lease.Token         // of the last sync; zero if it failed
+}
+
+// cycle probes every service, then saves the results.
+func (m *healthMonitor) cycle(ctx context.Context) error {
+	m.check(ctx)
+	return m.save(ctx)
+}
+
+// check probes every service, and logs those that changed.
+func (m *healthMonitor) check(ctx context.Context) {
+	observations := probe.Observe(ctx, m.targets, m.timeout)
+	m.observer.Probed(observations)
+	m.latencies.keep(m.lease.Token(), observations)
+	m.logChanges(ctx, observations)
+	m.last = observations
+}
+
+// save writes the health rows of the newest check, and the alerts. If the database
+// refuses the rows, the alerts are still written; after a lost lease or connection
+// neither can be.
+func (m *healthMonitor) save(ctx context.Context) error {
+	token, observations := m.lease.Token(), m.last
+	checks, err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
+	if m.alerts.enabled && (err == nil || db.IsServerError(err)) {
+		err = errors.Join(err, m.syncAlerts(ctx, token, m.alerts.due(observations, checks)))
+	}
+	return err
+}
+
+func (m *healthMonitor) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation) error {
+	log := zerolog.Ctx(ctx)
+	// In another term, another replica or an operator may have changed the alerts.
+	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b probe.Observation) bool { return a.Service == b.Service && a.Up() == b.Up() })
+	opened, closed, err := m.store.SyncAlerts(ctx, token, observations, changed)
+	if m.synced, m.syncedToken = observations, token; err != nil {
+		m.syncedToken = lease.Token{}
+		err = fmt.Errorf("system alerts are not saved: %w", err)
+	}
+	for _, service := range opened {
+		log.Warn().Str("monitored", service).Msg("system alert opened")
+	}
+	for _, service := range closed {
+		log.Info().Str("monitored", service).Msg("system alert closed")
+	}
+	return err
+}
+
+// logChanges logs the services that changed since the last check.
+func (m *healthMonitor) logChanges(ctx context.Context, observations []probe.Observation) {
+	for i, o := range observations {
+		was, wasUp := probe.Healthy, true // expected at the first check
+		if m.last != nil {
+			was, wasUp = m.last[i].Status, m.last[i].Up()
+		}
+		if o.Status == was && o.Up() == wasUp {
+			continue
+		}
+		event := zerolog.Ctx(ctx).Warn()
+		if o.Status == probe.Healthy {
+			event = zerolog.Ctx(ctx).Info()
+		}
+		if m.last != nil {
+			event = event.Str("was", string(was))
+		}
+		event.Str("monitored", o.Service).Str("status", string(o.Status)).Str("reason", o.Reason()).Msg("service changed")
+	}
+}
+
+// alerts are the settings of system alerts.
+type alerts struct {
+	enabled                       bool
+	afterFailures, afterSuccesses int // in a row, to open and to close an alert
+}
+
+// due returns the observations that may open or close an alert now. If the checks of a
+// service could not be counted, it is due: an early alert is better than none.
+func (a alerts) due(observations []probe.Observation, checks map[string]int) []probe.Observation {
+	return slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool {
+		enough := a.afterFailures
+		if o.Up() {
+			enough = a.afterSuccesses
+		}
+		count, counted := checks[o.Service]
+		return counted && count < enough
+	})
+}
+
+// rowStatus is service_health.status, which has two values.
 func rowStatus(o probe.Observation) string {
 	if o.Up() {
 		return "healthy"
@@ -52,8 +152,8 @@ func detailsOf(o probe.Observation) (string, error) {
 	return string(text), err
 }
 
-// unhealthyInstances are the reasons by address; of those that share one, each is
-// numbered.
+// unhealthyInstances are the reasons by address. If an address repeats, its later ones
+// get the instance's number.
 func unhealthyInstances(instances []probe.InstanceReading) map[string]string {
 	reasons := map[string]string{}
 	for n, i := range instances {
@@ -67,108 +167,4 @@ func unhealthyInstances(instances []probe.InstanceReading) map[string]string {
 		reasons[name] = i.Reason()
 	}
 	return reasons
-}
-
-// healthMonitor keeps service_health and the system alerts up to date.
-type healthMonitor struct {
-	targets   []probe.Target
-	store     Store
-	lease     *lease.Lease
-	alerts    alerts
-	latencies *latencies // which the metrics collector stores
-	observer  Observer
-	timeout   time.Duration // of a probe
-
-	last []probe.Observation
-	// synced is what the alerts were last brought in line with, and under which
-	// lease: another replica, or an operator in its time, may have changed them.
-	synced      []probe.Observation
-	syncedToken lease.Token
-}
-
-// alerts says whether there are system alerts, and how many checks in a row open
-// and close one.
-type alerts struct {
-	enabled                       bool
-	afterFailures, afterSuccesses int
-}
-
-// due are the observations that may open or close an alert by now. One whose checks
-// could not be counted is due: an alert too early is better than none.
-func (a alerts) due(observations []probe.Observation, checks map[string]int) []probe.Observation {
-	return slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool {
-		enough := a.afterFailures
-		if o.Up() {
-			enough = a.afterSuccesses
-		}
-		count, counted := checks[o.Service]
-		return counted && count < enough
-	})
-}
-
-// cycle probes every service, then writes what they answered.
-func (m *healthMonitor) cycle(ctx context.Context) error {
-	m.check(ctx)
-	return m.save(ctx)
-}
-
-// check probes every service, and logs those that changed.
-func (m *healthMonitor) check(ctx context.Context) {
-	observations := probe.Observe(ctx, m.targets, m.timeout)
-	m.observer.Probed(observations)
-	m.latencies.keep(m.lease.Token(), observations)
-	m.logChanges(ctx, observations)
-	m.last = observations
-}
-
-// save writes the health rows of the newest check, and the alerts: neither waits for
-// the other to succeed.
-func (m *healthMonitor) save(ctx context.Context) error {
-	token, observations := m.lease.Token(), m.last
-	checks, err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
-	// The alerts do not wait for the rows; but no lease and no connection is a
-	// fault of both.
-	if m.alerts.enabled && (err == nil || db.IsServerError(err)) {
-		err = errors.Join(err, m.syncAlerts(ctx, token, m.alerts.due(observations, checks)))
-	}
-	return err
-}
-
-func (m *healthMonitor) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation) error {
-	log := zerolog.Ctx(ctx)
-	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b probe.Observation) bool { return a.Service == b.Service && a.Up() == b.Up() })
-	opened, closed, err := m.store.SyncAlerts(ctx, token, observations, changed)
-	if m.synced, m.syncedToken = observations, token; err != nil {
-		m.syncedToken = lease.Token{}
-		err = fmt.Errorf("system alerts are not saved: %w", err)
-	}
-	for _, service := range opened {
-		log.Warn().Str("monitored", service).Msg("system alert opened")
-	}
-	for _, service := range closed {
-		log.Info().Str("monitored", service).Msg("system alert closed")
-	}
-	return err
-}
-
-// logChanges logs the services that changed since the last check.
-func (m *healthMonitor) logChanges(ctx context.Context, observations []probe.Observation) {
-	last := m.last
-	for i, o := range observations {
-		was, wasUp := probe.Healthy, true // what is expected of one that was never seen
-		if last != nil {
-			was, wasUp = last[i].Status, last[i].Up()
-		}
-		if o.Status == was && o.Up() == wasUp {
-			continue
-		}
-		event := zerolog.Ctx(ctx).Warn()
-		if o.Status == probe.Healthy {
-			event = zerolog.Ctx(ctx).Info()
-		}
-		if last != nil {
-			event = event.Str("was", string(was))
-		}
-		event.Str("monitored", o.Service).Str("status", string(o.Status)).Str("reason", o.Reason()).Msg("service changed")
-	}
 }

@@ -12,28 +12,28 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// metricsCollector appends the samples of every cycle to system_metrics. It gathers
-// and stores in two loops: a store that is slow overlaps the next gathering, and never
-// another store. What takes long is counted in a third.
+// metricsCollector appends the samples of every cycle to system_metrics. Gathering,
+// storing and slow aggregates have a loop each: a slow store never delays the next
+// cycle, and never overlaps another store.
 type metricsCollector struct {
 	gatherer *gatherer
 	counting *counting
 	storer   *storer
-	queue    *queue // of the cycles that are gathered and not stored
+	queue    *queue
 }
 
-// newMetricsCollector makes a collector that turns every interval, and asks those of
-// the targets that count.
+// newMetricsCollector makes a collector with a cycle every interval, which asks those
+// of the targets that have counters.
 func newMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration, schedule *schedule, latencies *latencies, observer Observer) *metricsCollector {
 	targets = slices.DeleteFunc(slices.Clone(targets), func(t probe.Target) bool { return t.Kind != config.ProbeCounters })
 	queue := newQueue(buffer)
 	counting := newCounting(store, schedule, observer)
 	return &metricsCollector{
 		gatherer: &gatherer{
-			targets: targets, store: store, lease: lease, queue: queue, counting: counting, latencies: latencies, observer: observer,
+			targets: targets, lease: lease, queue: queue, counting: counting, latencies: latencies, observer: observer,
 			timeout:  min(probe.Timeout, interval*8/10),
-			counters: newCounterKeeper(targets),
-			stamps:   stamps{clock: sampleClock{current: lease.Now}},
+			counters: newCounterKeeper(targets, store),
+			clock:    sampleClock{current: lease.Now},
 			minutes:  minutes{},
 			leftOut:  leftOut{},
 		},
@@ -43,14 +43,13 @@ func newMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 	}
 }
 
-// storeDeadline and besideDeadline bound one turn of their loops; each statement in
-// it has a deadline of its own.
+// These bound one cycle of their loops. Each statement has a deadline of its own.
 const (
 	storeDeadline  = time.Minute
 	besideDeadline = 3 * time.Hour
 )
 
-// loops are those that drive the collector.
+// loops are the three that drive the collector.
 func (c *metricsCollector) loops(interval time.Duration) []*Loop {
 	return []*Loop{
 		{Name: MetricsLoop, Interval: interval, Deadline: interval * 9 / 10, Cycle: c.gatherer.cycle},
@@ -59,7 +58,7 @@ func (c *metricsCollector) loops(interval time.Duration) []*Loop {
 	}
 }
 
-// supersede drops the cycles of a time that another replica has stored.
+// supersede drops the cycles up to the newest that another replica has stored.
 func (c *metricsCollector) supersede(log zerolog.Logger, lastCycleAt time.Time) {
 	if dropped := c.queue.supersede(log, lastCycleAt); len(dropped) > 0 {
 		c.storer.observer.Superseded(countSamples(dropped))

@@ -10,16 +10,14 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// minutes is what was last stored in which minute, of what is stored once in each: in
-// the first of its cycles that has it.
+// minutes holds the last stored minute of each thing that is stored once a minute, in
+// the first cycle that has it.
 type minutes map[string]time.Time
 
-// minuteOf is the minute of a cycle.
-func minuteOf(at time.Time) time.Time { return at.Truncate(time.Minute) }
-
-// first reports whether the cycle of a time is the first of its minute that has this.
+// first reports whether the cycle at this time is the first of its minute to ask for
+// what.
 func (m minutes) first(what string, at time.Time) bool {
-	minute := minuteOf(at)
+	minute := at.Truncate(time.Minute)
 	if m[what].Equal(minute) {
 		return false
 	}
@@ -27,34 +25,34 @@ func (m minutes) first(what string, at time.Time) bool {
 	return true
 }
 
-// latencies are those of the newest health check, until they are stored.
+// latencies passes those of the newest health check to the metrics collector.
 type latencies struct {
-	mu    sync.Mutex
-	token lease.Token // of the term that has checked
-	found []spool.Sample
+	mu      sync.Mutex
+	token   lease.Token // of the term that has checked
+	pending []spool.Sample
 }
 
-// keep takes a check in the place of the one before, stored or not.
+// keep replaces the pending latencies, whether they were stored or not.
 func (l *latencies) keep(token lease.Token, observations []probe.Observation) {
-	var found []spool.Sample
+	var pending []spool.Sample
 	for _, o := range observations {
 		if o.Latency > 0 { // it has answered
-			found = append(found, sampleOf(o.Service, config.LatencySample, float64(o.Latency.Microseconds())/1000))
+			pending = append(pending, sampleOf(o.Service, config.LatencySample, float64(o.Latency.Microseconds())/1000))
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.token, l.found = token, found
+	l.token, l.pending = token, pending
 }
 
-// take is what waits of a term, no more than once, and only where wanted says so.
+// take returns the pending latencies of a term, once, if wanted agrees.
 func (l *latencies) take(token lease.Token, wanted func() bool) []spool.Sample {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.token != token || len(l.found) == 0 || !wanted() {
+	if l.token != token || len(l.pending) == 0 || !wanted() {
 		return nil
 	}
-	found := l.found
-	l.found = nil
-	return found
+	pending := l.pending
+	l.pending = nil
+	return pending
 }

@@ -9,88 +9,53 @@ import (
 	"ops_worker/internal/pace"
 )
 
-// longestInCycle is how much of an aggregate a cycle has time for, where a quarter of
-// its interval is not less; and it has time for twice as much of all together.
-const longestInCycle = 250 * time.Millisecond
+const (
+	// longestInCycle bounds the cost of an aggregate that is read in a cycle, with a
+	// quarter of the interval. All of them together may take twice as long.
+	longestInCycle = 250 * time.Millisecond
+	costsKept      = 3
+)
 
-// schedule says which aggregates are due, in one of two lanes: within the cycle, or
-// beside it, one at a time, where one takes long. Each is due again when it is wanted,
-// or later where the budget of all of them wants that.
+// schedule decides which aggregates are due: fast ones in a cycle, slow ones beside the
+// cycles, one at a time. Each is due again at its own interval, or later if the budget
+// of all aggregates requires it.
 type schedule struct {
 	interval time.Duration // of the cycles
+	longest  time.Duration // cost of an aggregate in a cycle
 	budget   float64       // the share of wall time for all aggregates
 
 	mu   sync.Mutex
 	list []*entry
 }
 
-// entry is one aggregate, and what its readings have shown.
+// entry is one aggregate and its schedule.
 type entry struct {
 	db.Aggregate
-	costs []time.Duration // of the newest readings
-	// slow is that it did not end in a cycle's time.
-	slow bool
-	// pace is how often it is due as the budget has it; told is the newest that was
-	// logged.
-	pace, told time.Duration
-	// begun is when it was last due, and of which cycle; zero where it is due now.
-	begun, cycle time.Time
-	reading      bool // beside
+	costs      []time.Duration // of the newest readings
+	slow       bool            // it timed out in a cycle
+	wanted     time.Duration   // its interval while the budget suffices
+	pace       time.Duration   // the interval that the budget allows
+	loggedPace time.Duration
+	begun      time.Time // when it was last read; zero if it is due now
+	cycle      time.Time // in which begun lies
+	reading    bool      // now, beside the cycles
 }
 
 func newSchedule(list []db.Aggregate, interval time.Duration, budget float64) *schedule {
-	s := &schedule{interval: interval, budget: budget}
+	s := &schedule{interval: interval, longest: min(interval/4, longestInCycle), budget: budget}
 	for _, a := range list {
-		e := &entry{Aggregate: a}
-		e.pace = s.wanted(e)
-		e.told = e.pace
-		s.list = append(s.list, e)
+		wanted := max(a.Every, interval)
+		s.list = append(s.list, &entry{Aggregate: a, wanted: wanted, pace: wanted, loggedPace: wanted})
 	}
 	return s
 }
 
-// wanted is how often it is due while that is cheap.
-func (s *schedule) wanted(e *entry) time.Duration { return max(e.Every, s.interval) }
-
-// cost is the median of the newest readings, of two the larger: a single slow one
-// changes no pace.
-func (e *entry) cost() time.Duration {
-	sorted := slices.Sorted(slices.Values(e.costs))
-	if len(sorted) == 0 {
-		return 0
-	}
-	return sorted[len(sorted)/2]
-}
-
-const costsKept = 3
-
-func (s *schedule) longest() time.Duration { return min(s.interval/4, longestInCycle) }
-
-// beside reports whether a cycle has no time for it. What is not known yet is tried in
-// a cycle.
-func (s *schedule) beside(e *entry) bool { return e.slow || e.cost() > s.longest() }
-
-// isDue reports whether an aggregate is due now, in the cycle of this time.
-func (s *schedule) isDue(e *entry, now, cycle time.Time) bool {
-	switch {
-	case e.reading:
-		return false
-	case e.begun.IsZero():
-		return true
-	case e.pace > s.wanted(e):
-		const early = 10 // a tenth of a cycle, which begins a little sooner or later
-		return !now.Add(s.interval / early).Before(e.begun.Add(e.pace))
-	}
-	// In the first cycle of each minute, as all that is stored once in each.
-	return e.Every == 0 || !cycle.Truncate(e.Every).Equal(e.cycle.Truncate(e.Every))
-}
-
-// begin returns the aggregates for the cycle that begins now, as many as it has time
-// for.
+// begin returns the aggregates that are due in the cycle that begins now, as many as it
+// has time for.
 func (s *schedule) begin(now, cycle time.Time) (list []db.Aggregate) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	left := 2 * s.longest()
+	left := 2 * s.longest
 	for _, e := range s.list {
 		if s.beside(e) || !s.isDue(e, now, cycle) || left < e.cost() {
 			continue
@@ -102,8 +67,7 @@ func (s *schedule) begin(now, cycle time.Time) (list []db.Aggregate) {
 	return list
 }
 
-// beginBeside returns the one that has waited for longest of those that no cycle has
-// time for.
+// beginBeside returns the aggregate that has been due beside the cycles for longest.
 func (s *schedule) beginBeside(now, cycle time.Time) (next db.Aggregate, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -120,13 +84,13 @@ func (s *schedule) beginBeside(now, cycle time.Time) (next db.Aggregate, ok bool
 	return first.Aggregate, true
 }
 
-// paceChange is an aggregate that is counted half or twice as often as it was.
+// paceChange is an aggregate that is counted half or twice as often as before.
 type paceChange struct {
 	name             string
 	cost, every, was time.Duration
 }
 
-// ended takes readings, and returns the paces that changed with them.
+// ended takes readings, and returns the changes of pace.
 func (s *schedule) ended(r Readings, beside bool) []paceChange {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -135,7 +99,7 @@ func (s *schedule) ended(r Readings, beside bool) []paceChange {
 			e.ended(reading, beside)
 		}
 	}
-	return s.share()
+	return s.spreadBudget()
 }
 
 func (e *entry) ended(r Reading, beside bool) {
@@ -150,30 +114,31 @@ func (e *entry) ended(r Reading, beside bool) {
 	case r.TimedOut && !beside:
 		e.slow, e.begun = true, time.Time{}
 	case !r.TimedOut && !db.IsServerError(r.Err):
-		// The connection is at fault. What can wait is read beside the cycles first: a
-		// database that comes back is slow, and must not lose the next cycle too.
+		// The connection failed. An aggregate that is not due in every cycle is read
+		// beside them first: a database that comes back is slow, and must not cost the
+		// next cycle too.
 		e.slow, e.begun = e.slow || e.Every > 0, time.Time{}
 	}
 }
 
-// share shares the budget anew.
-func (s *schedule) share() (changes []paceChange) {
+// spreadBudget sets every pace anew.
+func (s *schedule) spreadBudget() (changes []paceChange) {
 	jobs := make([]pace.Job, len(s.list))
 	for i, e := range s.list {
-		jobs[i] = pace.Job{Interval: s.wanted(e), Cost: e.cost()}
+		jobs[i] = pace.Job{Interval: e.wanted, Cost: e.cost()}
 	}
 	for i, every := range pace.Intervals(s.budget, jobs) {
 		e := s.list[i]
 		e.pace = every
-		if every >= 2*e.told || every <= e.told/2 {
-			changes = append(changes, paceChange{e.Name, e.cost(), every, e.told})
-			e.told = every
+		if every >= 2*e.loggedPace || every <= e.loggedPace/2 {
+			changes = append(changes, paceChange{e.Name, e.cost(), every, e.loggedPace})
+			e.loggedPace = every
 		}
 	}
 	return changes
 }
 
-// paceOf is how long an aggregate takes, and how often it is due.
+// paceOf is how long an aggregate takes, and the interval at which it is due.
 func (s *schedule) paceOf(name string) (cost, every time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,4 +148,33 @@ func (s *schedule) paceOf(name string) (cost, every time.Duration) {
 		}
 	}
 	return 0, 0
+}
+
+// cost is the median of the newest readings, or the larger of two: a single slow one
+// does not change the pace.
+func (e *entry) cost() time.Duration {
+	sorted := slices.Sorted(slices.Values(e.costs))
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[len(sorted)/2]
+}
+
+// beside reports whether it is too slow for a cycle. The first reading is in a cycle.
+func (s *schedule) beside(e *entry) bool { return e.slow || e.cost() > s.longest }
+
+// isDue reports whether an aggregate is due now, in the cycle at this time.
+func (s *schedule) isDue(e *entry, now, cycle time.Time) bool {
+	switch {
+	case e.reading:
+		return false
+	case e.begun.IsZero():
+		return true
+	case e.pace > e.wanted:
+		tolerance := s.interval / 10 // cycles begin a little sooner or later
+		return !now.Add(tolerance).Before(e.begun.Add(e.pace))
+	}
+	// Every minute is the first cycle of each minute, as for all that is stored once a
+	// minute.
+	return e.Every == 0 || !cycle.Truncate(e.Every).Equal(e.cycle.Truncate(e.Every))
 }

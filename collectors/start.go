@@ -16,16 +16,20 @@ import (
 )
 
 const (
-	startBackOff = 10 * time.Second
-	// startDeadline bounds one attempt. Migrations of a large table take their
-	// time, and another replica's may have to be waited for.
+	longestStartBackOff = 10 * time.Second
+	// startDeadline bounds one attempt. It may migrate a large table, or wait until
+	// another replica has.
 	startDeadline = 5 * time.Minute
+	// schemaInterval is how soon a missing table that a statement has met is made again.
+	schemaInterval = 20 * time.Second
+	// schemaRecheck is how often the schema is checked without that.
+	schemaRecheck = time.Hour
 )
 
-// awaitDatabase prepares the database, with back-off, until ctx ends or the
-// database turns out to be one that is refused.
+// awaitDatabase prepares the database, with back-off. It ends with ctx, or with an
+// error if the database is not one for the worker.
 func (w *Worker) awaitDatabase(ctx context.Context) error {
-	retry := backoff.New(startBackOff)
+	retry := backoff.New(longestStartBackOff)
 	var logged time.Time
 	for {
 		w.heart.Beat(startLoop, startDeadline)
@@ -59,8 +63,8 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	changes, err := schema.MigrateUp(ctx, w.pool, w.anyDatabase)
 	w.schema.log(w.log, changes)
 	if err != nil {
-		// A replica of an older version may collect right now with the tables that
-		// stand; this one can as well.
+		// The existing tables are enough: an older replica may be collecting with
+		// them right now.
 		if !db.IsForbidden(err) || !w.canCollect(ctx) {
 			return db.Unreachable(w.pool, err)
 		}
@@ -99,70 +103,58 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	return nil
 }
 
-// canCollect reports whether the tables stand without which nothing is collected.
+// canCollect reports whether the tables exist that every cycle needs.
 func (w *Worker) canCollect(ctx context.Context) bool {
-	var stands map[string]schema.Relation
+	var existing map[string]schema.Relation
 	err := w.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
-		stands, err = schema.StandingRelations(ctx, q)
+		existing, err = schema.StandingRelations(ctx, q)
 		return err
 	})
 	for _, name := range []string{schema.LeaseTable, "system_metrics", "service_health"} {
-		if _, exists := stands[name]; !exists {
+		if _, exists := existing[name]; !exists {
 			return false
 		}
 	}
 	return err == nil
 }
 
-const (
-	// schemaInterval is how soon after a statement has met a missing table that
-	// is made again.
-	schemaInterval = 20 * time.Second
-	// schemaPatience is how long the schema is left unlooked at.
-	schemaPatience = time.Hour
-)
-
-// schemaKeeper makes sure of the schema while the worker runs: the platform may
-// replace a table, and somebody may drop one.
+// schemaKeeper keeps the schema complete while the worker runs: the platform may replace
+// a table, and somebody may drop one.
 type schemaKeeper struct {
-	client *db.Client
-	ensure func(context.Context) ([]schema.Change, error)
-	ended  time.Time // the newest run without an error
-	// unmade is what could not be made in it: somebody has to mend that, so it is
-	// logged once.
-	unmade map[schema.Change]bool
+	client    *db.Client
+	ensure    func(context.Context) ([]schema.Change, error)
+	checkedAt time.Time              // by the newest check without an error
+	failed    map[schema.Change]bool // in that check, and logged
 }
 
 func newSchemaKeeper(client *db.Client, ensure func(context.Context) ([]schema.Change, error)) *schemaKeeper {
-	return &schemaKeeper{client: client, ensure: ensure, ended: time.Now(), unmade: map[schema.Change]bool{}}
+	return &schemaKeeper{client: client, ensure: ensure, checkedAt: time.Now(), failed: map[schema.Change]bool{}}
 }
 
-// cycle ensures where a statement has met a missing table, and otherwise hourly.
+// cycle checks the schema after a statement has met a missing table, else hourly.
 func (k *schemaKeeper) cycle(ctx context.Context) error {
-	missing := k.client.RelationMissing()
-	if !missing && time.Since(k.ended) < schemaPatience {
+	if !k.client.RelationMissing() && time.Since(k.checkedAt) < schemaRecheck {
 		return nil
 	}
 	changes, err := k.ensure(ctx)
 	if err != nil {
 		return err
 	}
-	k.ended = time.Now()
+	k.checkedAt = time.Now()
 	k.log(*zerolog.Ctx(ctx), changes)
 	return nil
 }
 
-// log logs how much was done, and what could not be done unless it was logged
-// before.
+// log logs how much was done, and each failed change once: a person has to mend it.
 func (k *schemaKeeper) log(log zerolog.Logger, changes []schema.Change) {
-	before := k.unmade
-	k.unmade = map[schema.Change]bool{}
+	loggedBefore := k.failed
+	k.failed = map[schema.Change]bool{}
 	done := map[string]int{}
 	for _, c := range changes {
 		event := log.Debug()
 		if c.Failed() {
-			k.unmade[c] = true
-			if before[c] {
+			k.failed[c] = true
+			if loggedBefore[c] {
 				continue
 			}
 			event = log.Warn()

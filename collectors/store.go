@@ -13,49 +13,44 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// Store is what the two collectors need of the database. Every write is fenced:
-// it fails with lease.ErrLost, and has written nothing, when the token is not the
-// lease's any more.
+// Store is what the collectors need of the database. Every write is fenced: if the
+// token is not the lease's any more, it writes nothing and returns lease.ErrLost.
 type Store interface {
 	Ping(ctx context.Context) error
-	// Aggregates reads what a cycle has time for.
+	// Aggregates reads the fast aggregates, in a cycle.
 	Aggregates(ctx context.Context, list []db.Aggregate) Readings
-	// AggregatesBeside reads what no cycle has time for, on connections of its own.
+	// AggregatesBeside reads slow aggregates, on connections of their own.
 	AggregatesBeside(ctx context.Context, list []db.Aggregate) Readings
-	// AppendCycles stores what is newer than the newest stored cycle, renews
-	// the lease, and returns how many samples were new and the database's
-	// clock. Repeating it is harmless; recheck says that it may be a repetition.
+	// AppendCycles stores the cycles that are newer than the newest stored one, and
+	// renews the lease. It returns how many samples were new, and the database's
+	// clock. Repeating it is harmless; recheck says that this may be a repetition.
 	AppendCycles(ctx context.Context, token lease.Token, cycles []spool.Cycle, recheck bool) (stored int, now time.Time, err error)
-	// NewestValues reads the newest stored value of each series; one that has none
-	// is left out.
+	// NewestValues reads the newest stored value of each series that has one.
 	NewestValues(ctx context.Context, series []Series) (map[Series]float64, error)
-	// SaveHealth also counts the checks: it returns how many in a row have found
-	// what this one finds, by service. Where the rows are refused the checks count
-	// all the same.
+	// SaveHealth writes the health rows, and returns by service how many checks in a
+	// row had this result. The checks count even if the database refuses the rows.
 	SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) (checks map[string]int, err error)
-	// SyncAlerts opens and closes system alerts; it names their services.
-	// Acknowledged ones are closed only where changed says that a service may
-	// have recovered since the last time: finding them takes a scan.
+	// SyncAlerts opens and closes system alerts, and returns their services.
+	// Acknowledged alerts, which take a scan to find, are closed only if changed: a
+	// service may have recovered since the last call.
 	SyncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error)
-	// ExpireSamples removes about batch samples that are older than cutoff; more
-	// tells that there may be more of them.
+	// ExpireSamples removes about batch samples that are older than cutoff, and
+	// reports whether there may be more.
 	ExpireSamples(ctx context.Context, token lease.Token, cutoff time.Time, batch int) (removed int64, more bool, err error)
 }
 
 // Postgres is the Store on a real database.
 type Postgres struct {
 	client *db.Client
-	beside *db.Client // for aggregates that take long
+	beside *db.Client // for slow aggregates
 	ttl    time.Duration
 }
 
-// NewPostgres makes the store. Aggregates that take long are read on beside; an append
-// renews the lease for ttl.
+// NewPostgres makes the store. It reads slow aggregates on beside; an append renews the
+// lease for ttl.
 func NewPostgres(client, beside *db.Client, ttl time.Duration) *Postgres {
 	return &Postgres{client: client, beside: beside, ttl: ttl}
 }
-
-var _ Store = (*Postgres)(nil)
 
 // Ping runs a query.
 func (p *Postgres) Ping(ctx context.Context) error {
@@ -65,12 +60,12 @@ func (p *Postgres) Ping(ctx context.Context) error {
 	})
 }
 
-// Aggregates reads what a cycle has time for.
+// Aggregates reads the fast aggregates, in a cycle.
 func (p *Postgres) Aggregates(ctx context.Context, list []db.Aggregate) Readings {
 	return readAggregates(ctx, p.client, list)
 }
 
-// AggregatesBeside reads with the limit of what no cycle has time for.
+// AggregatesBeside reads slow aggregates, each within AGGREGATE_TIMEOUT.
 func (p *Postgres) AggregatesBeside(ctx context.Context, list []db.Aggregate) Readings {
 	r := readAggregates(ctx, p.beside, list)
 	for name, reading := range r.Of {
@@ -82,7 +77,7 @@ func (p *Postgres) AggregatesBeside(ctx context.Context, list []db.Aggregate) Re
 	return r
 }
 
-// AppendCycles appends cycles, which are in order.
+// AppendCycles appends cycles, oldest first, in one statement.
 func (p *Postgres) AppendCycles(ctx context.Context, token lease.Token, cycles []spool.Cycle, recheck bool) (stored int, now time.Time, err error) {
 	n := countSamples(cycles)
 	params := db.AppendSamplesParams{
@@ -113,17 +108,13 @@ func (p *Postgres) AppendCycles(ctx context.Context, token lease.Token, cycles [
 		row, err = q.AppendSamples(ctx, params)
 		return err
 	})
-	stored, now = int(row.Samples), row.Now
-	switch {
-	case db.IsNoRows(err):
-		err = lease.ErrLost
-	case err != nil:
-		err = fmt.Errorf("append samples: %w", err)
+	if db.IsNoRows(err) {
+		return 0, time.Time{}, lease.ErrLost
 	}
-	return stored, now, err
+	return int(row.Samples), row.Now, wrap(err, "append samples")
 }
 
-// Series is what the points of a chart have in common.
+// Series identifies the points of one chart.
 type Series struct{ Service, Metric string }
 
 // NewestValues reads them in one statement.
@@ -141,14 +132,11 @@ func (p *Postgres) NewestValues(ctx context.Context, series []Series) (map[Serie
 		}
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read the newest values: %w", err)
-	}
-	return values, nil
+	return values, wrap(err, "read the newest values")
 }
 
-// SaveHealth upserts the row of every observed service, and its streak, in a
-// transaction each: what one table refuses, the other may take.
+// SaveHealth writes the rows and the counts of checks in a transaction each: if one
+// table refuses, the other may not.
 func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) (checks map[string]int, err error) {
 	rows := db.UpsertServiceHealthParams{CheckedAt: at}
 	count := db.CountChecksParams{CheckedAt: at}
@@ -185,35 +173,27 @@ func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Ti
 	return checks, errors.Join(wrap(err, "health rows are not saved"), wrap(countErr, "checks are not counted, each is enough for its alert"))
 }
 
-// wrap adds a prefix to an error, if there is one.
-func wrap(err error, undone string) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", undone, err)
-}
-
-// SyncAlerts brings the system alerts in line with the observations: those that close
-// in one statement, and each that opens in its own, since one that the database refuses
-// must keep no other from opening or closing.
+// SyncAlerts brings the system alerts in line with the observations: all that may close
+// in one statement, and each that may open in one of its own. So an alert that the
+// database refuses does not affect the others.
 func (p *Postgres) SyncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error) {
-	var well []probe.Observation
-	var attempts [][]probe.Observation
+	var up []probe.Observation
+	var batches [][]probe.Observation
 	for _, o := range observations {
 		if o.Up() {
-			well = append(well, o)
+			up = append(up, o)
 		} else {
-			attempts = append(attempts, []probe.Observation{o})
+			batches = append(batches, []probe.Observation{o})
 		}
 	}
-	if len(well) > 0 {
-		attempts = append(attempts, well)
+	if len(up) > 0 {
+		batches = append(batches, up)
 	}
-	for _, attempt := range attempts {
-		o, c, failed := p.syncAlerts(ctx, token, attempt, changed)
+	for _, batch := range batches {
+		o, c, failed := p.syncBatch(ctx, token, batch, changed)
 		opened, closed = append(opened, o...), append(closed, c...)
-		if failed != nil && !attempt[0].Up() {
-			failed = fmt.Errorf("%s: %w", attempt[0].Service, failed)
+		if !batch[0].Up() {
+			failed = wrap(failed, batch[0].Service)
 		}
 		err = errors.Join(err, failed)
 		if failed != nil && !db.IsServerError(failed) {
@@ -223,32 +203,29 @@ func (p *Postgres) SyncAlerts(ctx context.Context, token lease.Token, observatio
 	return opened, closed, err
 }
 
-func (p *Postgres) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error) {
+func (p *Postgres) syncBatch(ctx context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error) {
 	params := db.SyncSystemAlertsParams{Acknowledged: changed}
 	for _, o := range observations {
 		params.Services = append(params.Services, o.Service)
 		params.Healthy = append(params.Healthy, o.Up())
 		params.Reasons = append(params.Reasons, o.Reason())
 	}
+	var row db.SyncSystemAlertsRow
 	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
 		if _, err := q.EnterPlatformScope(ctx); err != nil {
 			return fmt.Errorf("take on a role: %w", err)
 		}
-		row, err := q.SyncSystemAlerts(ctx, params)
-		if err != nil {
-			return fmt.Errorf("sync system alerts: %w", explain(err, alertAdvice))
-		}
-		opened, closed = row.Opened, row.Closed
-		return nil
+		row, err = q.SyncSystemAlerts(ctx, params)
+		return wrap(explain(err, alertAdvice), "sync system alerts")
 	})
-	if err != nil {
+	if err != nil { // perhaps of the commit
 		return nil, nil, err
 	}
-	return opened, closed, nil
+	return row.Opened, row.Closed, nil
 }
 
-// ExpireSamples does as the table's kind needs. It looks at the lease but does not hold
-// it: a take-over need not wait, and to remove what has expired twice is harmless.
+// ExpireSamples checks the lease but does not lock it: a take-over need not wait, and a
+// second replica may safely remove the same samples.
 func (p *Postgres) ExpireSamples(ctx context.Context, token lease.Token, cutoff time.Time, batch int) (removed int64, more bool, err error) {
 	var expirer schema.Expirer
 	if err := p.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
@@ -261,10 +238,16 @@ func (p *Postgres) ExpireSamples(ctx context.Context, token lease.Token, cutoff 
 		if err := lease.Check(ctx, q, token); err != nil {
 			return fmt.Errorf("read lease: %w", err)
 		}
-		if removed, more, err = expirer.Expire(ctx, q, cutoff, batch); err != nil {
-			return fmt.Errorf("expire samples: %w", err)
-		}
-		return nil
+		removed, more, err = expirer.Expire(ctx, q, cutoff, batch)
+		return wrap(err, "expire samples")
 	})
 	return removed, more, err
+}
+
+// wrap adds a prefix to err, if there is one.
+func wrap(err error, prefix string) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", prefix, err)
 }

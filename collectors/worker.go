@@ -35,7 +35,7 @@ const (
 	startLoop     = "start"
 )
 
-// Worker is the whole of it: the two jobs, the lease and the start.
+// Worker prepares the database, and runs the two jobs while it holds the lease.
 type Worker struct {
 	cfg         config.Config
 	anyDatabase bool
@@ -50,33 +50,28 @@ type Worker struct {
 	Store *Postgres
 }
 
-// jobs are the lease and what is done under it.
+// jobs are the lease and what a leader does.
 type jobs struct {
 	Lease     *lease.Lease
 	metrics   *metricsCollector
 	health    *healthMonitor
-	retention *retention // nil where samples are kept for ever
+	retention *retention // nil if samples are kept for ever
 	observer  Observer
 }
 
-// Options are what a Worker is made of. Config, Pool, Buffer and Log are needed.
+// Options are what a Worker is made of. Config, Pool, Buffer and Log are required.
 type Options struct {
-	Config config.Config
-	Pool   *pgxpool.Pool
-	// Beside is where the aggregates that take long are read, so that they take no
-	// connection from the loops; nil is Pool.
-	Beside *pgxpool.Pool
-	// Buffer keeps the cycles that cannot be stored yet.
-	Buffer spool.Buffer
-	// Heart is told of every turn of the loops, and Observer of what they do.
-	Heart    Heart
-	Observer Observer
-	// AnyDatabase accepts a database that is not the platform's.
-	AnyDatabase bool
+	Config      config.Config
+	Pool        *pgxpool.Pool
+	Beside      *pgxpool.Pool // for slow aggregates; nil is Pool
+	Buffer      spool.Buffer  // of the cycles that are not stored yet
+	Heart       Heart
+	Observer    Observer
+	AnyDatabase bool // accept a database that is not the platform's
 	Log         zerolog.Logger
 }
 
-// NewWorker makes a whole worker; nothing runs yet, and the database is not asked.
+// NewWorker makes a worker, without asking the database.
 func NewWorker(o Options) *Worker {
 	cfg := o.Config
 	client := db.NewClient(o.Pool, min(probe.Timeout, max(cfg.MetricsInterval, time.Second)))
@@ -89,11 +84,13 @@ func NewWorker(o Options) *Worker {
 	w.schema = newSchemaKeeper(client, func(ctx context.Context) ([]schema.Change, error) {
 		return schema.Ensure(ctx, o.Pool, o.AnyDatabase)
 	})
-	w.jobs = newJobs(cfg, probe.Targets(cfg.Services, w.http, w.Store.Ping), w.Store, lease.NewPostgres(client, cfg.MetricsInterval), o.Buffer, w.heart, cmp.Or(o.Observer, NoObserver), o.Log)
+	targets := probe.Targets(cfg.Services, w.http, w.Store.Ping)
+	leases := lease.NewPostgres(client, cfg.MetricsInterval)
+	w.jobs = newJobs(cfg, targets, w.Store, leases, o.Buffer, w.heart, cmp.Or(o.Observer, NoObserver), o.Log)
 	return w
 }
 
-// newJobs makes the jobs on a store and on the lease's.
+// newJobs makes the jobs.
 func newJobs(cfg config.Config, targets []probe.Target, store Store, leases lease.Store, buffer spool.Buffer, heart Heart, observer Observer, log zerolog.Logger) *jobs {
 	j := &jobs{observer: observer}
 	j.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, lease.Hooks{
@@ -111,32 +108,21 @@ func newJobs(cfg config.Config, targets []probe.Target, store Store, leases leas
 	return j
 }
 
-// holderName is a name for the lease that no other process has, and that says
-// to an operator where to look.
-func holderName() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown-host"
-	}
-	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), uuid.NewString()[:8])
-}
-
-// Run prepares the database, waiting for it as long as it takes, and then
-// collects whenever this replica has the lease, until ctx is done. It fails where
-// the database is not one for the worker.
+// Run waits for the database and prepares it, then collects whenever this replica has
+// the lease, until ctx is done. It fails if the database is not one for the worker.
 func (w *Worker) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
-	// Before there is a database, so that the first cycle finds the instances.
+	// Before the database is ready, so that the first cycle finds the instances.
 	running.Go(func() { w.http.KeepInstances(ctx, w.log) })
 	if err := w.awaitDatabase(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	w.heart.Forget(startLoop)
 	running.Go(func() {
-		// Beside the lease: without its table nobody leads.
+		// Also without the lease: if its table is missing, nobody leads.
 		(&Loop{Name: schemaLoop, Interval: schemaInterval, Deadline: startDeadline, FirstAfter: schemaInterval, Cycle: w.schema.cycle, Log: w.log}).Run(ctx)
 	})
 	w.Lease.Run(ctx, w.collect)
@@ -168,8 +154,7 @@ func (w *Worker) collect(ctx context.Context) {
 	w.heart.Forget(HealthLoop, MetricsLoop)
 }
 
-// runLoops runs loops side by side until ctx is done. A loop survives whatever
-// happens in its cycles, so none can end another.
+// runLoops runs loops in parallel until ctx is done. A cycle that fails ends no loop.
 func runLoops(ctx context.Context, loops []*Loop) {
 	var running sync.WaitGroup
 	for _, loop := range loops {
@@ -178,8 +163,8 @@ func runLoops(ctx context.Context, loops []*Loop) {
 	running.Wait()
 }
 
-// storeLast stores the cycle that was gathered while the loops stopped, in what
-// is left of stopGrace.
+// storeLast stores the cycle that was gathered while the loops stopped, in what is left
+// of stopGrace.
 func (w *Worker) storeLast(ctx context.Context, stopped time.Time) {
 	if waiting, _ := w.Waiting(); waiting == 0 {
 		return
@@ -196,8 +181,8 @@ func (w *Worker) storeLast(ctx context.Context, stopped time.Time) {
 // Waiting is how many cycles wait to be stored, and the time of the oldest.
 func (w *Worker) Waiting() (cycles int, oldest time.Time) { return w.metrics.queue.waiting() }
 
-// Ready fails unless this process leads and has stored within three intervals, or
-// stands by and has read the lease within its ttl.
+// Ready returns an error unless this process leads and has stored within three
+// intervals, or is a standby and has read the lease within its ttl.
 func (w *Worker) Ready() error {
 	status := w.Lease.Status()
 	stored := w.metrics.storer.newestStore()
@@ -214,14 +199,15 @@ func (w *Worker) Ready() error {
 	return nil
 }
 
-// OnceHealth checks every service once, and saves that under the lease: not with
-// dryRun, nor while another replica, which is then returned, holds it.
+// OnceHealth checks every service once, and saves the results unless dryRun is set or
+// another replica, which it returns as leader, holds the lease.
 func (w *Worker) OnceHealth(ctx context.Context, dryRun bool) (found []probe.Observation, leader string, err error) {
 	leader, err = w.once(ctx, dryRun, w.health.check, w.health.save)
 	return w.health.last, leader, err
 }
 
-// OnceMetrics is OnceHealth for a cycle of metrics, with the aggregates that failed.
+// OnceMetrics is OnceHealth for a cycle of metrics. It also returns the aggregates that
+// failed.
 func (w *Worker) OnceMetrics(ctx context.Context, dryRun bool) (cycle spool.Cycle, failed []string, leader string, err error) {
 	leader, err = w.once(ctx, dryRun, w.metrics.gatherer.once, w.metrics.storer.cycle)
 	return w.metrics.gatherer.last, w.metrics.counting.failed, leader, err
@@ -244,4 +230,13 @@ func (w *Worker) once(ctx context.Context, dryRun bool, collect func(context.Con
 	}
 	collect(ctx)
 	return leader, nil
+}
+
+// holderName is unique to this process, and tells an operator where it runs.
+func holderName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown-host"
+	}
+	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), uuid.NewString()[:8])
 }
