@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"ops_worker/db"
+	"ops_worker/internal/humanize"
 )
 
 // checkSystemAlerts looks for open alerts that nothing closes.
@@ -25,7 +26,7 @@ func checkSystemAlerts(ctx context.Context, r *run, f *findings) error {
 		if !a.Monitored { // another's
 			continue
 		}
-		switch text := fmt.Sprintf("%s: %s for %s", a.Service, strings.ToLower(a.Status), age(a.Now.Sub(a.CreatedAt))); {
+		switch text := fmt.Sprintf("%s: %s for %s", a.Service, strings.ToLower(a.Status), humanize.Age(a.Now.Sub(a.CreatedAt))); {
 		case !r.monitors(a.Service):
 			f.warn(closeAlert(a.Service), "%s, and nothing closes it: the service is not monitored", text)
 		case !r.cfg.SystemAlerts:

@@ -39,12 +39,12 @@ func checkSettings(_ context.Context, r *run, f *findings) error {
 	}
 	retention, alerts := "for ever", "off"
 	if c.MetricsRetention > 0 {
-		retention = "for " + age(c.MetricsRetention)
+		retention = "for " + humanize.Age(c.MetricsRetention)
 	}
 	if c.SystemAlerts {
 		alerts = "on"
 	}
-	f.note("health every %s, metrics every %s, samples kept %s, system alerts %s", age(c.HealthInterval), age(c.MetricsInterval), retention, alerts)
+	f.note("health every %s, metrics every %s, samples kept %s, system alerts %s", humanize.Age(c.HealthInterval), humanize.Age(c.MetricsInterval), retention, alerts)
 	var monitored, unset []string
 	for _, s := range c.Services {
 		monitored = append(monitored, s.Name)

@@ -260,7 +260,4 @@ func latency(d time.Duration) string {
 	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
 }
 
-// age is a longer one.
-func age(d time.Duration) string { return humanize.Age(d) }
-
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ops_worker/db"
+	"ops_worker/internal/humanize"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/pace"
 )
@@ -66,24 +67,24 @@ func checkLease(ctx context.Context, r *run, f *findings) error {
 		f.warn(startWorker, "free: no ops-worker has ever collected here")
 	case lease.FromTheFuture:
 		f.fail("start a worker, which takes it, or: UPDATE ops_worker_lease SET expires_at = now(); and check the database's clock",
-			"%s holds it for %s more, which is longer than a lease lasts: a clock was wrong, or somebody wrote there", cmp.Or(lease.Holder, "nobody"), age(lease.ExpiresAt.Sub(lease.Now)))
+			"%s holds it for %s more, which is longer than a lease lasts: a clock was wrong, or somebody wrote there", cmp.Or(lease.Holder, "nobody"), humanize.Age(lease.ExpiresAt.Sub(lease.Now)))
 	case !lease.Held:
 		ended := "held it"
 		if lease.Holder == "" {
 			ended = "handed it back"
 		}
-		f.warn(startWorker, "free: %s %s (epoch %d) %s ago", cmp.Or(lease.Holder, lease.LastHolder, "nobody"), ended, lease.Epoch, age(lease.Now.Sub(lease.ExpiresAt)))
+		f.warn(startWorker, "free: %s %s (epoch %d) %s ago", cmp.Or(lease.Holder, lease.LastHolder, "nobody"), ended, lease.Epoch, humanize.Age(lease.Now.Sub(lease.ExpiresAt)))
 	default:
 		f.note("%s collects since %s (epoch %d, %s ago); the lease runs %s more unless renewed", lease.Holder,
-			lease.AcquiredAt.UTC().Format(time.DateTime), lease.Epoch, age(lease.held()), age(lease.ExpiresAt.Sub(lease.Now)))
+			lease.AcquiredAt.UTC().Format(time.DateTime), lease.Epoch, humanize.Age(lease.held()), humanize.Age(lease.ExpiresAt.Sub(lease.Now)))
 		if interval != r.cfg.MetricsInterval {
-			f.note("it collects every %s; METRICS_COLLECTION_INTERVAL is %s here", age(interval), age(r.cfg.MetricsInterval))
+			f.note("it collects every %s; METRICS_COLLECTION_INTERVAL is %s here", humanize.Age(interval), humanize.Age(r.cfg.MetricsInterval))
 		}
 		if silent := min(lease.Now.Sub(lease.LastCycleAt), lease.held()); silent > pace.Overdue(interval) {
-			f.warn("see its log", "it has stored no metrics cycle for %s", age(silent))
+			f.warn("see its log", "it has stored no metrics cycle for %s", humanize.Age(silent))
 		}
 		if silent := min(lease.Now.Sub(lease.newest.NewestCheck), lease.held()); silent > pace.Overdue(r.cfg.HealthInterval) {
-			f.warn("see its log; HEALTH_CHECK_INTERVAL must be set here as for the worker", "it has checked no service for %s", age(silent))
+			f.warn("see its log; HEALTH_CHECK_INTERVAL must be set here as for the worker", "it has checked no service for %s", humanize.Age(silent))
 		}
 	}
 	return nil
@@ -115,12 +116,12 @@ func checkOtherWriter(_ context.Context, r *run, f *findings) error {
 	}
 	recent := max(pace.Overdue(r.interval()), 90*time.Second)
 	if old := writes.Now.Sub(writes.NewestSample); writes.NewestSample.After(state.LastCycleAt) && old < recent {
-		found(advice, "system_metrics has a sample of %s ago that no ops-worker wrote: the lease knows nothing of it", age(old))
+		found(advice, "system_metrics has a sample of %s ago that no ops-worker wrote: the lease knows nothing of it", humanize.Age(old))
 	}
 	// The last transaction under a lease may have ended just before the lease did.
 	ended := state.ExpiresAt.Add(time.Second)
 	if old := writes.Now.Sub(writes.NewestCheck); state.held() == 0 && writes.NewestCheck.After(ended) && old < pace.Overdue(r.cfg.HealthInterval) {
-		found(advice, "service_health was refreshed %s ago, while nobody holds the lease", age(old))
+		found(advice, "service_health was refreshed %s ago, while nobody holds the lease", humanize.Age(old))
 	}
 	if f.result == OK {
 		f.note("none")

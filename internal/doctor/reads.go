@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"ops_worker/db"
+	"ops_worker/internal/humanize"
 	"ops_worker/internal/schema"
 )
 
@@ -75,9 +76,9 @@ func checkAggregates(ctx context.Context, r *run, f *findings) error {
 		wanted := max(a.Every, r.interval())
 		switch every := max(wanted, time.Duration(float64(took)/r.cfg.AggregateBudget.Share())); {
 		case every >= oldNumbers:
-			f.warn("raise AGGREGATE_BUDGET", "%s takes %s, so it is counted every %s at most", a.Name, cost, age(every))
+			f.warn("raise AGGREGATE_BUDGET", "%s takes %s, so it is counted every %s at most", a.Name, cost, humanize.Age(every))
 		case every > wanted:
-			f.note("%s takes %s, so it is counted every %s at most, not every %s", a.Name, cost, age(every), age(wanted))
+			f.note("%s takes %s, so it is counted every %s at most, not every %s", a.Name, cost, humanize.Age(every), humanize.Age(wanted))
 		}
 	}
 	refused.report(r, f, r.grants())

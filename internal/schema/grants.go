@@ -13,11 +13,9 @@ import (
 // Grants is sql/grants.sql for a login role: what lets it do what the worker does. The
 // tables must stand, the role need not.
 func Grants(ctx context.Context, q *db.Queries, role string) (script string, err error) {
-	missing, err := MissingTables(ctx, q)
-	if err != nil {
+	if missing, err := MissingTables(ctx, q); err != nil {
 		return "", err
-	}
-	if len(missing) > 0 {
+	} else if len(missing) > 0 {
 		return "", fmt.Errorf("these tables do not stand yet: %s; run `ops-worker migrate up` first, as the role that is to own them", strings.Join(missing, ", "))
 	}
 	facts, err := q.GrantFacts(ctx, role)

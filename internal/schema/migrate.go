@@ -68,7 +68,7 @@ type MigrationState struct {
 	AppliedAt time.Time
 }
 
-// Applied reports whether it was applied.
+// Applied reports whether the migration is.
 func (s MigrationState) Applied() bool { return !s.AppliedAt.IsZero() }
 
 // migrator brings the schema of a database up to date.
@@ -284,14 +284,6 @@ func changesOf(results []*goose.MigrationResult, err error, action string) []Cha
 	return changes
 }
 
-// LeaseHeldError keeps migrations from being taken back under a worker that
-// collects.
-type LeaseHeldError struct{ Holder string }
-
-func (e *LeaseHeldError) Error() string {
-	return fmt.Sprintf("%s collects into these tables: stop it first, or use --force", e.Holder)
-}
-
 // DownOptions say what Down takes back.
 type DownOptions struct {
 	// All takes back every migration, and the views that stand in for dropped
@@ -301,8 +293,7 @@ type DownOptions struct {
 	Force bool
 }
 
-// Down takes back migrations. It refuses with a LeaseHeldError while a worker
-// collects. With an error, the changes are those that were made before it.
+// Down takes back migrations. It refuses while a worker collects. With an error, the changes are those that were made before it.
 func Down(ctx context.Context, pool *pgxpool.Pool, options DownOptions) ([]Change, error) {
 	m := newMigrator(pool, false, whileRunning)
 	changes, err := m.down(ctx, options)
@@ -372,7 +363,7 @@ func refuseWhileHeld(ctx context.Context, q *db.Queries) error {
 	case db.IsNoRows(err):
 		return nil
 	case err == nil && lease.Held:
-		return &LeaseHeldError{lease.Holder}
+		return fmt.Errorf("%s collects into these tables: stop it first, or use --force", lease.Holder)
 	}
 	return err
 }
