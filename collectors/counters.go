@@ -25,15 +25,15 @@ type counterKeeper struct {
 	reading  faultlog.Log
 }
 
-// serviceCounters are those of one service.
+// serviceCounters are the counters of one service.
 type serviceCounters struct {
 	service config.Service
 	totals  *probe.Totals
 	mixing  faultlog.Log
 }
 
-// newCounterKeeper keeps the totals of all targets but the extra services, and sets
-// Answered of those that have any.
+// newCounterKeeper keeps the totals of all targets except extra services. It sets
+// Answered of every target with totals.
 func newCounterKeeper(targets []probe.Target, store Store) *counterKeeper {
 	k := &counterKeeper{store: store, services: map[string]*serviceCounters{}}
 	for i, t := range targets {
@@ -101,9 +101,9 @@ func (k *counterKeeper) resume(ctx context.Context, queue *queue) {
 	k.resumed = true
 }
 
-// append adds the samples of a service of which at least one instance has answered: its
-// totals, its gauges if every instance has answered, and its further gauges, those
-// besides the platform's own, if withGauges.
+// append adds the samples of a service with at least one instance that answered: its
+// totals, and its gauges if every instance answered. Further gauges, which are not in
+// the platform's contract, are added if withGauges.
 func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o probe.Observation, withGauges bool) []spool.Sample {
 	kept := k.services[o.Service]
 	totals, mixed := kept.totals.Add(o)

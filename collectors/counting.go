@@ -160,7 +160,7 @@ func (r *Readings) set(name string, reading Reading) {
 	r.Of[name] = reading
 }
 
-// samples are those of all aggregates, in the order of the aggregates' names.
+// samples returns the samples of all aggregates, in the order of their names.
 func (r *Readings) samples() (samples []spool.Sample) {
 	for _, name := range slices.Sorted(maps.Keys(r.Of)) {
 		samples = append(samples, r.Of[name].Samples...)
@@ -168,7 +168,7 @@ func (r *Readings) samples() (samples []spool.Sample) {
 	return samples
 }
 
-// failed are the names of the aggregates that failed.
+// failed returns the names of the aggregates that failed.
 func (r *Readings) failed() (names []string) {
 	for _, name := range slices.Sorted(maps.Keys(r.Of)) {
 		if r.Of[name].Err != nil {

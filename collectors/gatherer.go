@@ -158,8 +158,8 @@ func sampleName(service, counter string) string {
 	return counter
 }
 
-// leftOut is the most samples that were ever left out of a cycle, by service; under ""
-// those of all services together. Only a new maximum is logged.
+// leftOut is the highest number of samples left out of a cycle, by service; the key ""
+// is for all services together. Only a new maximum is logged.
 type leftOut map[string]int
 
 // more notes how many are left out now, and reports whether that is a new maximum.

@@ -36,7 +36,7 @@ func (m *healthMonitor) cycle(ctx context.Context) error {
 	return m.save(ctx)
 }
 
-// check probes every service, and logs those that changed.
+// check probes every service, and logs each change.
 func (m *healthMonitor) check(ctx context.Context) {
 	observations := probe.Observe(ctx, m.targets, m.timeout)
 	m.observer.Probed(observations)

@@ -22,8 +22,8 @@ type metricsCollector struct {
 	queue    *queue
 }
 
-// newMetricsCollector makes a collector with a cycle every interval, which asks those
-// of the targets that have counters.
+// newMetricsCollector makes a collector with a cycle every interval. It asks only the
+// targets that have counters.
 func newMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease, buffer spool.Buffer, interval time.Duration, schedule *schedule, latencies *latencies, observer Observer) *metricsCollector {
 	targets = slices.DeleteFunc(slices.Clone(targets), func(t probe.Target) bool { return t.Kind != config.ProbeCounters })
 	queue := newQueue(buffer)

@@ -25,7 +25,7 @@ func (m minutes) first(what string, at time.Time) bool {
 	return true
 }
 
-// latencies passes those of the newest health check to the metrics collector.
+// latencies passes the newest health check's latencies to the metrics collector.
 type latencies struct {
 	mu      sync.Mutex
 	token   lease.Token // of the term that has checked

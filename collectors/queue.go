@@ -54,7 +54,7 @@ func (q *queue) waiting() (cycles int, oldest time.Time) {
 	return now.cycles, now.oldest
 }
 
-// add adds a cycle, and returns those that a full buffer has dropped for it.
+// add adds a cycle, and returns the cycles that a full buffer dropped for it.
 func (q *queue) add(log zerolog.Logger, cycle spool.Cycle) (dropped []spool.Cycle) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -121,7 +121,7 @@ func (e *entry) ended(r Reading, beside bool) {
 	}
 }
 
-// spreadBudget sets every pace anew.
+// spreadBudget sets every pace from the newest costs.
 func (s *schedule) spreadBudget() (changes []paceChange) {
 	jobs := make([]pace.Job, len(s.list))
 	for i, e := range s.list {

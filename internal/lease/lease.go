@@ -210,8 +210,8 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 	return l.holder, nil
 }
 
-// lead runs one term. It ends with ctx, when another replica has the lease, whose name
-// it returns, or when a loop stands still.
+// lead runs one term, until ctx ends, another replica has the lease, which it returns,
+// or a loop stands still.
 func (l *Lease) lead(ctx context.Context, lead func(context.Context)) (newLeader string) {
 	l.log.Info().Str("role", "leader").Int64("epoch", l.Token().Epoch).Msg("this replica collects")
 	l.note(func(s *Status) { s.Leading = true })

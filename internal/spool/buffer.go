@@ -69,8 +69,8 @@ type Buffer interface {
 	// Oldest returns the first cycles, with at most so many samples but at least one
 	// cycle, and the argument with which Remove removes them.
 	Oldest(samples int) (cycles []Cycle, through uint64)
-	// Remove removes the cycles up to those that Oldest returned, but for those that
-	// Push has dropped meanwhile.
+	// Remove removes the cycles that Oldest returned. Push may already have dropped some
+	// of them.
 	Remove(through uint64) error
 	Len() int
 	// Newest is the time of the newest cycle; zero in an empty buffer.

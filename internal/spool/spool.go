@@ -158,7 +158,7 @@ func (s *Spool) append(c Cycle) error {
 	return s.trim()
 }
 
-// Remove removes the cycles up to those that Oldest returned.
+// Remove removes the cycles that Oldest returned.
 func (s *Spool) Remove(through uint64) error {
 	_ = s.memoryBuffer.Remove(through) // never fails
 	if s.file == nil {
