@@ -62,7 +62,7 @@ func BenchmarkAggregates(b *testing.B) {
 				costs := make([]time.Duration, len(list))
 				for b.Loop() {
 					for i, a := range list {
-						if err := db.InTx(b.Context(), pool, db.ReadOnly, 10*time.Minute, func(q *db.Queries) error {
+						if err := db.InTx(b.Context(), pool, db.ReadOnly, db.Limits{Statement: 10 * time.Minute, Lock: 10 * time.Minute}, func(q *db.Queries) error {
 							return db.ReadAggregates(context.WithoutCancel(b.Context()), q, []db.Aggregate{a}, func(_ db.Aggregate, _ []db.Sample, took time.Duration) { costs[i] += took })
 						}); err != nil {
 							b.Fatal(err)

@@ -226,7 +226,7 @@ func TestThePlatformRole(t *testing.T) {
 	t.Parallel()
 	roleOf := func(t *testing.T, pool *pgxpool.Pool) (role string) {
 		t.Helper()
-		err := db.InTx(t.Context(), pool, pgx.TxOptions{}, 5*time.Second, func(q *db.Queries) (err error) {
+		err := db.InTx(t.Context(), pool, pgx.TxOptions{}, db.Limits{Statement: 5 * time.Second, Lock: 5 * time.Second}, func(q *db.Queries) (err error) {
 			if role, err = q.EnterPlatformScope(t.Context()); err != nil {
 				return err
 			}

@@ -103,19 +103,16 @@ func (w *Worker) Prepare(ctx context.Context) error {
 	return nil
 }
 
-// canCollect reports whether the tables exist that every cycle needs.
+// canCollect reports whether the tables stand without which nothing is collected.
 func (w *Worker) canCollect(ctx context.Context) bool {
-	var existing map[string]schema.Relation
-	err := w.client.Read(ctx, func(ctx context.Context, q *db.Queries) (err error) {
-		existing, err = schema.StandingRelations(ctx, q)
+	names := []string{schema.LeaseTable, "system_metrics", "service_health"}
+	standing := 0
+	err := w.client.Read(ctx, func(ctx context.Context, q *db.Queries) error {
+		rows, err := q.DescribeRelations(ctx, names)
+		standing = len(rows)
 		return err
 	})
-	for _, name := range []string{schema.LeaseTable, "system_metrics", "service_health"} {
-		if _, exists := existing[name]; !exists {
-			return false
-		}
-	}
-	return err == nil
+	return err == nil && standing == len(names)
 }
 
 // schemaKeeper keeps the schema complete while the worker runs: the platform may replace

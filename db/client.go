@@ -67,7 +67,7 @@ func (c *Client) attempt(ctx context.Context, options pgx.TxOptions, limits Limi
 		return false, Unreachable(c.pool, err)
 	}
 	defer conn.Release()
-	err = InTxWithin(ctx, conn, options, limits, func(q *Queries) error { return fn(ctx, q) })
+	err = InTx(ctx, conn, options, limits, func(q *Queries) error { return fn(ctx, q) })
 	lost = conn.Conn().IsClosed()
 	if lost && !errors.Is(ctx.Err(), context.Canceled) {
 		// The server should have ended the statement before the deadline, so this

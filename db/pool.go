@@ -12,7 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -30,9 +29,6 @@ type Options struct {
 	MinConns, MaxConns int32
 	ConnectTimeout     time.Duration // of one attempt
 	ApplicationName    string        // shown in pg_stat_activity
-	// CancelOnServer sends a cancel request for a statement that the worker gives up.
-	// Without it, the server would finish a slow one.
-	CancelOnServer bool
 }
 
 // OptionsFrom converts the settings.
@@ -54,9 +50,6 @@ const (
 	pingTimeout = 2 * time.Second
 	// leastConnectTimeout is the least connect timeout of each of several addresses.
 	leastConnectTimeout = 2 * time.Second
-	// cancelTimeout is how long the server has to end a canceled statement before its
-	// connection is closed.
-	cancelTimeout = time.Second
 	// closeTimeout is how long Close waits for the server.
 	closeTimeout = 300 * time.Millisecond
 	// maxMessage bounds one message of the server, in bytes. The first bytes of another
@@ -196,11 +189,6 @@ func configure(c *pgx.ConnConfig, o Options) {
 		frontend := pgproto3.NewFrontend(r, w)
 		frontend.SetMaxBodyLen(maxMessage)
 		return frontend
-	}
-	if o.CancelOnServer {
-		c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-			return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelTimeout}
-		}
 	}
 }
 

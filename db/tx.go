@@ -37,18 +37,13 @@ func (l Limits) params() ConfigureTransactionParams {
 	return ConfigureTransactionParams{StatementMs: max(1, l.Statement.Milliseconds()), LockMs: max(1, l.Lock.Milliseconds())}
 }
 
-// InTx runs fn in a transaction with limit for each statement, and commits it unless fn
-// fails. Its settings end with the transaction: a pooler's next client must not get them.
-func InTx(ctx context.Context, on Beginner, options pgx.TxOptions, limit time.Duration, fn func(*Queries) error) error {
-	return InTxWithin(ctx, on, options, Limits{Statement: limit, Lock: limit}, fn)
-}
-
-// InTxWithin is InTx with both limits.
-func InTxWithin(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits, fn func(*Queries) error) error {
+// InTx runs fn in a transaction with these limits, and commits it unless fn fails. Its
+// settings end with the transaction: a pooler's next client must not get them.
+func InTx(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits, fn func(*Queries) error) error {
 	return Transaction(ctx, on, options, limits, func(tx pgx.Tx) error { return fn(New(tx)) })
 }
 
-// Transaction is InTxWithin for statements that sqlc cannot compile.
+// Transaction is InTx for statements that sqlc cannot compile.
 func Transaction(ctx context.Context, on Beginner, options pgx.TxOptions, limits Limits, fn func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, on, options, func(tx pgx.Tx) error {
 		if err := New(tx).ConfigureTransaction(ctx, limits.params()); err != nil {

@@ -72,7 +72,7 @@ func withPool(ctx context.Context, options db.Options, fn func(*pgxpool.Pool) er
 func withPools(ctx context.Context, cfg config.Config, fn func(own, beside *pgxpool.Pool) error) error {
 	options := db.OptionsFrom(cfg.Database, cfg.ServiceName)
 	return withPool(ctx, options, func(own *pgxpool.Pool) error {
-		options.MinConns, options.MaxConns, options.CancelOnServer = 0, 1, true
+		options.MinConns, options.MaxConns = 0, 1
 		return withPool(ctx, options, func(beside *pgxpool.Pool) error { return fn(own, beside) })
 	})
 }

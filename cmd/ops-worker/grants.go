@@ -11,8 +11,8 @@ import (
 	"ops_worker/internal/schema"
 )
 
-// grantsLimit bounds each statement that reads what stands.
-const grantsLimit = 10 * time.Second
+// grantsLimits bound each statement that reads what stands.
+var grantsLimits = db.Limits{Statement: 10 * time.Second, Lock: 10 * time.Second}
 
 func newGrantsCommand(load loader) *cobra.Command {
 	return &cobra.Command{
@@ -27,7 +27,7 @@ func newGrantsCommand(load loader) *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: withDatabase(load, func(cmd *cobra.Command, args []string, pool *pgxpool.Pool) error {
 			var script string
-			err := db.InTx(cmd.Context(), pool, db.Snapshot, grantsLimit, func(q *db.Queries) (err error) {
+			err := db.InTx(cmd.Context(), pool, db.Snapshot, grantsLimits, func(q *db.Queries) (err error) {
 				script, err = schema.Grants(cmd.Context(), q, args[0])
 				return err
 			})

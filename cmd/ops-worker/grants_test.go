@@ -99,7 +99,7 @@ func exercise(t *testing.T, database *pgtest.Database, environ []string, login s
 	}
 	pool := database.PoolAs(t, login)
 	defer pool.Close()
-	errs = append(errs, db.InTx(t.Context(), pool, db.ReadWrite, 5*time.Second, func(q *db.Queries) error {
+	errs = append(errs, db.InTx(t.Context(), pool, db.ReadWrite, db.Limits{Statement: 5 * time.Second, Lock: 5 * time.Second}, func(q *db.Queries) error {
 		_, err := q.DeleteExpiredSamples(t.Context(), db.DeleteExpiredSamplesParams{Cutoff: time.Unix(0, 0), BatchSize: 1})
 		return err
 	}))

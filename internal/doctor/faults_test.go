@@ -374,7 +374,7 @@ func follow(t *testing.T, s *stage, advice []string) (followed bool) {
 func (s *stage) grant(t *testing.T, role string) {
 	t.Helper()
 	var script string
-	err := db.InTx(t.Context(), s.pool, db.ReadOnly, 10*time.Second, func(q *db.Queries) (err error) {
+	err := db.InTx(t.Context(), s.pool, db.ReadOnly, db.Limits{Statement: 10 * time.Second, Lock: 10 * time.Second}, func(q *db.Queries) (err error) {
 		script, err = schema.Grants(t.Context(), q, role)
 		return err
 	})

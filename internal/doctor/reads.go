@@ -90,7 +90,7 @@ func checkAggregates(ctx context.Context, r *run, f *findings) error {
 func (r *run) count(ctx context.Context, a db.Aggregate) (role string, took time.Duration, err error) {
 	role = r.connection.server.LoginRole
 	limits := db.Limits{Statement: countingLimit, Lock: lockLimit}
-	err = db.InTxWithin(ctx, r.database.pool, db.ReadOnly, limits, func(q *db.Queries) (err error) {
+	err = db.InTx(ctx, r.database.pool, db.ReadOnly, limits, func(q *db.Queries) (err error) {
 		if a.Platform {
 			if role, err = q.EnterPlatformScope(ctx); err != nil {
 				return err

@@ -195,7 +195,7 @@ func (m *migrator) apply(ctx context.Context) (changes []Change, err error) {
 		return changes, m.explain(ctx, "apply migrations", err)
 	}
 	var missing []string
-	err = db.InTx(ctx, m.pool, db.ReadOnly, m.limits.Statement, func(q *db.Queries) (err error) {
+	err = db.InTx(ctx, m.pool, db.ReadOnly, m.limits, func(q *db.Queries) (err error) {
 		missing, err = missingOwn(ctx, q)
 		return err
 	})
@@ -248,7 +248,7 @@ func (m *migrator) holders(ctx context.Context) string {
 		names = append(names, s.Name)
 	}
 	var holders []db.HoldersOfRow
-	err := db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) (err error) {
+	err := db.InTx(ctx, m.pool, db.ReadOnly, whileRunning, func(q *db.Queries) (err error) {
 		holders, err = q.HoldersOf(ctx, names)
 		return err
 	})
@@ -397,7 +397,7 @@ func Migrations(ctx context.Context, q *db.Queries) ([]MigrationState, error) {
 
 // Status is Migrations of a database that is not asked for anything else.
 func Status(ctx context.Context, pool *pgxpool.Pool) (states []MigrationState, err error) {
-	err = db.InTx(ctx, pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) error {
+	err = db.InTx(ctx, pool, db.ReadOnly, whileRunning, func(q *db.Queries) error {
 		states, err = Migrations(ctx, q)
 		return err
 	})

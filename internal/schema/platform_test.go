@@ -206,7 +206,7 @@ func TestTheRoleIsTakenOnOnce(t *testing.T) {
 	database.Exec(t, "GRANT ALL ON ALL TABLES IN SCHEMA public TO "+name+"; ALTER TABLE device_state ENABLE ROW LEVEL SECURITY")
 	database.Exec(t, "ALTER ROLE pulse_operator NOLOGIN") // as it is, and behind the login role in the catalogue
 	pool := database.PoolAs(t, address)
-	err := db.InTx(t.Context(), pool, db.ReadOnly, time.Minute, func(q *db.Queries) error {
+	err := db.InTx(t.Context(), pool, db.ReadOnly, db.Limits{Statement: time.Minute, Lock: time.Minute}, func(q *db.Queries) error {
 		role, err := q.EnterPlatformScope(t.Context())
 		if role != "pulse_operator" {
 			t.Errorf("role %s", role)

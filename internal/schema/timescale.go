@@ -72,7 +72,7 @@ func (m *migrator) ensureTimescale(ctx context.Context) ([]Change, error) {
 // while nothing of the platform's stands; early is that nothing of the worker's does
 // either.
 func (m *migrator) wantsTimescale(ctx context.Context) (wanted, early bool, err error) {
-	err = db.InTx(ctx, m.pool, db.ReadOnly, whileRunning.Statement, func(q *db.Queries) error {
+	err = db.InTx(ctx, m.pool, db.ReadOnly, whileRunning, func(q *db.Queries) error {
 		found, err := examine(ctx, q, m.anyDatabase)
 		early = !found.ours
 		if err != nil || found.platform || found.files > 0 {
