@@ -24,11 +24,12 @@ const (
 // memory, and each new one tries the disk again.
 type Spool struct {
 	memoryBuffer
-	path   string
-	lock   *os.File
-	file   *os.File // nil while it cannot be opened
-	lines  int      // in the file
-	behind bool     // the file lacks cycles that the disk refused
+	path    string
+	lock    *os.File
+	file    *os.File // nil while it cannot be opened
+	lines   int      // in the file
+	wasRead bool     // what an earlier process has left is in memory
+	behind  bool     // the file lacks cycles that the disk refused
 }
 
 // Leftover is what a spool held when it was opened.
@@ -48,12 +49,11 @@ func Open(dir string, limit int) (*Spool, Leftover, error) {
 	return s, left, err
 }
 
-// open reads the file, whose cycles are older than those in memory.
+// open makes the file, which then has the cycles that are in memory. What an earlier
+// process has left is read once: later the file has nothing that memory lacks.
 func (s *Spool) open() (left Leftover, err error) {
-	before := s.memoryBuffer
 	defer func() {
 		if err != nil {
-			s.memoryBuffer = before
 			err = fmt.Errorf("SPOOL_DIR: %w", err)
 			s.Close()
 		}
@@ -64,10 +64,22 @@ func (s *Spool) open() (left Leftover, err error) {
 	if s.lock, err = lock(s.path + ".lock"); err != nil {
 		return left, err
 	}
+	if !s.wasRead {
+		if left, err = s.read(); err != nil {
+			return left, err
+		}
+		s.wasRead = true
+	}
+	return left, s.rewrite()
+}
+
+// read puts the cycles of the file, which are older, before those in memory.
+func (s *Spool) read() (left Leftover, err error) {
 	content, err := os.ReadFile(s.path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return left, err
 	}
+	before := s.memoryBuffer
 	// Cycles that are being stored now are no longer the first: their Remove must not
 	// remove others.
 	s.memoryBuffer = memoryBuffer{limit: before.limit, gone: before.gone + uint64(before.Len())}
@@ -87,7 +99,7 @@ func (s *Spool) open() (left Leftover, err error) {
 	if _, err := os.Stat(earlier); err == nil {
 		left.EarlierFile = earlier
 	}
-	return left, s.rewrite()
+	return left, nil
 }
 
 // lock excludes other processes from the spool.

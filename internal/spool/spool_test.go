@@ -207,25 +207,26 @@ func TestSpoolWithoutItsDisk(t *testing.T) {
 	}
 }
 
-// A disk that is full while the spool is opened doubles nothing, and a store that was
+// A disk that is away while the spool is opened doubles nothing, and a store that was
 // in flight when it came back takes away nothing that it has not stored.
 func TestCyclesOfAnEarlierProcessAreThereOnce(t *testing.T) {
-	dir := t.TempDir()
+	dir := filepath.Join(t.TempDir(), "spool")
 	cycles := cyclesFrom(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 4)
 	spool, _ := openSpool(t, dir, 100)
 	push(t, spool, cycles[:2]...)
 	spool.Close()
-	full := filepath.Join(dir, fileName+".new", "in the way")
-	must(t, os.MkdirAll(full, 0o700))
+	rename(t, dir, dir+".away")
+	must(t, os.WriteFile(dir, nil, 0o600))
 	spool, _, err := Open(dir, 100)
 	if err == nil || spool.Len() != 0 {
 		t.Fatalf("%d cycles, %v", spool.Len(), err)
 	}
 	if _, err := spool.Push(cycles[2]); err == nil {
-		t.Fatal("no error while the disk is full")
+		t.Fatal("no error while the disk is away")
 	}
 	_, through := spool.Oldest(1000)
-	must(t, os.RemoveAll(filepath.Dir(full)))
+	must(t, os.Remove(dir))
+	rename(t, dir+".away", dir)
 	push(t, spool, cycles[3])
 	must(t, spool.Remove(through))
 	if diff := cmp.Diff(cycles, oldest(spool)); diff != "" {
@@ -303,5 +304,77 @@ func TestSpoolCatchesUpAfterADiskThatRefused(t *testing.T) {
 	spool, _ = openSpool(t, dir, 100)
 	if diff := cmp.Diff(cycles, oldest(spool)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A disk that goes and comes back, with its file or without, gives no cycle twice.
+func TestADiskThatComesBackAddsNothing(t *testing.T) {
+	for name, away := range map[string]func(t *testing.T, dir string) (back func()){
+		"with its file": func(t *testing.T, dir string) func() {
+			rename(t, dir, dir+".away")
+			must(t, os.WriteFile(dir, nil, 0o600)) // so that no other is made
+			return func() {
+				must(t, os.Remove(dir))
+				rename(t, dir+".away", dir)
+			}
+		},
+		"in the place of a new one": func(t *testing.T, dir string) func() {
+			rename(t, dir, dir+".away")
+			return func() {
+				rename(t, dir, dir+".new")
+				rename(t, dir+".away", dir)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "spool")
+			cycles := cyclesFrom(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 9)
+			spool, _ := openSpool(t, dir, 100)
+			push(t, spool, cycles[:5]...)
+			back := away(t, dir)
+			for _, c := range cycles[5:7] {
+				_, _ = spool.Push(c)
+			}
+			back()
+			push(t, spool, cycles[7:]...)
+			if diff := cmp.Diff(cycles, oldest(spool)); diff != "" {
+				t.Error(diff)
+			}
+			spool.Close()
+			again, _ := openSpool(t, dir, 100)
+			if diff := cmp.Diff(cycles, oldest(again)); diff != "" {
+				t.Errorf("in the file: %s", diff)
+			}
+		})
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	must(t, os.Rename(from, to))
+}
+
+// A start on a disk with no room for the file a second time has all that is in it.
+func TestAStartNeedsNoRoomToReadTheFile(t *testing.T) {
+	dir := t.TempDir()
+	cycles := cyclesFrom(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 6)
+	spool, _ := openSpool(t, dir, 100)
+	push(t, spool, cycles[:5]...)
+	spool.Close()
+	blocked := filepath.Join(dir, fileName+".new")
+	must(t, os.Mkdir(blocked, 0o700)) // nothing can be written there
+	spool, left, err := Open(dir, 100)
+	if err == nil || left.Cycles != 5 {
+		t.Errorf("%+v, %v", left, err)
+	}
+	if diff := cmp.Diff(cycles[:5], oldest(spool)); diff != "" {
+		t.Error(diff)
+	}
+	must(t, os.Remove(blocked))
+	push(t, spool, cycles[5])
+	spool.Close()
+	again, _ := openSpool(t, dir, 100)
+	if diff := cmp.Diff(cycles, oldest(again)); diff != "" {
+		t.Errorf("in the file: %s", diff)
 	}
 }
