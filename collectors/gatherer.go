@@ -47,15 +47,15 @@ func (g *gatherer) once(ctx context.Context) {
 	g.gather(ctx, probe.Timeout, func(context.Context, time.Time) Readings { return all })
 }
 
-// gather adds a cycle of what the services and readAggregates return within timeout.
-func (g *gatherer) gather(ctx context.Context, timeout time.Duration, readAggregates func(context.Context, time.Time) Readings) {
+// gather adds a cycle of what the services and count return within timeout.
+func (g *gatherer) gather(ctx context.Context, timeout time.Duration, count func(context.Context, time.Time) Readings) {
 	log := zerolog.Ctx(ctx)
 	begin := time.Now()
 	if g.counters.begin(g.lease.Token()) {
 		g.counting.takeLanded() // and drop it: it was counted in an earlier term
 	}
 	cycle := spool.Cycle{At: g.clock.next(*log, g.lease.LastCycleAt(), g.queue.newest())}
-	cycle.Samples = g.leftOut.storable(*log, g.measure(ctx, timeout, cycle.At, readAggregates))
+	cycle.Samples = g.leftOut.storable(*log, g.measure(ctx, timeout, cycle.At, count))
 	g.last = cycle
 	log.Debug().Time("cycle", cycle.At).Int("samples", len(cycle.Samples)).Dur("duration_ms", time.Since(begin)).Msg("cycle gathered")
 
@@ -69,16 +69,16 @@ func (g *gatherer) gather(ctx context.Context, timeout time.Duration, readAggreg
 }
 
 // measure asks the services and the database in parallel, for the cycle at a time.
-func (g *gatherer) measure(ctx context.Context, timeout time.Duration, at time.Time, readAggregates func(context.Context, time.Time) Readings) []spool.Sample {
+func (g *gatherer) measure(ctx context.Context, timeout time.Duration, at time.Time, count func(context.Context, time.Time) Readings) []spool.Sample {
 	measuring, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	var counting, resuming sync.WaitGroup
+	var reading, resuming sync.WaitGroup
 	defer resuming.Wait() // even after a panic: none of them may meet the next cycle
-	defer counting.Wait()
+	defer reading.Wait()
 	var readings Readings
-	counting.Go(func() {
+	reading.Go(func() {
 		defer faultlog.Recovered(ctx, func(error) {})
-		readings = readAggregates(measuring, at)
+		readings = count(measuring, at)
 	})
 	resuming.Go(func() {
 		defer faultlog.Recovered(ctx, func(error) {})
@@ -93,7 +93,7 @@ func (g *gatherer) measure(ctx context.Context, timeout time.Duration, at time.T
 	for i, o := range observations {
 		samples = g.appendService(ctx, samples, g.targets[i], o, withGauges)
 	}
-	counting.Wait()
+	reading.Wait()
 	g.counting.log(ctx, readings)
 	samples = append(samples, readings.samples()...)
 	samples = append(samples, g.latencies.take(g.lease.Token(), func() bool { return g.minutes.first(config.LatencySample, at) })...)

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 
+	"ops_worker/internal/backoff"
 	"ops_worker/internal/faultlog"
 	"ops_worker/internal/pace"
 	"ops_worker/internal/probe"
@@ -123,17 +124,10 @@ func (l *Loop) runOnce(parent context.Context, log zerolog.Logger) (traced zerol
 		fmt.Errorf("%s cycle exceeded its deadline of %s", l.Name, l.deadline()))
 	defer cancel()
 	stop := context.AfterFunc(parent, func() {
-		if l.EndsAtOnce {
-			cancel()
-			return
+		if !l.EndsAtOnce {
+			backoff.Wait(limited, stopGrace)
 		}
-		grace := time.NewTimer(stopGrace)
-		defer grace.Stop()
-		select {
-		case <-grace.C:
-			cancel()
-		case <-limited.Done():
-		}
+		cancel()
 	})
 	defer stop()
 

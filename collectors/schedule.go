@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// longestInCycle bounds the cost of an aggregate that is read in a cycle, with a
-	// quarter of the interval. All of them together may take twice as long.
+	// An aggregate that costs more, or more than a quarter of the interval, is read
+	// beside the cycles. One cycle reads aggregates of at most twice that together.
 	longestInCycle = 250 * time.Millisecond
 	costsKept      = 3
 )
@@ -32,7 +32,7 @@ type schedule struct {
 type entry struct {
 	db.Aggregate
 	costs      []time.Duration // of the newest readings
-	slow       bool            // it timed out in a cycle
+	slow       bool            // read it beside the cycles next: it timed out in one, or the connection failed
 	wanted     time.Duration   // its interval while the budget suffices
 	pace       time.Duration   // the interval that the budget allows
 	loggedPace time.Duration

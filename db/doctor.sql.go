@@ -110,8 +110,7 @@ SELECT me.rolsuper::boolean AS superuser,
        (p.oid IS NOT NULL)::boolean AS operator_exists,
        coalesce(p.rolbypassrls OR p.rolsuper, false)::boolean AS operator_bypasses,
        coalesce(pg_has_role(current_user, p.oid, CASE WHEN current_setting('server_version_num')::integer >= 160000 THEN 'SET' ELSE 'MEMBER' END), false)::boolean AS operator_granted,
-       coalesce(has_schema_privilege(current_user, n.oid, 'CREATE'), false)::boolean AS creates_tables,
-       coalesce(has_schema_privilege(current_user, n.oid, 'USAGE'), false)::boolean AS uses_schema
+       coalesce(has_schema_privilege(current_user, n.oid, 'CREATE'), false)::boolean AS creates_tables
 FROM pg_catalog.pg_roles me
 LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'public'
 LEFT JOIN pg_catalog.pg_roles p ON p.rolname = 'pulse_operator'
@@ -125,7 +124,6 @@ type DoctorRoleRow struct {
 	OperatorBypasses bool
 	OperatorGranted  bool
 	CreatesTables    bool
-	UsesSchema       bool
 }
 
 // The login role, the role that the platform's routes take on, and what both may
@@ -140,7 +138,6 @@ func (q *Queries) DoctorRole(ctx context.Context) (DoctorRoleRow, error) {
 		&i.OperatorBypasses,
 		&i.OperatorGranted,
 		&i.CreatesTables,
-		&i.UsesSchema,
 	)
 	return i, err
 }

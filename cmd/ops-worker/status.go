@@ -78,8 +78,6 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 // checkWatch refuses what --watch cannot do.
 func checkWatch(cmd *cobra.Command, watch, asJSON bool, every time.Duration) error {
 	switch {
-	case !watch && cmd.Flags().Changed("every"):
-		return errors.New("--every goes with --watch")
 	case !watch:
 		return nil
 	case asJSON:

@@ -77,7 +77,6 @@ func TestStatusRefusesWhatItCannotDraw(t *testing.T) {
 	command(t, environ, "status", "--watch").want(t, exitUsage, "", "--watch needs a terminal")
 	command(t, environ, "status", "--watch", "--json").want(t, exitUsage, "", "do not go together")
 	command(t, environ, "status", "--watch", "--every", "10ms").want(t, exitUsage, "", "at least 1s")
-	command(t, environ, "status", "--every", "10s").want(t, exitUsage, "", "--every goes with --watch")
 	command(t, environ, "status", "--every", "soon").want(t, exitUsage, "", "invalid argument")
 	command(t, environ, "status", "ingest").want(t, exitUsage, "", "unknown command")
 	command(t, []string{"PG_PORT=hunter2"}, "status").want(t, exitUsage, "", "PG_PORT: must be")

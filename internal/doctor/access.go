@@ -36,9 +36,6 @@ func checkRole(ctx context.Context, r *run, f *findings) error {
 		as = platform + ", past row-level security"
 	}
 	f.note("%s: %s, reads the platform's tables as %s", login, power, as)
-	if !r.role.UsesSchema {
-		f.fail(r.grants(), "%s may not use the schema public, or there is none", login)
-	}
 
 	const routes = "/operator/system/aggregates, /errors and /metrics"
 	switch {
@@ -55,25 +52,31 @@ func checkRole(ctx context.Context, r *run, f *findings) error {
 	return nil
 }
 
+// checkDatabase looks whether the worker takes this database at all.
+func checkDatabase(ctx context.Context, r *run, f *findings) error {
+	err := r.database.read(ctx, func(q *db.Queries) error { return schema.Refuse(ctx, q, false) })
+	var hidden *schema.RowSecurityError
+	r.refused = errors.As(err, &hidden) || schema.IsRefused(err)
+	switch {
+	case hidden != nil:
+		f.fail(hidden.Advice(), "row-level security hides rows of the worker's own tables from %s", r.connection.server.LoginRole)
+	case schema.IsRefused(err):
+		f.fail("", "%s", err)
+	case err != nil:
+		return err
+	default:
+		f.note("one that the worker takes")
+	}
+	return nil
+}
+
 // checkSchema looks whether the worker's migrations are applied.
 func checkSchema(ctx context.Context, r *run, f *findings) error {
-	var elsewhere *schema.ElsewhereError
-	err := r.database.read(ctx, func(q *db.Queries) error { return schema.RefuseElsewhere(ctx, q) })
-	if errors.As(err, &elsewhere) {
-		f.fail("", "%s", elsewhere)
-	} else if err != nil {
-		return err
-	}
 	var migrations []schema.MigrationState
-	err = r.database.read(ctx, func(q *db.Queries) (err error) {
+	err := r.database.read(ctx, func(q *db.Queries) (err error) {
 		migrations, err = schema.Migrations(ctx, q)
 		return err
 	})
-	var hidden *schema.RowSecurityError
-	if errors.As(err, &hidden) {
-		f.fail(hidden.Advice(), "row-level security hides from %s which migrations are applied", r.connection.server.LoginRole)
-		return nil
-	}
 	if err != nil {
 		return err
 	}

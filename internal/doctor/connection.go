@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -151,12 +150,7 @@ func checkEncryption(_ context.Context, r *run, f *findings) error {
 // private network.
 func isPublic(address net.Addr) bool {
 	tcp, ok := address.(*net.TCPAddr)
-	if !ok {
-		return false
-	}
-	ip, ok := netip.AddrFromSlice(tcp.IP)
-	ip = ip.Unmap()
-	return ok && !ip.IsLoopback() && !ip.IsPrivate() && !ip.IsLinkLocalUnicast()
+	return ok && !tcp.IP.IsLoopback() && !tcp.IP.IsPrivate() && !tcp.IP.IsLinkLocalUnicast()
 }
 
 func checkVersion(_ context.Context, r *run, f *findings) error {

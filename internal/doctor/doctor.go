@@ -77,7 +77,7 @@ func Run(ctx context.Context, cfg config.Config, settings error, aggregates []db
 // an error it returns is a failure of its own, or a skip.
 type check struct {
 	name string
-	// offline marks the checks that need no database.
+	// offline marks the checks that run without a connection too.
 	offline bool
 	judge   func(ctx context.Context, r *run, f *findings) error
 }
@@ -89,6 +89,7 @@ var checks = []check{
 	{name: "encryption", judge: checkEncryption},
 	{name: "server version", judge: checkVersion},
 	{name: "connections", judge: checkConnections},
+	{name: "database", judge: checkDatabase},
 	{name: "role", judge: checkRole},
 	{name: "schema", judge: checkSchema},
 	{name: "writes", judge: checkWrites},
@@ -115,6 +116,7 @@ type run struct {
 
 	// What the checks of these names learn.
 	connection connection
+	refused    bool // the worker takes no such database
 	role       db.DoctorRoleRow
 	pending    bool // migrations are
 	lease      leaseState
@@ -159,6 +161,8 @@ func (r *run) examine(ctx context.Context, c check) Check {
 		err = skip("the time for all checks together, %s, was over", r.limits.total)
 	case !c.offline && !r.connection.stands:
 		err = skip("there is no connection to the database")
+	case !c.offline && r.refused:
+		err = skip("the worker refuses this database")
 	default:
 		limited, cancel := context.WithTimeout(ctx, r.limits.check)
 		err = c.judge(limited, r, f)
@@ -259,5 +263,3 @@ func skip(format string, args ...any) error { return skipError(fmt.Sprintf(forma
 func latency(d time.Duration) string {
 	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
 }
-
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

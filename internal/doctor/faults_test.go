@@ -106,7 +106,7 @@ var accessFaults = map[string]fault{
 	},
 	"no schema to work in": {
 		plant: execAsWorker("REVOKE ALL ON SCHEMA public FROM PUBLIC, ROLE"),
-		check: "role", result: Fail, found: "may not use the schema public, or there is none", advice: "ops-worker grants role_", also: "*",
+		check: "database", result: Fail, found: "may not use the schema public, or there is none: GRANT USAGE ON SCHEMA public TO", also: "*",
 	},
 	"no right to make tables that are pending": {
 		plant: execAsWorker("REVOKE CREATE ON SCHEMA public FROM ROLE; " + forget),
@@ -140,7 +140,7 @@ var accessFaults = map[string]fault{
 	},
 	"policies on a table of the worker's own": {
 		plant: execAsWorker("ALTER TABLE ops_worker_schema_version ENABLE ROW LEVEL SECURITY"),
-		check: "schema", result: Fail, found: "which migrations are applied", advice: "ALTER TABLE public.ops_worker_schema_version DISABLE ROW LEVEL SECURITY;", also: "*",
+		check: "database", result: Fail, found: "row-level security hides rows of the worker's own tables", advice: "ALTER TABLE public.ops_worker_schema_version DISABLE ROW LEVEL SECURITY;", also: "*",
 	},
 }
 
@@ -158,7 +158,7 @@ var schemaFaults = map[string]fault{
 	},
 	"a table in another schema": {
 		plant: exec("CREATE SCHEMA iot; ALTER TABLE ops_worker_streak SET SCHEMA iot"),
-		check: "schema", result: Fail, found: `ALTER TABLE "iot"."ops_worker_streak" SET SCHEMA public;`, also: "writes",
+		check: "database", result: Fail, found: `ALTER TABLE "iot"."ops_worker_streak" SET SCHEMA public;`, also: "*",
 	},
 	"an empty schema before the others": {
 		plant: func(t *testing.T, s *stage) {

@@ -50,7 +50,7 @@ func (l *leaseState) read(ctx context.Context, d *database) error {
 // and else by the settings here.
 func (r *run) interval() time.Duration {
 	if r.lease.exists && r.lease.CycleSeconds > 0 {
-		return seconds(r.lease.CycleSeconds)
+		return time.Duration(r.lease.CycleSeconds * float64(time.Second))
 	}
 	return r.cfg.MetricsInterval
 }

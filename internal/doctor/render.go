@@ -7,12 +7,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-
-	"ops_worker/internal/humanize"
 )
-
-// mostFound is how many lines of a check are shown.
-const mostFound = 40
 
 // Print writes the report as a table for people, and a line that sums it up. What to do
 // begins with an arrow.
@@ -22,11 +17,8 @@ func (r Report) Print(out io.Writer) error {
 	count := map[Result]int{}
 	for _, c := range r.Checks {
 		count[c.Result]++
-		lines := slices.Clone(humanize.Few(c.Found, mostFound))
-		if len(c.Found) > mostFound {
-			lines = append(lines, "--json shows all")
-		}
-		for _, advice := range humanize.Few(c.Advice, mostFound) {
+		lines := slices.Clone(c.Found)
+		for _, advice := range c.Advice {
 			lines = append(lines, "-> "+advice)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\n", c.Name, c.Result, cmp.Or(strings.Join(lines, "\n\t\t"), "-"))

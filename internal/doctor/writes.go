@@ -60,8 +60,8 @@ func checkWrites(ctx context.Context, r *run, f *findings) error {
 
 // acquire takes a lease that nobody else knows.
 func (t trial) acquire(ctx context.Context, q *db.Queries) (grant db.AcquireLeaseRow, err error) {
-	// A new row begins at the newest sample. That of a trial must be newer, so samples
-	// that lie ahead do not count.
+	// The row begins at the newest sample that is no more than FutureSeconds ahead: so the
+	// trial's own sample, a millisecond from now, is later.
 	if err := q.CreateLease(ctx, db.CreateLeaseParams{Name: string(t), FutureSeconds: 0}); err != nil {
 		return grant, err
 	}

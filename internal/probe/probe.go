@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 	"time"
 
@@ -99,5 +100,9 @@ func plainCause(err error) string {
 	if errors.As(err, &dnsErr) {
 		return faultlog.PlainText(dnsErr.Err)
 	}
-	return faultlog.PlainText(err.Error())
+	text := faultlog.PlainText(err.Error())
+	if strings.Contains(text, "malformed HTTP") || strings.Contains(text, "readLoopPeekFail") { // of a service that speaks first
+		return "the answer is not HTTP"
+	}
+	return text
 }

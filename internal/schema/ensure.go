@@ -62,7 +62,7 @@ func (e *ensurer) run(ctx context.Context) (err error) {
 	if err := e.look(ctx); err != nil {
 		return err
 	}
-	// The rights of the role come last.
+	// The role first; what it may read last, when all stands.
 	for _, part := range []func(context.Context) error{e.ensureRole, e.ensureStandIns, e.ensureTables, e.ensureHypertable, e.ensureGrants} {
 		if err := part(ctx); err != nil {
 			return err
@@ -132,7 +132,7 @@ func (e *ensurer) ensureRole(ctx context.Context) (err error) {
 func (e *ensurer) ensureStandIns(ctx context.Context) error {
 	for _, s := range StandIns() {
 		stands, exists := e.stands[s.Name]
-		if _, succeeded := e.stands[s.Successor]; !succeeded {
+		if _, replaced := e.stands[s.Successor]; !replaced {
 			continue
 		}
 		if exists {
@@ -171,9 +171,6 @@ func (e *ensurer) ensureTables(ctx context.Context) error {
 	return nil
 }
 
-// conversionLock is how long a start waits for the table.
-const conversionLock = 5 * time.Second
-
 // ensureHypertable makes a hypertable of a system_metrics that is empty, on a database
 // that got TimescaleDB after it. One with rows is locked for long by that: doctor and
 // docs/operation.md have the statement.
@@ -198,11 +195,8 @@ func (e *ensurer) convert(ctx context.Context, table string) error {
 	if !ok {
 		return nil
 	}
-	return e.step(ctx, Change{table, created, "hypertable"}, limitLocks(conversionLock), statement, limitLocks(e.limits.Lock))
-}
-
-func limitLocks(limit time.Duration) string {
-	return fmt.Sprintf("SET LOCAL lock_timeout = %d", limit.Milliseconds())
+	return e.step(ctx, Change{table, created, "hypertable"}, "SET LOCAL lock_timeout = '5s'", statement,
+		fmt.Sprintf("SET LOCAL lock_timeout = %d", e.limits.Lock.Milliseconds()))
 }
 
 // ensureGrants lets the operator's role read what the routes read.

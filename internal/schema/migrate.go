@@ -307,7 +307,7 @@ func (m *migrator) down(ctx context.Context, options DownOptions) (changes []Cha
 	var states []MigrationState
 	err = db.Transaction(ctx, m.pool, db.ReadWrite, whileRunning, func(tx pgx.Tx) error {
 		q := db.New(tx)
-		if err := RefuseElsewhere(ctx, q); err != nil {
+		if err := refuseElsewhere(ctx, q); err != nil {
 			return err
 		}
 		if err := CheckRowSecurity(ctx, q); err != nil {

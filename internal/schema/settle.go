@@ -56,9 +56,9 @@ func IsRefused(err error) bool {
 	return errors.As(err, &foreign) || errors.As(err, &elsewhere)
 }
 
-// RefuseElsewhere fails with an ElsewhereError where tables of the worker stand
+// refuseElsewhere fails with an ElsewhereError where tables of the worker stand
 // outside of public alone. A copy of what public has, such as a backup, is nobody's.
-func RefuseElsewhere(ctx context.Context, q *db.Queries) error {
+func refuseElsewhere(ctx context.Context, q *db.Queries) error {
 	found, err := q.FindElsewhere(ctx, append(OwnTables(), VersionTable, lockTable))
 	if err == nil && slices.ContainsFunc(found, func(f db.FindElsewhereRow) bool { return !f.InPublic }) {
 		err = &ElsewhereError{found}
@@ -164,6 +164,15 @@ func settle(ctx context.Context, tx pgx.Tx, anyDatabase bool) (changes []Change,
 	return changes, nil
 }
 
+// Refuse fails where the database is not one for the worker: with an error of which
+// IsRefused is true, or with a RowSecurityError.
+func Refuse(ctx context.Context, q *db.Queries, anyDatabase bool) error {
+	if _, err := examine(ctx, q, anyDatabase); err != nil {
+		return err
+	}
+	return CheckRowSecurity(ctx, q)
+}
+
 // examine looks at the database, and refuses one that is not for the worker.
 func examine(ctx context.Context, q *db.Queries, anyDatabase bool) (settlement, error) {
 	database, err := q.DescribeDatabase(ctx)
@@ -174,7 +183,7 @@ func examine(ctx context.Context, q *db.Queries, anyDatabase bool) (settlement, 
 		return settlement{}, fmt.Errorf("%s may not use the schema public, or there is none: GRANT USAGE ON SCHEMA public TO %s",
 			database.LoginRole, quoted(database.LoginRole))
 	}
-	if err := RefuseElsewhere(ctx, q); err != nil {
+	if err := refuseElsewhere(ctx, q); err != nil {
 		return settlement{}, err
 	}
 	found, err := findSettlement(ctx, q)
