@@ -289,6 +289,18 @@ func TestNothingIsChanged(t *testing.T) {
 	pgtest.WantRows(t, s.pool, rows, before...)
 }
 
+// Of a database that the worker refuses nothing is promised.
+func TestADatabaseOfSomebodyElse(t *testing.T) {
+	t.Parallel()
+	database := pgtest.NewEmpty(t)
+	database.Exec(t, "CREATE TABLE books (id int)")
+	cfg, err := fromEnv(map[string]string{"DATABASE_URL": database.URL, "INGEST_HEALTH_URL": service(t, 200), "EVALUATOR_HEALTH_URL": service(t, 200)})
+	r := Run(t.Context(), cfg, err, collectors.Aggregates)
+	if c := of(t, r, "database"); r.ExitCode() != 2 || !strings.Contains(c.Found[0], "none of the platform's") || strings.Contains(text(t, r), startMakesIt) {
+		t.Errorf("exit code %d:\n%s", r.ExitCode(), text(t, r))
+	}
+}
+
 func TestUnmigratedDatabaseStaysAsItIs(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)

@@ -138,6 +138,10 @@ var accessFaults = map[string]fault{
 		plant: execAsWorker("GRANT pulse_operator TO ROLE; ALTER TABLE fleet_alert ENABLE ROW LEVEL SECURITY"),
 		check: "writes", result: Fail, found: "(system alerts)", advice: "ops-worker grants role_",
 	},
+	"policies on the lease": {
+		plant: execAsWorker("ALTER TABLE ops_worker_lease ENABLE ROW LEVEL SECURITY"),
+		check: "database", result: Fail, found: "row-level security hides rows of the worker's own tables", advice: "ALTER TABLE public.ops_worker_lease DISABLE ROW LEVEL SECURITY;", also: "*",
+	},
 	"policies on a table of the worker's own": {
 		plant: execAsWorker("ALTER TABLE ops_worker_schema_version ENABLE ROW LEVEL SECURITY"),
 		check: "database", result: Fail, found: "row-level security hides rows of the worker's own tables", advice: "ALTER TABLE public.ops_worker_schema_version DISABLE ROW LEVEL SECURITY;", also: "*",

@@ -77,6 +77,23 @@ func TestEachProbeIsANewClient(t *testing.T) {
 	}
 }
 
+// A mail server speaks first: whatever net/http makes of that, the reason is one, and
+// quotes nothing.
+func TestAServiceThatSpeaksFirst(t *testing.T) {
+	t.Parallel()
+	for _, banner := range []string{"220 mail.example.com ESMTP\r\n", "SSH-2.0-OpenSSH_9.2\r\n"} {
+		probe := script(t, func(_ int, c net.Conn, in *bufio.Reader) {
+			fmt.Fprint(c, banner)
+			hear(in)
+		})
+		for range 20 {
+			if r := probe(t.Context()); r.Status != Unknown || r.Err != "the answer is not HTTP" {
+				t.Fatalf("%q: %+v", banner, r)
+			}
+		}
+	}
+}
+
 func TestACertificateThatExpiresIsSeenAtOnce(t *testing.T) {
 	t.Parallel()
 	authority := certtest.New(t)
