@@ -93,7 +93,8 @@ type DoctorNewestWritesRow struct {
 }
 
 // The newest sample, by one step a name through (metric_name, time), and the newest
-// health row; the epoch where there is none. An append moves the lease's
+// health row; the epoch where there is none. The names are found as by the view
+// ops_worker_series, which does not stand yet before the cut-over. An append moves the lease's
 // last_cycle_at in its own transaction, so that a sample newer than that is another
 // writer's. What lies further ahead than future_seconds was stamped by a clock that
 // was wrong, and hides nothing.
