@@ -58,12 +58,11 @@ func (s *countingStore) read(ctx context.Context, list []db.Aggregate, limit tim
 		s.Lock()
 		takes := s.takes[l.Name]
 		s.Unlock()
-		timer := time.NewTimer(min(takes, limit))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		wait, cancel := context.WithTimeout(ctx, min(takes, limit))
+		<-wait.Done()
+		cancel()
+		if ctx.Err() != nil {
 			return failedAll(list, ctx.Err())
-		case <-timer.C:
 		}
 		s.Lock()
 		s.busy += min(takes, limit)

@@ -219,14 +219,13 @@ func TestWhenAnAddressIsAskedAgain(t *testing.T) {
 // slowly is a place whose pods take their time over an answer.
 func slowly(takes time.Duration, answer func() float64) Probe {
 	return func(ctx context.Context) Reading {
-		timer := time.NewTimer(takes)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-			return Reading{Status: Healthy, Counters: map[string]float64{"n": answer()}}
-		case <-ctx.Done():
+		wait, cancel := context.WithTimeout(ctx, takes)
+		defer cancel()
+		<-wait.Done()
+		if ctx.Err() != nil {
 			return Reading{Status: Unknown}
 		}
+		return Reading{Status: Healthy, Counters: map[string]float64{"n": answer()}}
 	}
 }
 
