@@ -17,6 +17,7 @@ var nameFields = sync.OnceFunc(func() {
 	zerolog.TimestampFieldName = "ts"
 	zerolog.MessageFieldName = "msg"
 	zerolog.TimeFieldFormat = time.RFC3339Nano
+	zerolog.LevelFieldMarshalFunc = func(level zerolog.Level) string { return config.Level(level).String() }
 	zerolog.DurationFieldInteger = true // milliseconds, which every such name says
 	zerolog.ErrorMarshalFunc = func(err error) any {
 		if err == nil {

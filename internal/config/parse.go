@@ -114,6 +114,18 @@ func (l *Level) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// String is the level in the words of the platform's logs, which are Python's.
+func (l Level) String() string {
+	switch level := zerolog.Level(l); level {
+	case zerolog.WarnLevel:
+		return "WARNING"
+	case zerolog.FatalLevel:
+		return "CRITICAL"
+	default:
+		return strings.ToUpper(level.String())
+	}
+}
+
 func isHTTP(value string) bool {
 	u, err := url.Parse(value)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
