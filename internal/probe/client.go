@@ -197,6 +197,9 @@ func (c *Client) dial(ctx context.Context, of *name, port string, instance netip
 		addresses = []netip.Addr{instance}
 	} else if len(addresses) == 0 {
 		found, err := c.Resolver.LookupNetIP(ctx, "ip", of.host)
+		if of.learn(found, err) {
+			return nil, errNoHost
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -312,7 +312,7 @@ func TestANameIsDialledAtItsLastKnownAddresses(t *testing.T) {
 			want("one again", Healthy, 12, "")
 			r.fail(noSuchHost)
 			want("no such host", Healthy, 12, "")
-			want("no such host again", Unknown, 0, "no such host")
+			want("no such host again", Down, 0, "no such host")
 			r.set("127.0.0.11")
 			want("it is back", Healthy, 11, "")
 		})
@@ -330,6 +330,39 @@ func TestAProbeBeforeTheFirstLookUp(t *testing.T) {
 		if o.Status != Healthy {
 			t.Errorf("%+v", o)
 		}
+	}
+}
+
+// A name that two look-ups in a row do not find does not exist: its service is down. A name
+// server that fails says nothing of it.
+func TestANameThatDoesNotExistIsDown(t *testing.T) {
+	t.Parallel()
+	for name, address := range map[string]config.Service{
+		"http": {Addresses: []string{"http://a.example:8080"}},
+		"tcp":  {Kind: config.ProbeTCP, Addresses: []string{"a.example:1883"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var r records
+			_, targets := resolving(&r, address)
+			for i, step := range []struct {
+				answer func(context.Context, string) ([]string, error)
+				status Status
+				err    string
+			}{
+				{noSuchHost, Unknown, "no such host"},
+				{refusing, Unknown, "server misbehaving"},
+				{noSuchHost, Unknown, "no such host"},
+				{noSuchHost, Down, "no such host"},
+				{noSuchHost, Down, "no such host"},
+				{refusing, Unknown, "server misbehaving"},
+			} {
+				r.fail(step.answer)
+				if o := Observe(t.Context(), targets, Timeout)[0]; o.Status != step.status || o.Err != step.err || o.Reason() != step.err {
+					t.Errorf("look-up %d: %+v", i+1, o.Reading)
+				}
+			}
+		})
 	}
 }
 

@@ -25,9 +25,9 @@ const (
 	// long one look-up may take: the next one finds none under way.
 	lookupInterval = 5 * time.Second
 	lookupTimeout  = 4 * time.Second
-	// forgottenAfter is how many look-ups in a row that find no such host make a name
-	// lose its addresses: they may be a stranger's by then.
-	forgottenAfter = 2
+	// goneAfter is how many look-ups in a row that find no such host show that a name does
+	// not exist. It loses its addresses then: they may be a stranger's.
+	goneAfter = 2
 	// shownNames is how many names that cannot be looked up a log line has.
 	shownNames = 10
 )
@@ -123,7 +123,7 @@ func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
 	var looking sync.WaitGroup
 	for _, n := range names {
 		looking.Go(func() {
-			defer faultlog.Recovered(limited, func(err error) { n.fault = err })
+			defer faultlog.Recovered(limited, func(err error) { n.learn(nil, err) })
 			found, err := c.Resolver.LookupNetIP(limited, "ip", n.host)
 			n.learn(found, err)
 		})
@@ -134,9 +134,9 @@ func (c *Client) FindInstances(ctx context.Context, log zerolog.Logger) {
 	}
 }
 
-// learn takes the outcome of a look-up. Only another answer, or none such host again,
-// changes anything.
-func (n *name) learn(found []netip.Addr, err error) {
+// learn takes the outcome of a look-up, and reports whether the name does not exist. Only
+// another answer, or no such host again, changes anything.
+func (n *name) learn(found []netip.Addr, err error) (gone bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.fault = err
@@ -145,7 +145,7 @@ func (n *name) learn(found []netip.Addr, err error) {
 	case err == nil && len(found) > 0:
 		n.addresses, n.missing = byFamily(found), 0
 	case errors.As(err, &dnsErr) && dnsErr.IsNotFound:
-		if n.missing++; n.missing >= forgottenAfter {
+		if n.missing++; n.missing >= goneAfter {
 			n.addresses = nil
 		}
 	default:
@@ -154,6 +154,13 @@ func (n *name) learn(found []netip.Addr, err error) {
 	if len(n.addresses) == 0 { // then its probe says so
 		n.fault = nil
 	}
+	return n.missing >= goneAfter
+}
+
+func (n *name) lookupFault() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fault
 }
 
 const (
@@ -169,9 +176,9 @@ func (c *Client) logLookups(log zerolog.Logger, names []*name) {
 	var failed []string
 	var fault, crowded error
 	for _, n := range names {
-		if n.fault != nil {
+		if err := n.lookupFault(); err != nil {
 			failed = append(failed, n.host)
-			fault = errors.New(plainCause(n.fault))
+			fault = errors.New(plainCause(err))
 		}
 	}
 	slices.Sort(failed)

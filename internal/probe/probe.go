@@ -23,8 +23,8 @@ type Status string
 const (
 	Healthy  Status = "healthy"  // answered 200
 	Degraded Status = "degraded" // answered anything else
-	Down     Status = "down"     // refused the connection
-	Unknown  Status = "unknown"  // time-out, no such host, no JSON, …
+	Down     Status = "down"     // no connection could be made: refused, no such host, unreachable
+	Unknown  Status = "unknown"  // time-out, no JSON, …
 )
 
 // Reading is what one probe brought back.
@@ -39,7 +39,7 @@ type Reading struct {
 	Counters map[string]float64
 	// LeftOut counts the counters that may not.
 	LeftOut int
-	// Err says why an Unknown is one: plain text, without secrets.
+	// Err says why a Down or an Unknown is one: plain text, without secrets.
 	Err string
 	// Remote is the address that the connection led to.
 	Remote string
@@ -50,10 +50,10 @@ func (r Reading) Reason() string {
 	switch {
 	case r.Status == Degraded && r.HTTPStatus != 0:
 		return fmt.Sprintf("HTTP %d", r.HTTPStatus)
-	case r.Status == Down:
-		return "connection refused"
 	case r.Err != "":
 		return r.Err
+	case r.Status == Down: // noted by another monitor
+		return "no connection"
 	}
 	return string(r.Status)
 }
@@ -78,11 +78,24 @@ var (
 	errClosed = errors.New("the connection was closed before the answer was whole")
 )
 
-// failedReading classifies an error as the contract has it: a refused
-// connection is down, anything else unknown.
+// noConnection are the errors that make a service down, as the contract has it, and
+// their words for people; any other makes it unknown.
+var noConnection = []struct {
+	err   error
+	words string
+}{
+	{syscall.ECONNREFUSED, "connection refused"},
+	{syscall.EHOSTUNREACH, "host unreachable"},
+	{syscall.ENETUNREACH, "network unreachable"},
+	{errNoHost, errNoHost.Error()},
+}
+
+// failedReading classifies an error.
 func failedReading(ctx context.Context, err error, begin time.Time) Reading {
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		return Reading{Status: Down, Err: "connection refused"}
+	for _, n := range noConnection {
+		if errors.Is(err, n.err) {
+			return Reading{Status: Down, Err: n.words}
+		}
 	}
 	var netErr net.Error
 	if ctx.Err() != nil || (errors.As(err, &netErr) && netErr.Timeout()) {

@@ -5,13 +5,16 @@ import (
 	"compress/gzip"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -197,6 +200,29 @@ func TestTCPProbe(t *testing.T) {
 	listener.Close()
 	if r := probe(t.Context()); r.Status != Down || r.Err != "connection refused" {
 		t.Errorf("reading: %+v", r)
+	}
+}
+
+// No connection is down; one that takes too long, or an answer that breaks off, is unknown.
+func TestWhatAnErrorSaysOfAService(t *testing.T) {
+	t.Parallel()
+	dialling := func(err error) error { return &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", err)} }
+	for name, test := range map[string]struct {
+		err    error
+		status Status
+		reason string
+	}{
+		"refused":             {dialling(syscall.ECONNREFUSED), Down, "connection refused"},
+		"host unreachable":    {dialling(syscall.EHOSTUNREACH), Down, "host unreachable"},
+		"network unreachable": {dialling(syscall.ENETUNREACH), Down, "network unreachable"},
+		"no such host":        {errNoHost, Down, "no such host"},
+		"connect time-out":    {dialling(syscall.ETIMEDOUT), Unknown, "no answer within 0s"},
+		"reset":               {dialling(syscall.ECONNRESET), Unknown, "dial: connect: connection reset by peer"},
+		"broken off":          {io.ErrUnexpectedEOF, Unknown, "the connection was closed before the answer was whole"},
+	} {
+		if r := failedReading(t.Context(), test.err, time.Now()); r.Status != test.status || r.Reason() != test.reason {
+			t.Errorf("%s: %s, %q", name, r.Status, r.Reason())
+		}
 	}
 }
 

@@ -49,7 +49,7 @@ func sampled() gathering {
 			LastCycleAt: before(2 * time.Second), CycleSeconds: 5, Held: true},
 		services: []db.StatusServicesRow{
 			{Service: "ingest", Status: "unhealthy", LatencyMs: 1240, State: "degraded", HttpStatus: "503", CheckedAt: before(20 * time.Second)},
-			{Service: "mqtt", Status: "unhealthy", LatencyMs: -1, State: "down", CheckedAt: before(20 * time.Second)},
+			{Service: "mqtt", Status: "unhealthy", LatencyMs: -1, State: "down", Error: "connection refused", CheckedAt: before(20 * time.Second)},
 			{Service: "report", Status: "unhealthy", LatencyMs: -1, State: "unknown", Error: "lookup report on 10.0.0.2:53: no such host, after three attempts", CheckedAt: before(20 * time.Second)},
 			{Service: "evaluator", Status: "healthy", LatencyMs: 3, State: "healthy", CheckedAt: before(20 * time.Second)},
 			{Service: "postgres", Status: "healthy", LatencyMs: 1, State: "healthy", CheckedAt: before(20 * time.Second)},
