@@ -20,15 +20,23 @@ var Aggregates = []db.Aggregate{
 	{Name: "wal", Read: db.Reads((*db.Queries).WalSamples), Every: time.Minute},
 	{Name: "replication lag", Read: db.Reads((*db.Queries).ReplicationLagSamples), Every: time.Minute},
 	{Name: "replication bytes", Read: db.Reads((*db.Queries).ReplicationByteSamples), Every: time.Minute},
-	{Name: "tables", Read: db.Reads((*db.Queries).TableSamples), Every: time.Minute},
-	{Name: "tenants", Read: db.Reads((*db.Queries).TenantSamples), Platform: true, Every: time.Minute},
-	{Name: "rules", Read: db.Reads((*db.Queries).RuleSamples), Platform: true, Every: time.Minute},
-	{Name: "integrations", Read: db.Reads((*db.Queries).IntegrationSamples), Platform: true, Every: time.Minute},
+	{Name: "tables", Read: db.Reads((*db.Queries).TableSamples), Every: 5 * time.Minute},
+	{Name: "tenants", Read: db.Reads((*db.Queries).TenantSamples), Platform: true, Every: 5 * time.Minute},
+	{Name: "rules", Read: db.Reads((*db.Queries).RuleSamples), Platform: true, Every: 5 * time.Minute},
+	{Name: "integrations", Read: db.Reads((*db.Queries).IntegrationSamples), Platform: true, Every: 5 * time.Minute},
 	{Name: "alerts", Read: db.Reads((*db.Queries).AlertSamples), Platform: true},
 	{Name: "deliveries", Read: db.Reads((*db.Queries).DeliverySamples), Platform: true},
-	{Name: "alert totals", Read: db.Reads((*db.Queries).AlertTotalSamples), Platform: true, Every: time.Minute},
+	{Name: "alert totals", Read: db.Reads((*db.Queries).AlertTotalSamples), Platform: true, Every: 5 * time.Minute},
 	{Name: "delivery totals", Read: db.Reads((*db.Queries).DeliveryTotalSamples), Platform: true, Every: time.Minute},
-	{Name: "registry", Read: db.Reads((*db.Queries).RegistrySamples), Platform: true, Every: time.Minute},
+	{Name: "registry", Read: db.Reads((*db.Queries).RegistrySamples), Platform: true, Every: 5 * time.Minute},
 	{Name: "devices", Read: db.Reads((*db.Queries).DeviceSamples), Platform: true},
 	{Name: "devices offline", Read: db.Reads((*db.Queries).OfflineSamples), Platform: true, Every: 5 * time.Minute},
+}
+
+// seldom is how often samples are stored whose query comes more often for the sake of
+// others.
+var seldom = map[string]time.Duration{
+	"deliveries_succeeded": 5 * time.Minute,
+	"deliveries_failed":    5 * time.Minute,
+	"deliveries_24h":       5 * time.Minute,
 }

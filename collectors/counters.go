@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -29,7 +30,14 @@ type counterKeeper struct {
 type serviceCounters struct {
 	service config.Service
 	totals  *probe.Totals
+	rated   map[string]rated // the counters with a rate, by name
 	mixing  faultlog.Log
+}
+
+// rated is the total of the newest cycle of the term that had it.
+type rated struct {
+	total float64
+	at    time.Time
 }
 
 // newCounterKeeper keeps the totals of all targets except extra services. It sets
@@ -57,6 +65,7 @@ func (k *counterKeeper) begin(token lease.Token) bool {
 	k.token, k.resumed = token, false
 	for _, kept := range k.services {
 		kept.totals.Begin()
+		kept.rated = map[string]rated{}
 	}
 	return true
 }
@@ -101,11 +110,21 @@ func (k *counterKeeper) resume(ctx context.Context, queue *queue) {
 	k.resumed = true
 }
 
-// append adds the samples of a service with at least one instance that answered: its
-// totals, and its gauges if every instance answered. Further gauges, which are not in
-// the platform's contract, are added if withGauges.
-func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o probe.Observation, withGauges bool) []spool.Sample {
+// append adds the samples of a service in the cycle at a time: its totals where an
+// instance answered, and its gauges if every instance did; where none did, its rates, with
+// 0, since the page that shows one shows the newest there is, however old. What is stored
+// once a minute is added if minutely: some counters, and the gauges that are not in the
+// platform's contract.
+func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o probe.Observation, at time.Time, minutely bool) []spool.Sample {
 	kept := k.services[o.Service]
+	if o.Healthy() == 0 {
+		for _, counter := range kept.service.Counters {
+			if counter.Rate != "" {
+				samples = append(samples, sampleOf(o.Service, counter.Rate, 0))
+			}
+		}
+		return samples
+	}
 	totals, mixed := kept.totals.Add(o)
 	var fault error
 	if len(mixed) > 0 {
@@ -118,14 +137,19 @@ func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o pr
 	}
 	for _, counter := range kept.service.Counters {
 		value, known := totals[counter.Name]
+		if known && counter.Rate != "" {
+			if rate, ok := kept.rate(counter.Name, value, at); ok {
+				samples = append(samples, sampleOf(o.Service, counter.Rate, rate))
+			}
+		}
 		if counter.Gauge {
 			value, known = gaugeOf(o, counter)
 		}
-		if known {
+		if known && (minutely || !counter.Minutely) {
 			samples = append(samples, sampleOf(o.Service, counter.Name, value))
 		}
 	}
-	if !withGauges {
+	if !minutely {
 		return samples
 	}
 	for _, name := range kept.service.Gauges {
@@ -134,6 +158,19 @@ func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o pr
 		}
 	}
 	return samples
+}
+
+// rate is by how much a total has grown a second since the newest cycle that had it: none
+// in the first of a term, or where the clock has gone back. It is what the pages' charts
+// make of the two points.
+func (s *serviceCounters) rate(counter string, total float64, at time.Time) (rate float64, known bool) {
+	before, known := s.rated[counter]
+	s.rated[counter] = rated{total, at}
+	seconds := at.Sub(before.at).Seconds()
+	if !known || seconds <= 0 {
+		return 0, false
+	}
+	return (total - before.total) / seconds, true
 }
 
 // gaugeOf is the sum of all instances, if all have answered.

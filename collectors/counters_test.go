@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -170,8 +171,8 @@ func TestTheNextTermReadsAnew(t *testing.T) {
 		if _, err := r.collector.gatherer.lease.TryAcquire(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for n, want := range []string{"9000 0 1", "9100 0 1"} {
-			if got := r.cycle(t, counted(1200+100*float64(n), 0)); got != want {
+		for n, want := range []string{"9000 0 1 -", "9100 0 1 20"} {
+			if got := r.cycle(t, counted(1200+100*float64(n), 0)) + " " + r.rateOf(); got != want {
 				t.Errorf("in the next: %s, want %s", got, want)
 			}
 		}
@@ -227,6 +228,14 @@ func TestSeveralInstancesBehindOneAddress(t *testing.T) {
 			got := r.cycle(t)
 			if !strings.HasPrefix(got, "-") {
 				written = append(written, fmt.Sprint(n, ": ", got))
+			}
+			switch rate := r.rateOf(); {
+			case strings.HasPrefix(got, "-") || len(written) == 1: // without counters, and in the first cycle with them
+				if rate != "-" {
+					t.Errorf("cycle %d: %s, and a rate of %s", n, got, rate)
+				}
+			case rate != "100" && rate != "0": // where it asks once more
+				t.Errorf("cycle %d: %s, and a rate of %s", n, got, rate)
 			}
 			if !strings.HasSuffix(got, " 1") {
 				t.Errorf("cycle %d: healthy stops too: %s", n, got)
@@ -298,7 +307,7 @@ func TestNumbersThatTheTableDoesNotName(t *testing.T) {
 					t.Errorf("cycle %d has two samples of %s", n, s.Metric)
 				}
 				switch s.Metric {
-				case "messages_received", "messages_written", "messages_rejected", "queue_depth", "healthy", "instances", "instances_healthy":
+				case "messages_received", "messages_written", "messages_rejected", "queue_depth", "healthy", "ingest_rate", "instances", "instances_healthy":
 				default:
 					stored[s.Metric] = append(stored[s.Metric], fmt.Sprintf("%d %g", n, s.Value))
 				}
@@ -306,6 +315,45 @@ func TestNumbersThatTheTableDoesNotName(t *testing.T) {
 		}
 		if diff := cmp.Diff(map[string][]string{"nats_shadow_pending": {"0 0", "12 10", "24 6"}}, stored); diff != "" {
 			t.Error(diff)
+		}
+	})
+}
+
+// rateOf is the sample ingest_rate of the newest cycle, "-" where there is none.
+func (r *rig) rateOf() string {
+	value, ok := valueOf(r.collector.gatherer.last, "ingest_rate")
+	if !ok {
+		return "-"
+	}
+	return strconv.FormatFloat(value, 'f', -1, 64)
+}
+
+// The rate is that of the running totals, over the time since the newest cycle that had
+// them: whatever restarts, joins or goes, it is no spike.
+func TestTheIngestRate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, spool.NewMemory(10))
+		for _, step := range []struct {
+			what     string
+			readings []probe.Reading
+			want     string
+		}{
+			{"the first of a term", []probe.Reading{counted(5_000_000, 3)}, "-"},
+			{"500 in 5 s", []probe.Reading{counted(5_000_500, 3)}, "100"},
+			{"none", []probe.Reading{counted(5_000_500, 3)}, "0"},
+			{"no answer", []probe.Reading{deadInstance}, "0"},
+			{"nor now", []probe.Reading{deadInstance}, "0"},
+			{"what was counted in 15 s", []probe.Reading{counted(5_001_700, 3)}, "80"},
+			{"it restarts", []probe.Reading{counted(50, 3)}, "10"},
+			{"a second one", []probe.Reading{counted(550, 3), counted(9_000_000, 1)}, "100"},
+			{"both count", []probe.Reading{counted(1050, 3), counted(9_000_250, 1)}, "150"},
+			{"the first is silent", []probe.Reading{deadInstance, counted(9_000_500, 1)}, "50"},
+		} {
+			r.cycle(t, step.readings...)
+			if got := r.rateOf(); got != step.want {
+				t.Errorf("%s: %s, want %s", step.what, got, step.want)
+			}
 		}
 	})
 }

@@ -29,7 +29,7 @@ type gatherer struct {
 
 	counters *counterKeeper
 	clock    sampleClock
-	minutes  minutes
+	stored   stored
 	leftOut  leftOut
 	overflow faultlog.Log
 	last     spool.Cycle
@@ -88,26 +88,26 @@ func (g *gatherer) measure(ctx context.Context, timeout time.Duration, at time.T
 	g.observer.Probed(observations)
 	resuming.Wait()
 
-	withGauges := g.minutes.first("further gauges", at)
 	samples := make([]spool.Sample, 0, 96+2*len(observations))
 	for i, o := range observations {
-		samples = g.appendService(ctx, samples, g.targets[i], o, withGauges)
+		samples = g.appendService(ctx, samples, g.targets[i], o, at)
 	}
 	reading.Wait()
 	g.counting.log(ctx, readings)
-	samples = append(samples, readings.samples()...)
-	samples = append(samples, g.latencies.take(g.lease.Token(), func() bool { return g.minutes.first(config.LatencySample, at) })...)
+	samples = g.appendAggregates(samples, readings, at)
+	samples = append(samples, g.latencies.take(g.lease.Token(), func() bool { return g.stored.due(config.LatencySample, time.Minute, at) })...)
 	return append(samples, sampleOf(config.DatabaseService, config.HealthSample, boolValue(readings.Answered)))
 }
 
 // appendService adds what one service reported. A service that did not answer has only
-// the sample healthy, with 0.
-func (g *gatherer) appendService(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, withGauges bool) []spool.Sample {
+// the sample healthy, and its rates, with 0.
+func (g *gatherer) appendService(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, at time.Time) []spool.Sample {
 	switch {
-	case target.AllCounters && o.Status == probe.Healthy:
+	case !target.AllCounters:
+		minutely := o.Healthy() > 0 && g.stored.due(target.Name, time.Minute, at)
+		samples = g.counters.append(ctx, samples, o, at, minutely)
+	case o.Status == probe.Healthy:
 		samples = g.appendAllCounters(ctx, samples, o)
-	case !target.AllCounters && o.Healthy() > 0:
-		samples = g.counters.append(ctx, samples, o, withGauges)
 	}
 	if n := len(o.Instances); n > 1 {
 		samples = append(samples, sampleOf(target.Name, config.InstancesSample, float64(n)),
@@ -138,21 +138,32 @@ func (g *gatherer) appendAllCounters(ctx context.Context, samples []spool.Sample
 	return samples
 }
 
-// seriesOwner is the one service that may write a series which the dashboard reads by
-// name alone: a sample of another service would mix two series in one chart.
-var seriesOwner = map[string]string{
-	"messages_written": "ingest",
-	"queue_depth":      "ingest",
-	"devices_online":   "platform",
-	"alerts_open":      "platform",
-	"connections":      config.DatabaseService,
+// appendAggregates adds what the database counted, without what a monitored service reports
+// itself, and some of it less often than its query yields it.
+func (g *gatherer) appendAggregates(samples []spool.Sample, readings Readings, at time.Time) []spool.Sample {
+	for _, s := range readings.samples() {
+		if g.counters.services[s.Service] != nil {
+			continue
+		}
+		if every := seldom[s.Metric]; every > 0 && !g.stored.due(s.Metric, every, at) {
+			continue
+		}
+		samples = append(samples, s)
+	}
+	return samples
 }
 
-// sampleName is the name under which an extra service's counter is stored. It gets the
-// service's name as a prefix if its own is a series of another service or the worker.
+// pageSeries are the series that the platform's pages read by name alone: a sample of
+// another service would mix two series in one chart. docs/pages.md has the pages.
+var pageSeries = []string{
+	"messages_written", "queue_depth", "jobs_pending", "jobs_failed",
+	"devices_online", "devices_stale", "alerts_open", "connections",
+}
+
+// sampleName is the name under which an extra service's counter is stored: with the
+// service's name as a prefix where its own belongs to the pages or to the worker.
 func sampleName(service, counter string) string {
-	owner, reserved := seriesOwner[counter]
-	if reserved && owner != service || counter == config.LatencySample {
+	if slices.Contains(pageSeries, counter) || counter == config.LatencySample {
 		return service + "_" + counter
 	}
 	return counter

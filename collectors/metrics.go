@@ -34,7 +34,7 @@ func newMetricsCollector(targets []probe.Target, store Store, lease *lease.Lease
 			timeout:  min(probe.Timeout, interval*8/10),
 			counters: newCounterKeeper(targets, store),
 			clock:    sampleClock{current: lease.Now},
-			minutes:  minutes{},
+			stored:   stored{},
 			leftOut:  leftOut{},
 		},
 		counting: counting,

@@ -92,6 +92,62 @@ func TestItWritesTheSamplesOfACycleInTheirShape(t *testing.T) {
 	}
 }
 
+// What the database has of the delivery jobs stands in for the delivery service, which a
+// newer platform does not have: where that is monitored, it alone reports them.
+func TestDeliveryJobsAreOfOneSource(t *testing.T) {
+	for name, test := range map[string]struct {
+		targets []probe.Target
+		want    []string
+	}{
+		"not monitored": {nil, []string{"delivery jobs_failed 2", "delivery jobs_pending 4"}},
+		"healthy": {platform(map[string]probe.Reading{"delivery": {Status: probe.Healthy, Counters: map[string]float64{"jobs_failed": 7}}}),
+			[]string{"delivery jobs_succeeded 0", "delivery jobs_failed 7", "delivery jobs_pending 0", "delivery healthy 1"}},
+		"down": {platform(map[string]probe.Reading{"delivery": {Status: probe.Down}}), []string{"delivery healthy 0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := newFakeStore()
+			store.aggregate = func() (a Readings) {
+				a.read("delivery totals", time.Millisecond, sampleOf("delivery", "jobs_failed", 2), sampleOf("delivery", "jobs_pending", 4))
+				return a
+			}
+			collector := collectorOf(test.targets, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
+			if err := collector.Cycle(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			delivery := slices.DeleteFunc(store.cycles[0].Samples, func(s spool.Sample) bool { return s.Service != "delivery" })
+			wantSamples(t, delivery, test.want...)
+		})
+	}
+}
+
+// Totals of which the same pass also yields what comes once a minute are stored every five
+// minutes.
+func TestSomeTotalsAreStoredSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		store.aggregate = func() (a Readings) {
+			a.read("delivery totals", time.Millisecond, sampleOf("delivery", "jobs_failed", 2), sampleOf("platform", "deliveries_failed", 2))
+			return a
+		}
+		collector := collectorOf(nil, store, heldLease(t, store), spool.NewMemory(100), time.Minute)
+		got := map[string]int{}
+		for range 20 {
+			if err := collector.Cycle(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			pass(time.Minute)
+		}
+		for _, c := range store.cycles {
+			for _, s := range c.Samples {
+				got[s.Metric]++
+			}
+		}
+		if got["jobs_failed"] != 20 || got["deliveries_failed"] != 4 {
+			t.Errorf("stored: %v", got)
+		}
+	})
+}
+
 func TestADatabaseThatDoesNotAnswerIsHealthyZeroOnce(t *testing.T) {
 	store := newFakeStore()
 	lease := heldLease(t, store)
@@ -141,13 +197,15 @@ func testAnAggregateThatFails(t *testing.T) {
 
 func TestAnExtraServicesCountersAreStoredUnderNamesThatMixNoSeries(t *testing.T) {
 	store := newFakeStore()
-	targets := []probe.Target{{Service: config.Service{Name: "billing", AllCounters: true}, Probe: answering(probe.Reading{Status: probe.Healthy, LeftOut: 1, Counters: map[string]float64{
+	counters := map[string]float64{
 		"invoices":            3,
-		"queue_depth":         4, // the dashboard's, of ingest alone
-		"connections":         5, // the dashboard's, and …
-		"billing_connections": 6, // … its other name is taken
+		"billing_connections": 6, // the other name of connections is taken
 		"healthy":             7, // the collector's own word
-	}})}}
+	}
+	for i, name := range pageSeries {
+		counters[name] = float64(10 + i)
+	}
+	targets := []probe.Target{{Service: config.Service{Name: "billing", AllCounters: true}, Probe: answering(probe.Reading{Status: probe.Healthy, LeftOut: 1, Counters: counters})}}
 	collector := collectorOf(targets, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
 	var log logtest.Log
 	ctx := log.Logger().WithContext(t.Context())
@@ -162,7 +220,13 @@ func TestAnExtraServicesCountersAreStoredUnderNamesThatMixNoSeries(t *testing.T)
 			billing = append(billing, s)
 		}
 	}
-	wantSamples(t, billing, "billing invoices 3", "billing billing_queue_depth 4", "billing billing_connections 6", "billing healthy 1")
+	want := []string{"billing invoices 3", "billing billing_connections 6", "billing healthy 1"}
+	for i, name := range pageSeries {
+		if name != "connections" {
+			want = append(want, fmt.Sprintf("billing billing_%s %d", name, 10+i))
+		}
+	}
+	wantSamples(t, billing, want...)
 	left := log.Lines(t, "counters left out: not a finite number, not a proper name, or one too many")
 	if len(left) != 1 || left[0]["left_out"] != 3.0 {
 		t.Errorf("what is left out should be counted and logged once: %v", left)

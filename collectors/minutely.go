@@ -10,18 +10,18 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// minutes holds the last stored minute of each thing that is stored once a minute, in
-// the first cycle that has it.
-type minutes map[string]time.Time
+// stored holds when each thing that is stored less often than every cycle was stored last:
+// in the first cycle of each minute, say, that has it.
+type stored map[string]time.Time
 
-// first reports whether the cycle at this time is the first of its minute to ask for
-// what.
-func (m minutes) first(what string, at time.Time) bool {
-	minute := at.Truncate(time.Minute)
-	if m[what].Equal(minute) {
+// due reports whether the cycle at this time is the first of its minute, or of whatever
+// every is, to ask for what.
+func (s stored) due(what string, every time.Duration, at time.Time) bool {
+	period := at.Truncate(every)
+	if s[what].Equal(period) {
 		return false
 	}
-	m[what] = minute
+	s[what] = period
 	return true
 }
 

@@ -327,10 +327,14 @@ FROM (
 
     SELECT count(*) FILTER (WHERE status = 'COMPLETED') AS succeeded,
            count(*) FILTER (WHERE status = 'FAILED') AS failed,
+           count(*) FILTER (WHERE status = 'PENDING') AS pending,
            count(*) FILTER (WHERE created_at >= now() - interval '24 hours') AS day
     FROM delivery_jobs
 ) j
 CROSS JOIN LATERAL (VALUES
+    ('jobs_succeeded', 'delivery', '{}', j.succeeded),
+    ('jobs_failed', 'delivery', '{}', j.failed),
+    ('jobs_pending', 'delivery', '{}', j.pending),
     ('deliveries_succeeded', 'platform', '{}', j.succeeded),
     ('deliveries_failed', 'platform', '{}', j.failed),
     ('deliveries_24h', 'platform', '{}', j.day)
@@ -345,7 +349,8 @@ type DeliveryTotalSamplesRow struct {
 }
 
 // What of delivery_jobs, or of the view that stands in for it, the pending ones do not
-// tell: a scan of it.
+// tell, and what the delivery service reports of it where the platform has one: a scan of
+// it. The jobs_* are left out while that service is monitored.
 func (q *Queries) DeliveryTotalSamples(ctx context.Context) ([]DeliveryTotalSamplesRow, error) {
 	rows, err := q.db.Query(ctx, deliveryTotalSamples)
 	if err != nil {

@@ -29,6 +29,10 @@ type Counter struct {
 	Gauge bool
 	// Fallback is what newer releases of the service report in its place.
 	Fallback string
+	// Rate names the sample of its growth a second, if there is one.
+	Rate string
+	// Minutely is stored once a minute instead of with every cycle.
+	Minutely bool
 }
 
 // Of is the counter among those that an instance reports.
@@ -80,10 +84,10 @@ const DatabaseService = "postgres"
 // simulator follow from it.
 var platformServices = []Service{
 	{Name: "ingest", Variable: "INGEST_HEALTH_URL", fallback: "http://iot-ingest:8080", address: health,
-		Counters: []Counter{{Name: "messages_received"}, {Name: "messages_written"}, {Name: "messages_rejected"}, {Name: "queue_depth", Gauge: true, Fallback: "nats_telemetry_pending"}},
+		Counters: []Counter{{Name: "messages_received"}, {Name: "messages_written", Rate: "ingest_rate"}, {Name: "messages_rejected"}, {Name: "queue_depth", Gauge: true, Fallback: "nats_telemetry_pending"}},
 		Gauges:   []string{"nats_telemetry_pending", "nats_shadow_pending", "nats_commands_pending"}},
 	{Name: "evaluator", Variable: "EVALUATOR_HEALTH_URL", fallback: "http://iot-evaluator:8080", address: health,
-		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}, {Name: "evaluation_errors"}}},
+		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}, {Name: "evaluation_errors", Minutely: true}}},
 	{Name: "dispatcher", Variable: "DISPATCHER_HEALTH_URL", address: health,
 		Counters: []Counter{{Name: "alerts_processed"}, {Name: "routes_matched"}}},
 	{Name: "delivery", Variable: "DELIVERY_HEALTH_URL", address: health,

@@ -23,7 +23,6 @@ var Samples = []Sample{
 	{"ingest", "healthy", 1},
 	{"evaluator", "rules_evaluated", 4},
 	{"evaluator", "alerts_created", 2},
-	{"evaluator", "evaluation_errors", 0}, // not reported
 	{"evaluator", "healthy", 1},
 	{"postgres", "connections", -1},
 	{"postgres", "db_size_bytes", -1},
@@ -34,9 +33,33 @@ var Samples = []Sample{
 	{"platform", "deliveries_pending", 4},
 }
 
-// MinuteSamples are those that one cycle of each minute has besides. Of table_bytes
-// there are ten rows.
+// LaterSamples are those that each cycle of a term has besides, but its first.
+var LaterSamples = []Sample{
+	{"ingest", "ingest_rate", 0},
+}
+
+// MinuteSamples are those that one cycle of each minute has besides.
 var MinuteSamples = []Sample{
+	{"evaluator", "evaluation_errors", 0}, // not reported
+	{"delivery", "jobs_succeeded", 3},
+	{"delivery", "jobs_failed", 2},
+	{"delivery", "jobs_pending", 4},
+	{"postgres", "transactions_committed", -1},
+	{"postgres", "transactions_rolled_back", -1},
+	{"postgres", "blocks_hit", -1},
+	{"postgres", "blocks_read", -1},
+	{"postgres", "temp_bytes", -1},
+	{"postgres", "deadlocks", -1},
+	{"postgres", "oldest_xid_age", -1},
+	{"postgres", "connections_max", -1},
+	{"postgres", "wal_bytes", -1},
+	{"postgres", "longest_transaction_seconds", -1},
+	{"postgres", "locks_waiting", -1},
+}
+
+// FiveMinuteSamples are those that one cycle of each five minutes has besides. Of
+// table_bytes there are ten rows.
+var FiveMinuteSamples = []Sample{
 	{"platform", "tenants_total", 7},
 	{"platform", "tenants_active", 4},
 	{"platform", "tenants_suspended", 2},
@@ -59,17 +82,6 @@ var MinuteSamples = []Sample{
 	{"platform", "deliveries_succeeded", 3},
 	{"platform", "deliveries_failed", 2},
 	{"platform", "deliveries_24h", 6},
-	{"postgres", "transactions_committed", -1},
-	{"postgres", "transactions_rolled_back", -1},
-	{"postgres", "blocks_hit", -1},
-	{"postgres", "blocks_read", -1},
-	{"postgres", "temp_bytes", -1},
-	{"postgres", "deadlocks", -1},
-	{"postgres", "oldest_xid_age", -1},
-	{"postgres", "connections_max", -1},
-	{"postgres", "wal_bytes", -1},
-	{"postgres", "longest_transaction_seconds", -1},
-	{"postgres", "locks_waiting", -1},
 	{"postgres", "table_bytes", -1},
 }
 
@@ -80,11 +92,20 @@ var RunSamples = []Sample{
 	{"postgres", "latency_ms", -1},
 }
 
-// OncePerMinute are the names of what is stored once a minute, as "service metric".
-func OncePerMinute() (names []string) {
-	for _, s := range slices.Concat(MinuteSamples, RunSamples) {
+// FirstSamples are those of the first cycle of `once`, which has them all.
+func FirstSamples() []Sample { return slices.Concat(Samples, MinuteSamples, FiveMinuteSamples) }
+
+// NotInEveryCycle are the names of what some cycles lack, as "service metric".
+func NotInEveryCycle() []string {
+	return Names(LaterSamples, MinuteSamples, FiveMinuteSamples, RunSamples)
+}
+
+// Names are those of samples, as "service metric", sorted.
+func Names(samples ...[]Sample) (names []string) {
+	for _, s := range slices.Concat(samples...) {
 		names = append(names, s.Service+" "+s.Metric)
 	}
+	slices.Sort(names)
 	return names
 }
 
