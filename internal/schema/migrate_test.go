@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -102,7 +103,7 @@ func TestMigrationsOnAnEmptyDatabase(t *testing.T) {
 	wantRoutes(t, pool)
 
 	want := []string{
-		"CREATE INDEX idx_system_metrics_name_service_time ON public.system_metrics USING btree (metric_name, service, \"time\" DESC)",
+		"CREATE INDEX idx_system_metrics_name_service_time ON public.system_metrics USING btree (metric_name, service, \"time\" DESC) INCLUDE (value)",
 		"CREATE INDEX idx_system_metrics_name_time ON public.system_metrics USING btree (metric_name, \"time\" DESC)",
 		"CREATE INDEX idx_system_metrics_service_time ON public.system_metrics USING btree (service, \"time\" DESC) WHERE (service IS NOT NULL)",
 		"CREATE UNIQUE INDEX service_health_pkey ON public.service_health USING btree (service)",
@@ -327,7 +328,7 @@ func TestDownThatFailsHalfWayGoesOn(t *testing.T) {
 	database.Exec(t, "CREATE VIEW the_platforms AS SELECT * FROM system_metrics")
 	pool := database.Pool(t)
 	changes, err := schema.Down(t.Context(), pool, schema.DownOptions{All: true})
-	if err == nil || len(changes) != 4 || changes[3].Object != "00002_lease.sql" {
+	if err == nil || len(changes) != 5 || changes[4].Object != "00002_lease.sql" {
 		t.Errorf("down: %v, %v", changes, err)
 	}
 	database.Exec(t, "DROP VIEW the_platforms")
@@ -425,6 +426,44 @@ func TestEveryEarlierStateIsBroughtForward(t *testing.T) {
 	}
 }
 
+// The index that /metrics/latest reads is made for it where that costs nothing and takes
+// nothing from others: of an empty table of ours, which is no hypertable.
+func TestTheIndexOfTheLatestSamples(t *testing.T) {
+	t.Parallel()
+	const (
+		plain    = `(metric_name, service, "time" DESC)`
+		covering = plain + " INCLUDE (value)"
+	)
+	for name, test := range map[string]struct {
+		prepare string
+		index   string
+		options int
+	}{
+		"empty":          {"SELECT", covering, 4},
+		"a row":          {"INSERT INTO system_metrics (time, metric_name, value) VALUES (now(), 'x', 1)", plain, 0},
+		"TimescaleDB":    {fakeTimescale, plain, 0},
+		"another role's": {"GRANT ALL ON SCHEMA public TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO PUBLIC", plain, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			database := pgtest.New(t)
+			address := database.URL
+			if name == "another role's" {
+				_, address = database.Role(t, "NOSUPERUSER")
+			}
+			database.Exec(t, `DROP INDEX idx_system_metrics_name_service_time; CREATE INDEX idx_system_metrics_name_service_time ON system_metrics `+plain+`;
+				DELETE FROM ops_worker_schema_version WHERE version_id = 6; ALTER TABLE system_metrics RESET (autovacuum_vacuum_insert_scale_factor,
+				autovacuum_vacuum_insert_threshold, autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold);`+test.prepare)
+			pool := database.PoolAs(t, address)
+			for range 2 {
+				migrate(t, pool)
+				pgtest.WantRows(t, pool, `SELECT substring(indexdef FROM 'btree (.*)') FROM pg_indexes WHERE indexname = 'idx_system_metrics_name_service_time'`, test.index)
+				pgtest.WantRows(t, pool, "SELECT coalesce(cardinality(reloptions), 0) FROM pg_class WHERE oid = 'system_metrics'::regclass", strconv.Itoa(test.options))
+			}
+		})
+	}
+}
+
 // What holds a lock on a table is not waited for, and is named: everybody else would
 // wait behind the migration.
 func TestWhoIsInTheWayOfAMigrationIsNamed(t *testing.T) {
@@ -466,7 +505,7 @@ func TestWhoIsInTheWayOfAMigrationIsNamed(t *testing.T) {
 	began = time.Now()
 	changes, err := schema.Down(t.Context(), database.Pool(t), schema.DownOptions{All: true})
 	wantNamed("down", began, err)
-	if len(changes) != 2 { // those of no table
+	if len(changes) != 3 { // those that drop no table
 		t.Errorf("down did %v", changes)
 	}
 	does("COMMIT")
