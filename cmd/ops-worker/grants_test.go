@@ -90,7 +90,7 @@ func exercise(t *testing.T, database *pgtest.Database, environ []string, login s
 	database.Exec(t, "DELETE FROM fleet_alert WHERE tenant_id = '__system__'; DELETE FROM ops_worker_lease")
 	var errs []error
 	for _, cycle := range []string{"metrics", "health"} {
-		if r := command(t, environ, "once", cycle); r.status != exitOK || strings.Contains(r.stderr, `"level":"error"`) || strings.Contains(r.stderr, schemaWarning) {
+		if r := command(t, environ, "once", cycle); r.status != exitOK || strings.Contains(r.stderr, `"level":"ERROR"`) || strings.Contains(r.stderr, schemaWarning) {
 			errs = append(errs, fmt.Errorf("once %s: %s", cycle, r.stderr))
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -461,6 +462,39 @@ func TestTheIndexOfTheLatestSamples(t *testing.T) {
 				pgtest.WantRows(t, pool, "SELECT coalesce(cardinality(reloptions), 0) FROM pg_class WHERE oid = 'system_metrics'::regclass", strconv.Itoa(test.options))
 			}
 		})
+	}
+}
+
+// For a table with rows docs/performance.md has the statements.
+func TestTheIndexOfTheLatestSamplesByHand(t *testing.T) {
+	t.Parallel()
+	const found = `SELECT indexdef FROM pg_indexes WHERE tablename = 'system_metrics' ORDER BY 1; SELECT reloptions FROM pg_class WHERE oid = 'system_metrics'::regclass`
+	database := pgtest.New(t)
+	pool := database.Pool(t)
+	var want []string
+	for sql := range strings.SplitSeq(found, ";") {
+		want = append(want, pgtest.Rows(t, pool, sql)...)
+	}
+	database.Exec(t, `DROP INDEX idx_system_metrics_name_service_time; CREATE INDEX idx_system_metrics_name_service_time ON system_metrics (metric_name, service, time DESC);
+		ALTER TABLE system_metrics RESET (autovacuum_vacuum_insert_scale_factor, autovacuum_vacuum_insert_threshold, autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold);
+		INSERT INTO system_metrics (time, metric_name, value) VALUES (now(), 'x', 1)`)
+	page, err := os.ReadFile("../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(page), "```sql\n")
+	statements, _, _ := strings.Cut(rest, "```")
+	for sql := range strings.SplitSeq(strings.TrimSpace(statements), ";") {
+		if sql != "" {
+			database.Exec(t, sql)
+		}
+	}
+	var got []string
+	for sql := range strings.SplitSeq(found, ";") {
+		got = append(got, pgtest.Rows(t, pool, sql)...)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
