@@ -104,9 +104,9 @@ func (g *gatherer) measure(ctx context.Context, timeout time.Duration, at time.T
 // the sample healthy, with 0.
 func (g *gatherer) appendService(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, withGauges bool) []spool.Sample {
 	switch {
-	case target.AllCounters && o.Status == probe.Healthy:
+	case target.Extra && o.Status == probe.Healthy:
 		samples = g.appendAllCounters(ctx, samples, o)
-	case !target.AllCounters && o.Healthy() > 0:
+	case !target.Extra && o.Healthy() > 0:
 		samples = g.counters.append(ctx, samples, o, withGauges)
 	}
 	if n := len(o.Instances); n > 1 {

@@ -141,7 +141,7 @@ func testAnAggregateThatFails(t *testing.T) {
 
 func TestAnExtraServicesCountersAreStoredUnderNamesThatMixNoSeries(t *testing.T) {
 	store := newFakeStore()
-	targets := []probe.Target{{Service: config.Service{Name: "billing", AllCounters: true}, Probe: answering(probe.Reading{Status: probe.Healthy, LeftOut: 1, Counters: map[string]float64{
+	targets := []probe.Target{{Service: config.Service{Name: "billing", Extra: true}, Probe: answering(probe.Reading{Status: probe.Healthy, LeftOut: 1, Counters: map[string]float64{
 		"invoices":            3,
 		"queue_depth":         4, // the dashboard's, of ingest alone
 		"connections":         5, // the dashboard's, and …
