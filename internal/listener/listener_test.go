@@ -73,7 +73,7 @@ func TestWhatIsMeasuredIsShown(t *testing.T) {
 		`ops_worker_skipped_ticks_total{loop="metrics"} 2`,
 		`ops_worker_probe_duration_seconds_sum{monitored="ingest"} 0.03`,
 		`ops_worker_probe_duration_seconds_count{monitored="postgres"} 1`,
-		`ops_worker_certificate_expiry_timestamp_seconds{monitored="ingest"} 1800000000`,
+		`ops_worker_certificate_expiry_timestamp_seconds{monitored="ingest"} 1800000000` + "\n",
 		`ops_worker_service_state{monitored="ingest",state="down"} 1`,
 		`ops_worker_service_state{monitored="ingest",state="healthy"} 0`,
 		`ops_worker_aggregates_duration_seconds_sum 0.02`,
