@@ -45,7 +45,7 @@ type rated struct {
 func newCounterKeeper(targets []probe.Target, store Store) *counterKeeper {
 	k := &counterKeeper{store: store, services: map[string]*serviceCounters{}}
 	for i, t := range targets {
-		if t.AllCounters {
+		if t.Extra {
 			continue
 		}
 		kept := &serviceCounters{service: t.Service, totals: probe.NewTotals(t.Service)}

@@ -363,7 +363,7 @@ func TestNumbersOfAnExtraServiceAreStoredAsTheyAreRead(t *testing.T) {
 	t.Parallel()
 	store := newFakeStore()
 	value := 0.0
-	targets := []probe.Target{{Service: config.Service{Name: "billing", AllCounters: true}, Probe: func(context.Context) probe.Reading {
+	targets := []probe.Target{{Service: config.Service{Name: "billing", Extra: true}, Probe: func(context.Context) probe.Reading {
 		reading := wellInstance
 		reading.Counters = map[string]float64{"orders": value}
 		return reading

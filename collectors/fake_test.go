@@ -185,7 +185,7 @@ func collectorWith(observer Observer, schedule *schedule, targets []probe.Target
 
 // monitorOf is a monitor that nobody observes.
 func monitorOf(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts alerts) *healthMonitor {
-	return &healthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, latencies: &latencies{}, observer: NoObserver, timeout: min(probe.Timeout, interval*6/10)}
+	return &healthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, latencies: &latencies{}, observer: NoObserver, warned: map[string]time.Time{}, timeout: min(probe.Timeout, interval*6/10)}
 }
 
 // Cycle gathers all there is within a cycle's time, and stores.

@@ -103,7 +103,7 @@ func (g *gatherer) measure(ctx context.Context, timeout time.Duration, at time.T
 // the sample healthy, and its rates, with 0.
 func (g *gatherer) appendService(ctx context.Context, samples []spool.Sample, target probe.Target, o probe.Observation, at time.Time) []spool.Sample {
 	switch {
-	case !target.AllCounters:
+	case !target.Extra:
 		minutely := o.Healthy() > 0 && g.stored.due(target.Name, time.Minute, at)
 		samples = g.counters.append(ctx, samples, o, at, minutely)
 	case o.Status == probe.Healthy:

@@ -26,8 +26,9 @@ type healthMonitor struct {
 	timeout   time.Duration // of a probe
 
 	last        []probe.Observation
-	synced      []probe.Observation // at the last sync of the alerts
-	syncedToken lease.Token         // of the last sync; zero if it failed
+	warned      map[string]time.Time // of a certificate, by service
+	synced      []probe.Observation  // at the last sync of the alerts
+	syncedToken lease.Token          // of the last sync; zero if it failed
 }
 
 // cycle probes every service, then saves the results.
@@ -42,6 +43,7 @@ func (m *healthMonitor) check(ctx context.Context) {
 	m.observer.Probed(observations)
 	m.latencies.keep(m.lease.Token(), observations)
 	m.logChanges(ctx, observations)
+	m.logCertificates(ctx, observations, time.Now())
 	m.last = observations
 }
 
@@ -96,6 +98,18 @@ func (m *healthMonitor) logChanges(ctx context.Context, observations []probe.Obs
 	}
 }
 
+// logCertificates warns of each certificate that ends soon, once a day.
+func (m *healthMonitor) logCertificates(ctx context.Context, observations []probe.Observation, now time.Time) {
+	for _, o := range observations {
+		notice := probe.CertificateNotice(o.CertificateEnds, now)
+		if notice == "" || now.Sub(m.warned[o.Service]) < 24*time.Hour {
+			continue
+		}
+		m.warned[o.Service] = now
+		zerolog.Ctx(ctx).Warn().Str("monitored", o.Service).Str("reason", notice).Msg("certificate ends soon")
+	}
+}
+
 // alerts are the settings of system alerts.
 type alerts struct {
 	enabled                       bool
@@ -139,11 +153,15 @@ func detailsOf(o probe.Observation) (string, error) {
 		HTTPStatus int                `json:"http_status,omitempty"`
 		Counters   map[string]float64 `json:"counters,omitempty"`
 		Error      string             `json:"error,omitempty"`
+		Ends       string             `json:"certificate_ends,omitempty"`
 		Instances  int                `json:"instances,omitempty"`
 		Unhealthy  map[string]string  `json:"unhealthy_instances,omitempty"`
 	}{Status: o.Status, HTTPStatus: o.HTTPStatus, Counters: o.Counters, Error: o.Err}
 	if len(o.Instances) > 1 {
 		d.Instances, d.Unhealthy = len(o.Instances), unhealthyInstances(o.Instances)
+	}
+	if !o.CertificateEnds.IsZero() {
+		d.Ends = o.CertificateEnds.UTC().Format(time.RFC3339)
 	}
 	if ms := latencyMS(o); ms >= 0 {
 		d.LatencyMS = &ms

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"ops_worker/internal/config"
+	"ops_worker/internal/logtest"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/spool"
 )
@@ -253,6 +254,40 @@ func TestAcknowledgedAlertsAreLookedForWhenTheyMayBeThere(t *testing.T) {
 	if diff := cmp.Diff([]bool{true, false, true, false, false, true, false, true}, store.changed); diff != "" {
 		t.Error(diff)
 	}
+}
+
+func TestACertificateThatEndsSoonIsLoggedOnceADay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newFakeStore()
+		ends := time.Now().Add(15 * 24 * time.Hour)
+		monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{
+			"broker": answering(probe.Reading{Status: probe.Healthy, CertificateEnds: ends}),
+			"ingest": answering(probe.Reading{Status: probe.Healthy}),
+		}), store, heldLease(t, store), time.Hour, alertAtOnce)
+		var log logtest.Log
+		ctx := log.Logger().WithContext(t.Context())
+		for range 4 * 24 { // the last three days of these
+			monitor.check(ctx)
+			time.Sleep(time.Hour)
+		}
+		lines := log.Lines(t, "certificate ends soon")
+		if len(lines) != 3 {
+			t.Fatalf("%d lines, want 3: %s", len(lines), log.String())
+		}
+		if l := lines[2]; l["monitored"] != "broker" || l["level"] != "warn" || l["reason"] != "the certificate ends in 12d, on "+ends.UTC().Format("2006-01-02 15:04 UTC") {
+			t.Errorf("%v", l)
+		}
+	})
+}
+
+func TestTheDetailsHaveTheCertificatesEnd(t *testing.T) {
+	ends := time.Date(2026, 3, 4, 12, 0, 0, 0, time.FixedZone("", 3600))
+	details := parsedDetails(t, observation("broker", probe.Reading{Status: probe.Healthy, CertificateEnds: ends}))
+	if diff := cmp.Diff(map[string]any{"status": "healthy", "certificate_ends": "2026-03-04T11:00:00Z"}, details); diff != "" {
+		t.Error(diff)
+	}
+	// A service may present any year: the rows of the others do not depend on it.
+	parsedDetails(t, observation("broker", probe.Reading{CertificateEnds: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}))
 }
 
 // What a check finds opens an alert when as many in a row have found it, and so

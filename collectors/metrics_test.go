@@ -205,7 +205,7 @@ func TestAnExtraServicesCountersAreStoredUnderNamesThatMixNoSeries(t *testing.T)
 	for i, name := range pageSeries {
 		counters[name] = float64(10 + i)
 	}
-	targets := []probe.Target{{Service: config.Service{Name: "billing", AllCounters: true}, Probe: answering(probe.Reading{Status: probe.Healthy, LeftOut: 1, Counters: counters})}}
+	targets := []probe.Target{{Service: config.Service{Name: "billing", Extra: true}, Probe: answering(probe.Reading{Status: probe.Healthy, LeftOut: 1, Counters: counters})}}
 	collector := collectorOf(targets, store, heldLease(t, store), spool.NewMemory(10), 5*time.Second)
 	var log logtest.Log
 	ctx := log.Logger().WithContext(t.Context())

@@ -98,7 +98,7 @@ func newJobs(cfg config.Config, targets []probe.Target, store Store, leases leas
 		Superseded: func(lastCycleAt time.Time) { j.metrics.supersede(log, lastCycleAt) },
 	})
 	latencies := &latencies{}
-	j.health = &healthMonitor{targets: targets, store: store, lease: j.Lease, latencies: latencies, observer: observer,
+	j.health = &healthMonitor{targets: targets, store: store, lease: j.Lease, latencies: latencies, observer: observer, warned: map[string]time.Time{},
 		alerts: alerts{cfg.SystemAlerts, cfg.AlertAfterFailures, cfg.AlertAfterSuccesses}, timeout: min(probe.Timeout, cfg.HealthInterval*6/10)}
 	schedule := newSchedule(Aggregates, cfg.MetricsInterval, cfg.AggregateBudget.Share())
 	j.metrics = newMetricsCollector(targets, store, j.Lease, buffer, cfg.MetricsInterval, schedule, latencies, observer)

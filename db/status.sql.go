@@ -165,19 +165,21 @@ SELECT service, status, coalesce(latency_ms, -1)::integer AS latency_ms,
        left(coalesce(details ->> 'status', ''), 20)::text AS state,
        left(coalesce(details ->> 'http_status', ''), 20)::text AS http_status,
        left(coalesce(details ->> 'error', ''), 500)::text AS error,
+       left(coalesce(details ->> 'certificate_ends', ''), 40)::text AS certificate_ends,
        checked_at
 FROM service_health
 ORDER BY status = 'healthy', service
 `
 
 type StatusServicesRow struct {
-	Service    string
-	Status     string
-	LatencyMs  int32
-	State      string
-	HttpStatus string
-	Error      string
-	CheckedAt  time.Time
+	Service         string
+	Status          string
+	LatencyMs       int32
+	State           string
+	HttpStatus      string
+	Error           string
+	CertificateEnds string
+	CheckedAt       time.Time
 }
 
 // service_health whole: a row a service, those that are not healthy first. A service
@@ -198,6 +200,7 @@ func (q *Queries) StatusServices(ctx context.Context) ([]StatusServicesRow, erro
 			&i.State,
 			&i.HttpStatus,
 			&i.Error,
+			&i.CertificateEnds,
 			&i.CheckedAt,
 		); err != nil {
 			return nil, err

@@ -340,6 +340,47 @@ func TestServicesMeetTheURLs(t *testing.T) {
 	}
 }
 
+// The overlay with all its comments uncommented is one too, and the policy lets out what
+// its list names.
+func TestTheCommentsOfTheOverlay(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	if err := os.CopyFS(folder, os.DirFS("kubernetes")); err != nil {
+		t.Fatal(err)
+	}
+	for file, commented := range map[string]string{
+		"deployment.yaml":    `(?m)^( +)# (- name: |  value: |  +[a-z-]+=)`,
+		"kustomization.yaml": `(?m)^(  )# (- target:|  )`,
+	} {
+		file = filepath.Join(folder, "overlays/platform", file)
+		text := regexp.MustCompile(commented).ReplaceAllString(read(t, file), "$1$2")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tr := build(t, filepath.Join(folder, "overlays/platform"))
+	out := map[string]bool{}
+	for _, rule := range tr.policy.Spec.Egress {
+		for _, port := range rule.Ports {
+			out[port.Port.String()] = true
+		}
+	}
+	list := environment(tr.container())["HEALTH_SERVICES"]
+	if n := strings.Count(list, "="); n != 8 {
+		t.Errorf("%d endpoints in %q", n, list)
+	}
+	for entry := range strings.SplitSeq(list, ",") {
+		_, address, _ := strings.Cut(entry, "=")
+		u, err := url.Parse(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !out[u.Port()] {
+			t.Errorf("the policy keeps it from %s", address)
+		}
+	}
+}
+
 // The guide's own object is one, and its commands name what the overlay makes.
 func TestTheGuideMeetsTheOverlay(t *testing.T) {
 	t.Parallel()

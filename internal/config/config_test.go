@@ -88,7 +88,7 @@ func TestEveryServiceHasItsSetting(t *testing.T) {
 			t.Errorf("%s: %+v, want %s", s.Name, cfg.Services, want.address)
 		}
 	}
-	if last := cfg.Services[len(cfg.Services)-1]; last.Name != "billing" || !cmp.Equal(last.Addresses, []string{"http://g/up?full=1"}) || !last.AllCounters {
+	if last := cfg.Services[len(cfg.Services)-1]; last.Name != "billing" || !cmp.Equal(last.Addresses, []string{"http://g/up?full=1"}) || !last.Extra {
 		t.Errorf("the extra service: %+v", last)
 	}
 }
@@ -129,6 +129,11 @@ func TestSettings(t *testing.T) {
 		"BUFFER_CYCLES=10":  func(c Config) bool { return c.BufferCycles == 10 },
 		"HEALTH_SERVICES=billing=http://b:1/up?a=b , x=https://x": func(c Config) bool {
 			return cmp.Equal(addresses(c)[3:], []string{"billing http://b:1/up?a=b", "x https://x"})
+		},
+		"HEALTH_SERVICES=broker=tcp://mqtt:1883,six=TLS://[::1]:8883,four=tls://192.0.2.1:443": func(c Config) bool {
+			kinds := []ProbeKind{c.Services[3].Kind, c.Services[4].Kind, c.Services[5].Kind}
+			return cmp.Equal(addresses(c)[3:], []string{"broker mqtt:1883", "six [::1]:8883", "four 192.0.2.1:443"}) &&
+				cmp.Equal(kinds, []ProbeKind{ProbeTCP, ProbeTLS, ProbeTLS}) && c.Services[3].Extra
 		},
 	} {
 		cfg, err := FromEnvironment([]string{pair})
@@ -196,7 +201,18 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 		"HEALTH_SERVICES=a=http://a,Hunter2=http://b":                                    "HEALTH_SERVICES: the name of entry 2 must be 1 to 64 characters of a-z 0-9 _ -",
 		"HEALTH_SERVICES=a=http://a,a=http://b":                                          "HEALTH_SERVICES: a is there twice",
 		"HEALTH_SERVICES=postgres=http://a":                                              "HEALTH_SERVICES: postgres is a name of the platform's own",
-		"HEALTH_SERVICES=a=hunter2":                                                      "HEALTH_SERVICES: the URL of a must be like http://host:8080/health",
+		"HEALTH_SERVICES=a=hunter2":                                                      wrongURL,
+		"HEALTH_SERVICES=a=ftp://hunter2:21":                                             wrongURL,
+		"HEALTH_SERVICES=a=tcp://hunter2":                                                wrongSocket("tcp"),
+		"HEALTH_SERVICES=a=TCP://hunter2:0":                                              wrongSocket("tcp"),
+		"HEALTH_SERVICES=a=tcp://hunter2:65536":                                          wrongSocket("tcp"),
+		"HEALTH_SERVICES=a=tcp://:1883":                                                  wrongSocket("tcp"),
+		"HEALTH_SERVICES=a=tcp://u:hunter2@h:1883":                                       wrongSocket("tcp"),
+		"HEALTH_SERVICES=a=tls://hunter2@h:8883":                                         wrongSocket("tls"),
+		"HEALTH_SERVICES=a=tls://h:8883/hunter2":                                         wrongSocket("tls"),
+		"HEALTH_SERVICES=a=tls://h:8883?hunter2":                                         wrongSocket("tls"),
+		"HEALTH_SERVICES=a=tls://::1:8883":                                               wrongSocket("tls"),
+		"HEALTH_SERVICES=a=tls://::1":                                                    wrongSocket("tls"),
 	} {
 		_, err := FromEnvironment([]string{pair})
 		var settings *Error
@@ -211,6 +227,12 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 			t.Errorf("%s: the error quotes the value: %v", pair, err)
 		}
 	}
+}
+
+const wrongURL = "HEALTH_SERVICES: the URL of a must be like http://host:8080/health, tcp://host:1883 or tls://host:8883"
+
+func wrongSocket(scheme string) string {
+	return "HEALTH_SERVICES: the URL of a must be " + scheme + "://host:port, an IPv6 address in brackets, and nothing else: no user, password or path"
 }
 
 func TestHowManyExtraServicesThereMayBe(t *testing.T) {

@@ -3,8 +3,11 @@ package config
 import (
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 )
 
 func TestEverySettingIsWhereItsUsersLook(t *testing.T) {
@@ -30,4 +33,58 @@ func TestEverySettingIsWhereItsUsersLook(t *testing.T) {
 			}
 		}
 	}
+}
+
+// runbook are the endpoints that the platform's runbook lists.
+var runbook = []string{
+	"http://ui:8080/health", "http://api:8081/health", "http://route-delivery:8080/health", "http://mqtt:18083/api/v5/status",
+	"http://prometheus:9090/-/healthy", "http://minio:9000/minio/health/live", "http://nats:8222/healthz", "http://grafana:3001/api/health",
+}
+
+// What the two files have in comments is right once it is uncommented, and holds every
+// endpoint. A name that does not exist would be an alert that stays open.
+func TestTheListsToUncommentAreSettings(t *testing.T) {
+	t.Parallel()
+	commented := regexp.MustCompile(`(?m)^( +)# (- name: |  value: |  +[a-z-]+=|[A-Z_]+: )`)
+	for file, broker := range map[string]string{"compose.worker.yaml": "iot-mqtt:1883", "deploy/kubernetes/overlays/platform/deployment.yaml": "pulse-emqx:1883"} {
+		content, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var tree yaml.Node
+		if err := yaml.Unmarshal(commented.ReplaceAll(content, []byte("$1$2")), &tree); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		var environ []string
+		for _, name := range []string{"DISPATCHER_HEALTH_URL", "DELIVERY_HEALTH_URL", "KEYCLOAK_INTERNAL_URL", "MQTT_HOST", "HEALTH_SERVICES"} {
+			environ = append(environ, name+"="+valueOf(&tree, name))
+		}
+		c, err := FromEnvironment(environ)
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		want := append([]string{"http://iot-dispatcher:8080/health", "http://iot-delivery-worker:8080/health", "http://pulse-keycloak:8080/realms/pulse", broker}, runbook...)
+		for _, address := range want {
+			if !slices.ContainsFunc(c.Services, func(s Service) bool { return slices.Equal(s.Addresses, []string{address}) }) {
+				t.Errorf("%s does not name %s", file, address)
+			}
+		}
+		if len(c.Services) != len(want)+3 { // and ingest, evaluator, postgres
+			t.Errorf("%s names %d services, want %d", file, len(c.Services), len(want)+3)
+		}
+	}
+}
+
+// valueOf is the value of a variable, as Compose (NAME: value) or Kubernetes (name: NAME,
+// value: value) has it: what stands behind its name.
+func valueOf(n *yaml.Node, name string) string {
+	for i, c := range n.Content {
+		if c.Value == name && n.Kind == yaml.MappingNode {
+			return n.Content[i+1+i%2].Value // NAME is a key, or the value of the key before another
+		}
+		if value := valueOf(c, name); value != "" {
+			return value
+		}
+	}
+	return ""
 }

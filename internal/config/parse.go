@@ -131,9 +131,21 @@ func isHTTP(value string) bool {
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != ""
 }
 
-// isListenAddress takes host:port, where the host may be left out.
+// hostPort takes host:port, with an IPv6 address in brackets.
+func hostPort(value string) (host string, port uint64, ok bool) {
+	host, number, err := net.SplitHostPort(value)
+	port, convErr := strconv.ParseUint(number, 10, 16)
+	return host, port, err == nil && convErr == nil && !strings.ContainsAny(host, "/@?# ")
+}
+
+// isHostPort takes an address that can be connected to.
+func isHostPort(value string) bool {
+	host, port, ok := hostPort(value)
+	return ok && host != "" && port != 0
+}
+
+// isListenAddress takes host:port, where the host may be left out, and the port 0.
 func isListenAddress(value string) bool {
-	host, port, err := net.SplitHostPort(value)
-	n, convErr := strconv.Atoi(port)
-	return err == nil && convErr == nil && n >= 0 && n <= 65535 && !strings.ContainsAny(host, "/@ ")
+	_, _, ok := hostPort(value)
+	return ok
 }

@@ -13,12 +13,13 @@ type ProbeKind int
 
 // The kinds of probes.
 const (
-	// ProbeCounters is a GET that answers JSON with counters. Such a service's
+	// ProbeCounters is a GET whose answer may have counters. Such a service's
 	// counters and health are samples too; the others are probed by the health
 	// monitor alone.
 	ProbeCounters ProbeKind = iota
 	ProbeStatus             // a GET that answers 200
 	ProbeTCP                // a connection that is accepted
+	ProbeTLS                // a handshake with a certificate that is verified
 	ProbeDatabase           // a query on the worker's own database
 )
 
@@ -49,7 +50,7 @@ type Service struct {
 	// Variable is the setting that says where it is.
 	Variable string
 	Kind     ProbeKind
-	// Addresses are URLs, or host:port of a ProbeTCP; they may hold secrets. The
+	// Addresses are URLs, or host:port of a ProbeTCP or ProbeTLS; they may hold secrets. The
 	// service's instances answer there, at each name one or more.
 	Addresses []string
 	// Counters are stored as samples, 0 where the service does not report one.
@@ -57,8 +58,9 @@ type Service struct {
 	// Gauges are stored besides, once a minute, where the service reports them. What
 	// else a service of the platform reports is not: nobody knows what it counts.
 	Gauges []string
-	// AllCounters stores whatever counters the service reports instead.
-	AllCounters bool
+	// Extra marks a service of HEALTH_SERVICES: it is one instance, any 2xx answer is
+	// healthy, and whatever counters it reports are stored.
+	Extra bool
 
 	// Of a platform service: what Variable is where it is unset, and the address that
 	// is made of one that Variable names.
@@ -156,6 +158,10 @@ const (
 
 var serviceName = pattern(`^[a-z0-9_-]{1,64}$`)
 
+// socketKinds are the probes of extra services that speak no HTTP, by the scheme of
+// their URL.
+var socketKinds = map[string]ProbeKind{"tcp": ProbeTCP, "tls": ProbeTLS}
+
 // extraServices reads HEALTH_SERVICES=name=url,name=url. Each is one target. A comma
 // inside a URL must be written %2C.
 func extraServices(p *problems, value string) (list []Service) {
@@ -169,6 +175,8 @@ func extraServices(p *problems, value string) (list []Service) {
 		}
 		name, address, found := strings.Cut(entry, "=")
 		name, address = strings.TrimSpace(name), strings.TrimSpace(address)
+		scheme, socket, _ := strings.Cut(address, "://")
+		kind, isSocket := socketKinds[strings.ToLower(scheme)]
 		switch {
 		case !found:
 			p.add(ExtraServicesVariable, "entry %d is not of the form name=url: a second URL has a name of its own", i+1)
@@ -178,11 +186,16 @@ func extraServices(p *problems, value string) (list []Service) {
 			p.add(ExtraServicesVariable, "%s is a name of the platform's own", name)
 		case taken[name]:
 			p.add(ExtraServicesVariable, "%s is there twice", name)
-		case !isHTTP(address):
-			p.add(ExtraServicesVariable, "the URL of %s must be like http://host:8080/health", name)
+		case isSocket && !isHostPort(socket):
+			p.add(ExtraServicesVariable, "the URL of %s must be %s://host:port, an IPv6 address in brackets, and nothing else: no user, password or path", name, strings.ToLower(scheme))
+		case !isSocket && !isHTTP(address):
+			p.add(ExtraServicesVariable, "the URL of %s must be like http://host:8080/health, tcp://host:1883 or tls://host:8883", name)
 		default:
 			taken[name] = true
-			list = append(list, Service{Name: name, Variable: ExtraServicesVariable, Addresses: []string{address}, AllCounters: true})
+			if isSocket {
+				address = socket
+			}
+			list = append(list, Service{Name: name, Variable: ExtraServicesVariable, Kind: kind, Addresses: []string{address}, Extra: true})
 		}
 	}
 	p.check(ExtraServicesVariable, len(list) <= MaxExtra, "may name at most %d services", MaxExtra)

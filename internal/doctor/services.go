@@ -2,7 +2,13 @@ package doctor
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -47,11 +53,7 @@ func checkServices(ctx context.Context, r *run, f *findings) error {
 	}
 	var healthy []string
 	for i, o := range observations {
-		target := r.services.targets[i]
-		advice := fmt.Sprintf("start %s, or correct %s", o.Service, target.Variable)
-		if target.Kind == config.ProbeDatabase {
-			advice = "see connection"
-		}
+		advice := serviceAdvice(r.services.targets[i].Service, o)
 		switch o.Status {
 		case probe.Healthy:
 			text := o.Service + " " + latency(o.Latency)
@@ -60,13 +62,58 @@ func checkServices(ctx context.Context, r *run, f *findings) error {
 			}
 			healthy = append(healthy, text)
 		case probe.Degraded:
-			f.warn("see the log of "+o.Service, "%s: degraded, %s, %s", o.Service, o.Reason(), latency(o.Latency))
+			f.warn(advice, "%s: degraded, %s, %s", o.Service, o.Reason(), latency(o.Latency))
 		default:
 			f.fail(advice, "%s: %s, %s", o.Service, o.Status, humanize.OneLine(o.Reason()))
+		}
+		if notice := probe.CertificateNotice(o.CertificateEnds, time.Now()); notice != "" {
+			f.warn("renew the certificate of "+o.Service, "%s: %s", o.Service, notice)
 		}
 	}
 	if len(healthy) > 0 {
 		f.note("healthy: %s", strings.Join(healthy, ", "))
 	}
 	return nil
+}
+
+// serviceAdvice is what mends a service, by its first instance that is not healthy.
+func serviceAdvice(s config.Service, o probe.Observation) string {
+	n := slices.IndexFunc(o.Instances, func(i probe.InstanceReading) bool { return i.Status != probe.Healthy })
+	if n < 0 {
+		return ""
+	}
+	var name x509.HostnameError
+	var authority x509.UnknownAuthorityError
+	var certificate *tls.CertificateVerificationError
+	var plain tls.RecordHeaderError
+	switch r := o.Instances[n]; {
+	case s.Kind == config.ProbeDatabase:
+		return "see connection"
+	case r.Location != "":
+		return fmt.Sprintf("correct %s: no redirect is followed, and this one leads to %s", s.Variable, r.Location)
+	case r.HTTPStatus == http.StatusNotFound:
+		return fmt.Sprintf("correct %s: %s answers, but not at the path %s", s.Variable, s.Name, pathOf(s.Addresses[0]))
+	case errors.Is(r.Cause, probe.ErrNotJSON):
+		return fmt.Sprintf("correct %s: what answers there is not %s, which answers JSON", s.Variable, s.Name)
+	case errors.As(r.Cause, &name):
+		return fmt.Sprintf("correct the host in %s, or give %s a certificate for it", s.Variable, s.Name)
+	case errors.As(r.Cause, &authority):
+		return fmt.Sprintf("put the authority that signed the certificate of %s into the file of HEALTH_CA_FILE", s.Name)
+	case errors.As(r.Cause, &certificate):
+		return "renew the certificate of " + s.Name
+	case errors.As(r.Cause, &plain):
+		return fmt.Sprintf("correct %s: %s speaks no TLS at that port", s.Variable, s.Name)
+	case r.Status == probe.Degraded:
+		return "see the log of " + s.Name
+	}
+	return fmt.Sprintf("start %s, or correct %s", s.Name, s.Variable)
+}
+
+// pathOf is the path of a URL: the rest of it may hold secrets.
+func pathOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return humanize.OneLine(u.EscapedPath())
 }

@@ -1,13 +1,22 @@
 package doctor
 
 import (
+	"crypto/tls"
 	"encoding/json"
+	"fmt"
+	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"ops_worker/db"
+	"ops_worker/internal/certtest"
+	"ops_worker/internal/config"
 )
 
 func TestExitCode(t *testing.T) {
@@ -90,6 +99,74 @@ func TestVerdicts(t *testing.T) {
 			got := r.examine(t.Context(), checks[slices.IndexFunc(checks, func(c check) bool { return c.name == test.check })])
 			if words, advice := strings.Join(got.Found, "\n"), strings.Join(got.Advice, "\n"); got.Result != test.result || !strings.Contains(words, test.words) || !strings.Contains(advice, test.advice) {
 				t.Errorf("%s: %q, %q; want %s: %q, %q", got.Result, words, advice, test.result, test.words, test.advice)
+			}
+		})
+	}
+}
+
+// answering is a URL at which a service answers so.
+func answering(t *testing.T, handler http.HandlerFunc) string {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// The advice is what mends the setting: a service that answers need not be started.
+func TestAdviceForAService(t *testing.T) {
+	t.Parallel()
+	ours, theirs := certtest.New(t), certtest.New(t)
+	secured := func(pair certtest.Pair) string {
+		server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }))
+		server.Config.ErrorLog = log.New(io.Discard, "", 0)
+		server.TLS = &tls.Config{Certificates: []tls.Certificate{pair.Load(t)}}
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	text := answering(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") })
+	status := func(code int) string {
+		return answering(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) })
+	}
+	redirect := answering(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "https://u:s3cret@sso.example/login?s3cret#s3cret", http.StatusFound)
+	})
+	const renew = "renew the certificate of billing"
+	for name, test := range map[string]struct {
+		env    string
+		result Result
+		found  string
+		advice string
+	}{
+		"not JSON":             {"INGEST_HEALTH_URL=" + text, Fail, "ingest: unknown, the answer is not JSON", "correct INGEST_HEALTH_URL: what answers there is not ingest, which answers JSON"},
+		"a redirect":           {"INGEST_HEALTH_URL=" + redirect, Warn, "ingest: degraded, HTTP 302", "correct INGEST_HEALTH_URL: no redirect is followed, and this one leads to https://sso.example/login"},
+		"a wrong path":         {"KEYCLOAK_INTERNAL_URL=" + status(404), Warn, "keycloak: degraded, HTTP 404", "correct KEYCLOAK_INTERNAL_URL: keycloak answers, but not at the path /realms/pulse"},
+		"an error":             {"INGEST_HEALTH_URL=" + status(500), Warn, "ingest: degraded, HTTP 500", "see the log of ingest"},
+		"another instance":     {"INGEST_HEALTH_URL=" + answering(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }) + "," + text, Warn, "ingest: degraded, 1 of 2 instances: the answer is not JSON", "correct INGEST_HEALTH_URL: what answers there is not ingest, which answers JSON"},
+		"nobody listens":       {"HEALTH_SERVICES=billing=tcp://" + refusing(t), Fail, "billing: down, connection refused", "start billing, or correct HEALTH_SERVICES"},
+		"no TLS":               {"HEALTH_SERVICES=billing=" + strings.Replace(text, "http:", "tls:", 1), Fail, "billing: unknown, tls: first record", "correct HEALTH_SERVICES: billing speaks no TLS at that port"},
+		"it ends soon":         {"HEALTH_SERVICES=billing=" + secured(ours.Issue("127.0.0.1", 50*time.Hour)), Warn, "billing: the certificate ends in 2d1h, on ", renew},
+		"it does not":          {"HEALTH_SERVICES=billing=" + secured(ours.Issue("127.0.0.1", 15*24*time.Hour)), OK, "healthy: billing", ""},
+		"it has ended":         {"HEALTH_SERVICES=billing=" + secured(ours.Issue("127.0.0.1", -time.Hour)), Fail, "certificate has expired", renew},
+		"a wrong name":         {"HEALTH_SERVICES=billing=" + strings.Replace(secured(ours.Issue("127.0.0.2", time.Hour*999)), "https:", "tls:", 1), Fail, "certificate is valid for 127.0.0.2, not 127.0.0.1", "correct the host in HEALTH_SERVICES, or give billing a certificate for it"},
+		"an unknown authority": {"HEALTH_SERVICES=billing=" + secured(theirs.Issue("127.0.0.1", time.Hour*999)), Fail, "certificate signed by unknown authority", "put the authority that signed the certificate of billing into the file of HEALTH_CA_FILE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg, err := config.FromEnvironment([]string{test.env, "HEALTH_CA_FILE=" + ours.File})
+			if err != nil {
+				t.Fatal(err)
+			}
+			variable, _, _ := strings.Cut(test.env, "=")
+			cfg.Services = slices.DeleteFunc(cfg.Services, func(s config.Service) bool { return s.Variable != variable })
+			r := &run{services: probeServices(t.Context(), cfg, nil, nil, 10*time.Second)}
+			defer r.services.probing.Wait()
+			f := &findings{result: OK}
+			if err := checkServices(t.Context(), r, f); err != nil {
+				t.Fatal(err)
+			}
+			if f.result != test.result || !strings.Contains(strings.Join(f.found, "\n"), test.found) || strings.Join(f.advice, "\n") != test.advice {
+				t.Errorf("%+v, want %s %q %q", f, test.result, test.found, test.advice)
 			}
 		})
 	}

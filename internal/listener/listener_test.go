@@ -48,7 +48,8 @@ func exercise(m *Metrics) {
 	m.CycleEnded("health", 200*time.Millisecond, errors.New("x"), 0)
 	m.CycleEnded("metrics", 300*time.Millisecond, nil, 2)
 	m.CycleEnded("store", 400*time.Millisecond, nil, 0)
-	m.Probed([]probe.Observation{{Service: "ingest", Took: 30 * time.Millisecond, Reading: probe.Reading{Status: probe.Down}}})
+	m.Probed([]probe.Observation{{Service: "ingest", Took: 30 * time.Millisecond, Reading: probe.Reading{Status: probe.Down, CertificateEnds: time.Unix(1_800_000_000, 0)}}})
+	m.Probed([]probe.Observation{{Service: "postgres", Reading: probe.Reading{Status: probe.Healthy}}})
 	m.Aggregated(20 * time.Millisecond)
 	m.Counted("devices", 2*time.Second, 100*time.Second, true)
 	m.Stored(15)
@@ -71,7 +72,8 @@ func TestWhatIsMeasuredIsShown(t *testing.T) {
 		`ops_worker_cycle_failures_total{loop="store"} 0`,
 		`ops_worker_skipped_ticks_total{loop="metrics"} 2`,
 		`ops_worker_probe_duration_seconds_sum{monitored="ingest"} 0.03`,
-		`ops_worker_probe_duration_seconds_count{monitored="postgres"} 0`,
+		`ops_worker_probe_duration_seconds_count{monitored="postgres"} 1`,
+		`ops_worker_certificate_expiry_timestamp_seconds{monitored="ingest"} 1800000000` + "\n",
 		`ops_worker_service_state{monitored="ingest",state="down"} 1`,
 		`ops_worker_service_state{monitored="ingest",state="healthy"} 0`,
 		`ops_worker_aggregates_duration_seconds_sum 0.02`,

@@ -37,7 +37,7 @@ type Metrics struct {
 	gathered chan time.Duration // how long the gathering took that waits for its store
 
 	mu    sync.Mutex
-	found map[string]probe.Status // by service
+	found map[string]probe.Reading // the newest, by service
 }
 
 // The operations that the platform's dashboards look for, and its buckets, in seconds.
@@ -51,7 +51,7 @@ var buckets = []float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60}
 // NewMetrics makes the metrics of a worker.
 func NewMetrics(source Source) *Metrics {
 	metrics.ExposeMetadata(true)
-	m := &Metrics{source: source, set: metrics.NewSet(), gathered: make(chan time.Duration, 1), found: map[string]probe.Status{}}
+	m := &Metrics{source: source, set: metrics.NewSet(), gathered: make(chan time.Duration, 1), found: map[string]probe.Reading{}}
 	m.set.NewGauge(`pulse_db_pool_size{service="ops_worker"}`, func() float64 { size, _ := source.Pool(); return float64(size) })
 	m.set.NewGauge(`pulse_db_pool_free{service="ops_worker"}`, func() float64 { _, idle := source.Pool(); return float64(idle) })
 	m.set.NewGauge(`ops_worker_lease_held`, func() float64 { leading, _ := source.Lease(); return float64(oneIf(leading)) })
@@ -127,7 +127,7 @@ func (m *Metrics) Probed(observations []probe.Observation) {
 	defer m.mu.Unlock()
 	for _, o := range observations {
 		m.probes(o.Service).Update(o.Took.Seconds())
-		m.found[o.Service] = o.Status
+		m.found[o.Service] = o.Reading
 	}
 }
 
@@ -158,7 +158,8 @@ func (m *Metrics) Superseded(samples int) {
 }
 
 // writeStates writes 1 for the state in which each service was found last, and 0 for
-// the others. What a replica found before it stood by is no state of now.
+// the others; and when the certificates end. What a replica found before it stood by is
+// no state of now.
 func (m *Metrics) writeStates(w io.Writer) {
 	if leading, _ := m.source.Lease(); !leading {
 		return
@@ -168,7 +169,13 @@ func (m *Metrics) writeStates(w io.Writer) {
 	metrics.WriteMetadataIfNeeded(w, "ops_worker_service_state", "gauge")
 	for _, service := range slices.Sorted(maps.Keys(m.found)) {
 		for _, state := range []probe.Status{probe.Healthy, probe.Degraded, probe.Down, probe.Unknown} {
-			fmt.Fprintf(w, "ops_worker_service_state{monitored=%q,state=%q} %d\n", service, state, oneIf(m.found[service] == state))
+			fmt.Fprintf(w, "ops_worker_service_state{monitored=%q,state=%q} %d\n", service, state, oneIf(m.found[service].Status == state))
+		}
+	}
+	metrics.WriteMetadataIfNeeded(w, "ops_worker_certificate_expiry_timestamp_seconds", "gauge")
+	for _, service := range slices.Sorted(maps.Keys(m.found)) {
+		if ends := m.found[service].CertificateEnds; !ends.IsZero() {
+			fmt.Fprintf(w, "ops_worker_certificate_expiry_timestamp_seconds{monitored=%q} %d\n", service, ends.Unix())
 		}
 	}
 }

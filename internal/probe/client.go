@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +26,9 @@ const (
 )
 
 var errTooLong = errors.New("the answer is longer than 1 MiB")
+
+// ErrNotJSON is the Cause where a service of the platform answers anything else.
+var ErrNotJSON = errors.New("the answer is not JSON")
 
 // Client sends the probes of all services. Each is what a new client would see: it
 // has a connection of its own, and so finds no dead or moved service, and no expired
@@ -92,7 +96,8 @@ func (a asking) at(instance netip.Addr) Probe {
 		if err != nil {
 			status := reading.HTTPStatus
 			reading = failedReading(ctx, err, begin)
-			reading.HTTPStatus = status
+			reading.HTTPStatus, reading.Cause = status, err
+			reading.addRefusedCertificate(err)
 		} else {
 			reading.Latency = time.Since(begin)
 		}
@@ -107,31 +112,55 @@ func (c *Client) tcp(address string) asking {
 	return asking{c, c.nameOf(host), port, func(context.Context, net.Conn) (Reading, error) { return Reading{Status: Healthy}, nil }}
 }
 
+// tls asks at a host:port, where the handshake is the answer.
+func (c *Client) tls(address string) asking {
+	host, port, _ := net.SplitHostPort(address)
+	settings := c.transport.TLSClientConfig.Clone()
+	settings.ServerName = host
+	return asking{c, c.nameOf(host), port, func(ctx context.Context, conn net.Conn) (Reading, error) {
+		secured := tls.Client(conn, settings)
+		if err := secured.HandshakeContext(ctx); err != nil {
+			return Reading{}, err
+		}
+		return Reading{Status: Healthy, CertificateEnds: secured.ConnectionState().PeerCertificates[0].NotAfter}, nil
+	}}
+}
+
 // status asks at a URL for its HTTP status alone.
 func (c *Client) status(address string) asking {
-	return c.http(address, func(*Reading, []byte) {})
+	return c.http(address, is200, func(*Reading, []byte) {})
 }
 
 // counters asks at a URL and reads the counters of the answer: those that named
 // selects, and others up to a limit.
 func (c *Client) counters(address string, named func(string) bool) asking {
-	return c.http(address, func(r *Reading, body []byte) {
-		if len(body) > maxBody {
-			r.Status, r.Err = Unknown, errTooLong.Error()
-			return
-		}
+	return c.http(address, is200, func(r *Reading, body []byte) {
 		counters, leftOut, err := parseCounters(body, named)
-		if err != nil {
-			r.Status, r.Err = Unknown, "the answer is not JSON"
-			return
+		switch {
+		case len(body) > maxBody:
+			r.Status, r.Err = Unknown, errTooLong.Error()
+		case err != nil:
+			r.Status, r.Err, r.Cause = Unknown, ErrNotJSON.Error(), ErrNotJSON
+		default:
+			r.Counters, r.LeftOut = counters, leftOut
 		}
-		r.Counters, r.LeftOut = counters, leftOut
 	})
 }
 
+// extra asks an extra service at a URL. It need not answer JSON; where it does, its
+// counters are read.
+func (c *Client) extra(address string) asking {
+	return c.http(address, is2xx, func(r *Reading, body []byte) {
+		r.Counters, r.LeftOut, _ = parseCounters(body, func(string) bool { return false })
+	})
+}
+
+func is200(status int) bool { return status == http.StatusOK }
+func is2xx(status int) bool { return status >= 200 && status <= 299 }
+
 // http asks at a URL. RoundTrip follows no redirect: another host's answer is not the
 // service's.
-func (c *Client) http(address string, read func(*Reading, []byte)) asking {
+func (c *Client) http(address string, healthy func(status int) bool, read func(*Reading, []byte)) asking {
 	request, err := http.NewRequest(http.MethodGet, address, nil)
 	if err != nil {
 		return asking{client: c, name: &name{}} // which is not found; the settings have no such URL
@@ -140,7 +169,7 @@ func (c *Client) http(address string, read func(*Reading, []byte)) asking {
 		password, _ := user.Password()
 		request.SetBasicAuth(user.Username(), password)
 	}
-	request.Header.Set("Accept", "application/json")
+	request.Header.Set("Accept", "application/json, */*;q=0.5")
 	request.Header.Set("User-Agent", "ops-worker")
 	return asking{c, c.nameOf(request.URL.Hostname()), portOf(request.URL), func(ctx context.Context, conn net.Conn) (Reading, error) {
 		request := request.Clone(context.WithValue(ctx, connectionKey{}, &limited{conn, maxRead}))
@@ -152,16 +181,39 @@ func (c *Client) http(address string, read func(*Reading, []byte)) asking {
 			return Reading{}, err
 		}
 		defer response.Body.Close()
-		if response.StatusCode != http.StatusOK { // which says enough
-			return Reading{Status: Degraded, HTTPStatus: response.StatusCode}, nil
-		}
 		reading := Reading{Status: Healthy, HTTPStatus: response.StatusCode}
+		if response.TLS != nil {
+			reading.CertificateEnds = response.TLS.PeerCertificates[0].NotAfter
+		}
+		if !healthy(response.StatusCode) { // which says enough
+			reading.Status, reading.Location = Degraded, locationOf(response)
+			return reading, nil
+		}
 		body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
 		if err == nil {
 			read(&reading, body)
 		}
 		return reading, err
 	}}
+}
+
+// locationOf is where a redirect leads, or empty.
+func locationOf(response *http.Response) string {
+	to, err := response.Location()
+	if err != nil || response.StatusCode < 300 || response.StatusCode > 399 {
+		return ""
+	}
+	return faultlog.PlainText((&url.URL{Scheme: to.Scheme, Host: to.Host, Path: to.Path}).String())
+}
+
+// addRefusedCertificate notes a certificate that was not verified: why, without the names
+// of Go's packages, and when it ends.
+func (r *Reading) addRefusedCertificate(err error) {
+	var refused *tls.CertificateVerificationError
+	if errors.As(err, &refused) {
+		r.Err = faultlog.PlainText(strings.TrimPrefix(refused.Err.Error(), "x509: "))
+		r.CertificateEnds = refused.UnverifiedCertificates[0].NotAfter
+	}
 }
 
 // portOf is the port that a URL leads to.

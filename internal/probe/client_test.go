@@ -242,28 +242,36 @@ func TestNothingIsWaitedForLongerThanTheDeadline(t *testing.T) {
 // connection is closed then.
 func TestAHandshakeThatStops(t *testing.T) {
 	t.Parallel()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	given := make(chan struct{})
-	go func() {
-		defer close(given)
-		if c, err := listener.Accept(); err == nil {
-			_, _ = io.Copy(io.Discard, c) // until the other side gives up
-			c.Close()
-		}
-	}()
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	probe := only(NewClient(config.Config{Instances: true}).counters("https://"+listener.Addr().String(), named))
-	if r := probe(ctx); r.Status != Unknown || !strings.HasPrefix(r.Err, "no answer within ") {
-		t.Errorf("%+v", r)
-	}
-	select {
-	case <-given:
-	case <-time.After(10 * time.Second):
-		t.Error("the connection stands behind the probe")
+	client := NewClient(config.Config{Instances: true})
+	for name, ask := range map[string]func(address string) asking{
+		"a GET":       func(address string) asking { return client.counters("https://"+address, named) },
+		"a handshake": client.tls,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			given := make(chan struct{})
+			go func() {
+				defer close(given)
+				if c, err := listener.Accept(); err == nil {
+					_, _ = io.Copy(io.Discard, c) // until the other side gives up
+					c.Close()
+				}
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if r := only(ask(listener.Addr().String()))(ctx); r.Status != Unknown || !strings.HasPrefix(r.Err, "no answer within ") {
+				t.Errorf("%+v", r)
+			}
+			select {
+			case <-given:
+			case <-time.After(10 * time.Second):
+				t.Error("the connection stands behind the probe")
+			}
+		})
 	}
 }

@@ -186,7 +186,7 @@ func TestANameServerThatIsGoneIsOneLine(t *testing.T) {
 	r.set("10.0.0.1")
 	var services []config.Service
 	for i := range config.MaxExtra {
-		services = append(services, config.Service{Addresses: []string{fmt.Sprintf("http://s%03d:1", i)}, AllCounters: true})
+		services = append(services, config.Service{Addresses: []string{fmt.Sprintf("http://s%03d:1", i)}, Extra: true})
 	}
 	client, _ := resolving(&r, services...)
 	var log logtest.Log
@@ -275,7 +275,7 @@ func TestANameIsDialledAtItsLastKnownAddresses(t *testing.T) {
 	}{
 		"of the platform": {config.Service{}, true},
 		"INSTANCES=off":   {config.Service{}, false},
-		"extra":           {config.Service{AllCounters: true}, true},
+		"extra":           {config.Service{Extra: true}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -305,7 +305,7 @@ func TestANameIsDialledAtItsLastKnownAddresses(t *testing.T) {
 			want("it has moved", Healthy, 12, "")
 			r.set("127.0.0.12", "127.0.0.11")
 			client.FindInstances(t.Context(), zerolog.Nop())
-			if n, spread := len(asked(target)), test.instances && !test.service.AllCounters; (n == 2) != spread {
+			if n, spread := len(asked(target)), test.instances && !test.service.Extra; (n == 2) != spread {
 				t.Errorf("two addresses are %d instances", n)
 			}
 			r.set("127.0.0.12")
@@ -374,8 +374,8 @@ func TestTheAddressesOfOneInstanceAreDialledInTurn(t *testing.T) {
 	var r records
 	r.set("::1", "127.0.0.13", "127.0.0.12", "127.0.0.11")
 	client, targets := resolving(&r,
-		config.Service{Addresses: []string{"http://a.example:" + port}, AllCounters: true},
-		config.Service{Kind: config.ProbeTCP, Addresses: []string{"b.example:" + port}, AllCounters: true})
+		config.Service{Addresses: []string{"http://a.example:" + port}, Extra: true},
+		config.Service{Kind: config.ProbeTCP, Addresses: []string{"b.example:" + port}, Extra: true})
 	client.FindInstances(t.Context(), zerolog.Nop())
 	if got := asked(targets[0]); !slices.Equal(got, []string{"a.example:" + port}) {
 		t.Errorf("an extra service's instances: %s", got)

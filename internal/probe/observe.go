@@ -35,15 +35,20 @@ func Targets(services []config.Service, client *Client, ping func(context.Contex
 		switch s.Kind {
 		case config.ProbeCounters:
 			entry = func(address string) asking { return client.counters(address, s.Names) }
+			if s.Extra {
+				entry = client.extra
+			}
 		case config.ProbeStatus:
 			entry = client.status
 		case config.ProbeTCP:
 			entry = client.tcp
+		case config.ProbeTLS:
+			entry = client.tls
 		case config.ProbeDatabase:
 			targets[i].Probe = query(ping)
 			continue
 		}
-		of := &service{name: s.Name, spread: client.instances && !s.AllCounters}
+		of := &service{name: s.Name, spread: client.instances && !s.Extra}
 		for _, address := range s.Addresses {
 			of.entries = append(of.entries, entry(address))
 		}
@@ -141,6 +146,9 @@ func merge(service string, instances []InstanceReading) Observation {
 	for _, i := range instances {
 		o.Latency = max(o.Latency, i.Latency)
 		o.LeftOut = max(o.LeftOut, i.LeftOut)
+		if ends := i.CertificateEnds; o.CertificateEnds.IsZero() || !ends.IsZero() && ends.Before(o.CertificateEnds) {
+			o.CertificateEnds = ends
+		}
 		for name, value := range i.Counters {
 			sums[name] += value
 		}

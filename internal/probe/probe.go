@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"ops_worker/internal/faultlog"
+	"ops_worker/internal/humanize"
 )
 
 // Status is what a probe found: the words of the platform's details.status.
@@ -21,7 +22,7 @@ type Status string
 // The statuses of a probe. service_health.status knows healthy and, for the
 // other three, unhealthy.
 const (
-	Healthy  Status = "healthy"  // answered 200
+	Healthy  Status = "healthy"  // answered 200; an extra service 2xx
 	Degraded Status = "degraded" // answered anything else
 	Down     Status = "down"     // no connection could be made: refused, no such host, unreachable
 	Unknown  Status = "unknown"  // time-out, no JSON, …
@@ -41,6 +42,14 @@ type Reading struct {
 	LeftOut int
 	// Err says why a Down or an Unknown is one: plain text, without secrets.
 	Err string
+	// Cause is the error behind Err, to tell one from another. Its text may hold a
+	// secret.
+	Cause error
+	// Location is where a redirect leads, without user, password and query.
+	Location string
+	// CertificateEnds is when the service's certificate ends, verified or not; zero where
+	// none was seen.
+	CertificateEnds time.Time
 	// Remote is the address that the connection led to.
 	Remote string
 }
@@ -56,6 +65,19 @@ func (r Reading) Reason() string {
 		return "no connection"
 	}
 	return string(r.Status)
+}
+
+// CertificateNotice says that a certificate ends within 14 days, or has ended. It is
+// empty otherwise, and where there is no certificate.
+func CertificateNotice(ends, now time.Time) string {
+	left, at := ends.Sub(now), ends.UTC().Format("2006-01-02 15:04 UTC")
+	switch {
+	case ends.IsZero() || left > 14*24*time.Hour:
+		return ""
+	case left <= 0:
+		return fmt.Sprintf("the certificate ended %s ago, on %s", humanize.Age(left.Round(time.Second)), at)
+	}
+	return fmt.Sprintf("the certificate ends in %s, on %s", humanize.Age(left.Round(time.Second)), at)
 }
 
 // Probe asks one service how it is, on a new connection. It answers within ctx's

@@ -105,6 +105,76 @@ func TestProbeOfAnAnswer(t *testing.T) {
 	}
 }
 
+func TestProbeOfAnExtraService(t *testing.T) {
+	t.Parallel()
+	answering := func(status int, body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			fmt.Fprint(w, body)
+		}
+	}
+	redirect := func(to string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, to, http.StatusFound) }
+	}
+	for name, test := range map[string]struct {
+		handler  http.HandlerFunc
+		status   Status
+		counters map[string]float64
+		location string
+	}{
+		"counters":               {answering(200, `{"counters":{"jobs":3}}`), Healthy, map[string]float64{"jobs": 3}, ""},
+		"counters of a 201":      {answering(201, `{"counters":{"jobs":3}}`), Healthy, map[string]float64{"jobs": 3}, ""},
+		"plain text":             {answering(200, "Prometheus Server is Healthy.\n"), Healthy, nil, ""},
+		"no body":                {answering(200, ""), Healthy, nil, ""},
+		"no content":             {answering(204, ""), Healthy, nil, ""},
+		"more than is read":      {answering(200, strings.Repeat("x", 3*maxBody)), Healthy, nil, ""},
+		"status says it is ill":  {answering(200, `{"status":"unhealthy","counters":7}`), Healthy, nil, ""},
+		"an error":               {answering(503, `{"counters":{"jobs":3}}`), Degraded, nil, ""},
+		"a wrong path":           {answering(404, ""), Degraded, nil, ""},
+		"a redirect":             {redirect("https://u:hunter2@sso.example:8443/login?token=hunter2#hunter2"), Degraded, nil, "https://sso.example:8443/login"},
+		"a redirect to nowhere":  {redirect("http://["), Degraded, nil, ""},
+		"a redirect that draws":  {redirect("https://a/%1b[2J\u202e"), Degraded, nil, "https://a/%1B%5B2J%E2%80%AE"},
+		"not modified, and else": {answering(304, ""), Degraded, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(test.handler)
+			defer server.Close()
+			target := Targets([]config.Service{{Name: "x", Extra: true, Addresses: []string{server.URL + "/up"}}}, NewClient(config.Config{}), nil)[0]
+			r := Observe(t.Context(), []Target{target}, 10*time.Second)[0]
+			if r.Status != test.status || r.Err != "" || r.Location != test.location {
+				t.Errorf("reading: %+v", r)
+			}
+			if diff := cmp.Diff(test.counters, r.Counters); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// A proxy of the environment is not used: the answer would be the proxy's. The name is no
+// local one, which no proxy would be asked for.
+func TestNoProxyIsUsed(t *testing.T) {
+	for _, name := range []string{"HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"} {
+		t.Setenv(name, "http://127.0.0.1:1")
+	}
+	requested := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { requested <- r.RequestURI }))
+	defer server.Close()
+	client := NewClient(config.Config{})
+	var names records
+	names.set("127.0.0.1")
+	client.Resolver = &names
+	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+	r := only(client.extra("http://service.example:" + port + "/up"))(t.Context())
+	if r.Status != Healthy {
+		t.Fatalf("reading: %+v", r)
+	}
+	if uri := <-requested; uri != "/up" {
+		t.Errorf("the service was asked for %s, as a proxy is", uri)
+	}
+}
+
 func TestProbeTakesNoMoreCountersThanItMayKeep(t *testing.T) {
 	var b strings.Builder
 	b.WriteString(`{"counters":{`)
@@ -223,6 +293,15 @@ func TestWhatAnErrorSaysOfAService(t *testing.T) {
 		if r := failedReading(t.Context(), test.err, time.Now()); r.Status != test.status || r.Reason() != test.reason {
 			t.Errorf("%s: %s, %q", name, r.Status, r.Reason())
 		}
+	}
+}
+
+func TestATLSProbeOfAServiceWithoutTLS(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(body("{}"))
+	defer server.Close()
+	if r := only(NewClient(config.Config{}).tls(server.Listener.Addr().String()))(t.Context()); r.Status != Unknown || !strings.Contains(r.Err, "does not look like a TLS handshake") {
+		t.Errorf("reading: %+v", r)
 	}
 }
 

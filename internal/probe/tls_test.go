@@ -13,7 +13,8 @@ import (
 )
 
 // A service whose certificate a private authority has signed is asked where
-// HEALTH_CA_FILE names that, and nothing else is taken for it.
+// HEALTH_CA_FILE names that, and nothing else is taken for it. A certificate that is
+// refused still says when it ends.
 func TestAPrivateAuthority(t *testing.T) {
 	t.Parallel()
 	ours, theirs := certtest.New(t), certtest.New(t)
@@ -47,10 +48,53 @@ func TestAPrivateAuthority(t *testing.T) {
 				t.Fatal(err)
 			}
 			client := NewClient(cfg)
-			reading := only(client.counters(cfg.Services[0].Addresses[0], named))(t.Context())
-			if reading.Status != test.status || !strings.Contains(reading.Err, test.err) || strings.Contains(reading.Err, "hunter2") {
-				t.Errorf("%s, %q; want %s, %q", reading.Status, reading.Err, test.status, test.err)
+			for how, ask := range map[string]asking{
+				"a GET":       client.counters(cfg.Services[0].Addresses[0], named),
+				"a handshake": client.tls(server.Listener.Addr().String()),
+			} {
+				reading := only(ask)(t.Context())
+				if reading.Status != test.status || !strings.Contains(reading.Err, test.err) || strings.Contains(reading.Err, "hunter2") || strings.Contains(reading.Err, "tls:") {
+					t.Errorf("%s: %s, %q; want %s, %q", how, reading.Status, reading.Err, test.status, test.err)
+				}
+				if want := test.pair.Load(t).Leaf.NotAfter; !reading.CertificateEnds.Equal(want) {
+					t.Errorf("%s: the certificate ends at %s, want %s", how, reading.CertificateEnds, want)
+				}
 			}
 		})
+	}
+}
+
+func TestTheEarliestCertificateOfTheInstancesCounts(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	ending := func(at time.Time) InstanceReading {
+		return InstanceReading{Reading: Reading{Status: Healthy, CertificateEnds: at}}
+	}
+	for _, instances := range [][]InstanceReading{
+		{ending(now), {Reading: Reading{Status: Down}}, ending(now.Add(time.Hour))},
+		{{Reading: Reading{Status: Down}}, ending(now.Add(time.Hour)), ending(now)},
+	} {
+		if o := merge("ingest", instances); !o.CertificateEnds.Equal(now) {
+			t.Errorf("the certificate ends at %s, want %s", o.CertificateEnds, now)
+		}
+	}
+}
+
+func TestCertificateNotice(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
+	for want, ends := range map[string]time.Time{
+		"": {},
+		"the certificate ends in 14d, on 2026-03-18 12:00 UTC":    now.Add(14 * 24 * time.Hour),
+		"the certificate ends in 1h30m, on 2026-03-04 13:30 UTC":  now.Add(90 * time.Minute).In(time.FixedZone("", 3600)),
+		"the certificate ended 0s ago, on 2026-03-04 12:00 UTC":   now,
+		"the certificate ended 400d ago, on 2025-01-28 12:00 UTC": now.Add(-400 * 24 * time.Hour),
+	} {
+		if got := CertificateNotice(ends, now); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := CertificateNotice(now.Add(14*24*time.Hour+time.Second), now); got != "" {
+		t.Errorf("too early: %q", got)
 	}
 }

@@ -23,7 +23,7 @@ const platform = `
 INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl, cycle_interval, last_cycle_at)
 VALUES ('ops_worker', 'the leader', 3, now() - interval '1 hour', now() + interval '14 seconds', '15 seconds', '5 seconds', now() - interval '1 second');
 INSERT INTO service_health (service, status, latency_ms, details, checked_at) VALUES
-    ('ingest', 'healthy', 12, '{"status": "healthy"}', now() - interval '10 seconds'),
+    ('ingest', 'healthy', 12, '{"status": "healthy", "certificate_ends": "2026-03-05T13:34:56Z"}', now() - interval '10 seconds'),
     ('evaluator', 'unhealthy', 7, '{"status": "degraded", "http_status": 503}', now() - interval '10 seconds'),
     ('odd', 'unhealthy', NULL, '"no object"', now() - interval '10 seconds'),
     ('odder', 'unhealthy', NULL, '{"status": ["down"], "http_status": 1e99, "error": "a\u001b[31mb"}', now() - interval '10 seconds');
@@ -118,6 +118,9 @@ func wantFull(t *testing.T, r Report) {
 	}
 	if s := r.Services[3]; *s.LatencyMS != 12 || r.Services[1].LatencyMS != nil {
 		t.Errorf("latencies of %+v and %+v", s, r.Services[1])
+	}
+	if ends := r.Services[3].CertificateEnds; ends == nil || !ends.Equal(now.Add(25*time.Hour)) || r.Services[0].CertificateEnds != nil {
+		t.Errorf("the certificate ends at %v", ends)
 	}
 	if len(r.Alerts) != 2 || r.Alerts[0].Service != "odd" || r.Alerts[0].Status != "ACKNOWLEDGED" || r.Alerts[1].Service != "evaluator" {
 		t.Errorf("alerts %+v", r.Alerts)

@@ -186,6 +186,7 @@ var stateStyles = map[probe.Status]style{probe.Healthy: green, probe.Degraded: y
 
 func (r Report) serviceLines(width int) []line {
 	rows := make([][]cell, len(r.Services))
+	var notices []line
 	for i, s := range r.Services {
 		since, latency := "-", "-"
 		if s.Since != nil {
@@ -194,9 +195,14 @@ func (r Report) serviceLines(width int) []line {
 		if s.LatencyMS != nil {
 			latency = fmt.Sprintf("%d ms", *s.LatencyMS)
 		}
+		if s.CertificateEnds != nil {
+			if notice := probe.CertificateNotice(*s.CertificateEnds, r.At); notice != "" {
+				notices = append(notices, line{{s.Service + ": " + notice, yellow}})
+			}
+		}
 		rows[i] = []cell{{text: s.Service}, {string(s.State), stateStyles[s.State]}, {text: since}, {text: latency}, {text: r.age(s.CheckedAt)}, {text: cmp.Or(s.Reason, "-")}}
 	}
-	lines := table([]column{{head: "SERVICE"}, {head: "STATE"}, {"FOR", true}, {"LATENCY", true}, {"CHECKED", true}, {head: "REASON"}}, rows, width)
+	lines := append(table([]column{{head: "SERVICE"}, {head: "STATE"}, {"FOR", true}, {"LATENCY", true}, {"CHECKED", true}, {head: "REASON"}}, rows, width), notices...)
 	if reason := r.Unreadable[SinceSection]; reason != "" && len(lines) > 0 {
 		lines = append(lines, line{{"FOR is not known: " + reason, faint}})
 	}

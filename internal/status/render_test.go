@@ -99,6 +99,12 @@ var stages = map[string]func(*gathering){
 			}
 		}
 	},
+	"certificates": func(g *gathering) { // of which one has ended, one ends soon, and one does not
+		g.services[2].Error = "certificate has expired or is not yet valid"
+		for i, ends := range map[int]string{2: "2026-03-04T10:00:00Z", 3: "2026-03-09T12:00:00Z", 4: "2026-06-01T00:00:00Z"} {
+			g.services[i].CertificateEnds = ends
+		}
+	},
 	"migrated": func(g *gathering) { *g = gathering{server: g.server, unreadable: map[Section]string{}} },
 	"old": func(g *gathering) {
 		g.lease.Held, g.lease.ExpiresAt, g.lease.LastCycleAt = false, before(26*time.Hour), before(26*time.Hour+14*time.Second)
@@ -131,7 +137,7 @@ var stages = map[string]func(*gathering){
 		g.services = []db.StatusServicesRow{
 			{Service: strings.Repeat("x", 64), Status: "unhealthy", LatencyMs: 1<<31 - 1, State: "unknown", Error: evil, CheckedAt: now},
 			{Service: "ingest", Status: "unhealthy", LatencyMs: -1, State: "degraded", HttpStatus: evil, Error: evil, CheckedAt: now},
-			{Service: "evaluator", Status: "healthy", LatencyMs: -1, State: evil, Error: evil, CheckedAt: now},
+			{Service: "evaluator", Status: "healthy", LatencyMs: -1, State: evil, Error: evil, CertificateEnds: evil, CheckedAt: now},
 		}
 		g.alerts = []db.OpenSystemAlertsRow{{Service: strings.Repeat("y", 64), Status: "OPEN", Summary: evil, CreatedAt: before(-time.Hour)}}
 		g.series = append(g.series, db.StatusSeriesRow{Service: strings.Repeat("z", 64), MetricName: evil, Newest: before(-2 * time.Hour), Value: -1.7e308,

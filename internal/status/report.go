@@ -92,6 +92,8 @@ type Service struct {
 	LatencyMS *int32     `json:"latency_ms"`
 	Reason    string     `json:"reason"` // empty if it is healthy
 	CheckedAt time.Time  `json:"checked_at"`
+	// CertificateEnds is nil if the service has no certificate, or none was seen.
+	CertificateEnds *time.Time `json:"certificate_ends"`
 }
 
 // Alert is an open system alert.
@@ -193,6 +195,9 @@ func (r *Report) addServices(rows []db.StatusServicesRow, streaks []db.StatusStr
 		s := Service{Service: clean(row.Service), State: state(row), CheckedAt: row.CheckedAt}
 		if row.LatencyMs >= 0 {
 			s.LatencyMS = &row.LatencyMs
+		}
+		if ends, err := time.Parse(time.RFC3339, row.CertificateEnds); err == nil {
+			s.CertificateEnds = &ends
 		}
 		if s.State != probe.Healthy {
 			httpStatus, _ := strconv.Atoi(row.HttpStatus)

@@ -79,6 +79,7 @@ SELECT service, status, coalesce(latency_ms, -1)::integer AS latency_ms,
        left(coalesce(details ->> 'status', ''), 20)::text AS state,
        left(coalesce(details ->> 'http_status', ''), 20)::text AS http_status,
        left(coalesce(details ->> 'error', ''), 500)::text AS error,
+       left(coalesce(details ->> 'certificate_ends', ''), 40)::text AS certificate_ends,
        checked_at
 FROM service_health
 ORDER BY status = 'healthy', service;
