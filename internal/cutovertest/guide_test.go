@@ -88,14 +88,21 @@ func (g guide) way(part string) []block {
 var releases = []release{
 	{
 		folder: "release-api", part: "API",
-		process: "ui_iot", main: "services/ui_iot/main.py", mainJobs: 2,
-		overlay: "compose.platform.yaml", service: "ops_worker", container: "iot-ops-worker", network: "default",
+		main: "services/ui_iot/main.py", mainJobs: 2,
+		service: "ops_worker", container: "iot-ops-worker", network: "default",
+	},
+	{
+		folder: "release-two", part: "Replace",
+		main:    "services/ops_worker/main.py",
+		others:  []string{"services/ui_iot/main.py"},
+		service: "ops_worker", container: "iot-ops-worker", network: "iot-network",
+		inherited: []string{"/app", "DATABASE_URL", "NOTIFY_DATABASE_URL", "PYTHONUNBUFFERED"},
 	},
 	{
 		folder: "release-worker", part: "Beside",
-		process: "ops_worker", main: "services/ops_worker/main.py", mainJobs: 9,
+		main: "services/ops_worker/main.py", mainJobs: 9,
 		others:  []string{"services/ui_iot/main.py"},
-		overlay: "compose.beside.yaml", service: "ops_collector", container: "iot-ops-collector", network: "iot-network",
+		service: "ops_collector", container: "iot-ops-collector", network: "iot-network",
 	},
 }
 
@@ -104,14 +111,17 @@ type release struct {
 	folder string
 	// part is the guide's.
 	part string
-	// process runs the two tasks, among mainJobs others; main says which.
-	process, main string
-	mainJobs      int
+	// main starts the two tasks, among mainJobs others.
+	main     string
+	mainJobs int
 	// others are what the processes run that the guide does not touch.
 	others []string
-	// overlay adds service in container.
-	overlay, service, container string
-	network                     string
+	// service is the worker's, in container.
+	service, container string
+	network            string
+	// inherited are the mounts and variables that the worker has from the service in
+	// whose place it stands.
+	inherited []string
 }
 
 // jobs are what a fixture's main.py starts, without the two tasks.

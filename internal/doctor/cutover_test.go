@@ -111,8 +111,8 @@ func TestAdviceNamesPartsOfTheGuide(t *testing.T) {
 	}
 	for _, advice := range []string{adviceBefore, adviceWhileHeld} {
 		parts := regexp.MustCompile(`"(\w+)"`).FindAllStringSubmatch(advice, -1)
-		if len(parts) != 2 {
-			t.Errorf("%q names %d parts, want 2", advice, len(parts))
+		if len(parts) != 3 {
+			t.Errorf("%q names %d parts, want 3", advice, len(parts))
 		}
 		for _, part := range parts {
 			if !strings.Contains(string(document), "\n## "+part[1]+"\n") {

@@ -94,9 +94,9 @@ func checkLease(ctx context.Context, r *run, f *findings) error {
 // quotes are parts of the guide.
 const (
 	adviceBefore = "this is the state before the cut-over; docs/cut-over.md says how to end it before the worker is started: " +
-		`"API" where the API process collects, "Beside" where the platform's own ops_worker does`
-	adviceWhileHeld = `take the two tasks out of what else runs them: out of the API process (docs/cut-over.md, "API"), or on the newest release ` +
-		`the two lines out of the platform's own ops_worker, which goes on with its other jobs ("Beside"); ` + "`connections` shows who is there"
+		`"API" where the API process collects, "Replace" where the platform's own ops_worker does and nothing else, "Beside" where that has further jobs`
+	adviceWhileHeld = `end the two tasks where else they run (docs/cut-over.md): in the API process ("API"), or in the platform's own ops_worker, ` +
+		`which goes ("Replace") or goes on with its other jobs ("Beside"); ` + "`connections` shows who is there"
 )
 
 // checkOtherWriter looks for what the lease does not account for: every sample of ours
