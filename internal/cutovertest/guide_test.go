@@ -57,15 +57,15 @@ func (g guide) in(language, prefix string) []block {
 
 const (
 	proof     = "The proof"
-	before    = "What the doctor says before"
+	before    = "Ask the doctor"
 	afterBack = "After going back"
 )
 
 // back is the section of a part that goes back.
-func back(part string) string { return part + " 5." }
+func back(part string) string { return part + " 4." }
 
 // way is what a reader of a part runs, in their order: what stands before all
-// parts, the part itself, the proof, and the way back.
+// parts, the part itself, the proof, the way back, and what stands behind all.
 func (g guide) way(part string) []block {
 	var there, homeward []block
 	for _, b := range g.in("sh", part) {
@@ -81,7 +81,7 @@ func (g guide) way(part string) []block {
 			preface = append(preface, b)
 		}
 	}
-	return slices.Concat(preface, there, g.in("sh", proof), homeward)
+	return slices.Concat(preface, g.in("sh", before), there, g.in("sh", proof), homeward, g.in("sh", afterBack))
 }
 
 // releases are the fixtures, a folder of testdata each.
@@ -96,7 +96,6 @@ var releases = []release{
 		main:    "services/ops_worker/main.py",
 		others:  []string{"services/ui_iot/main.py"},
 		service: "ops_worker", container: "iot-ops-worker", network: "iot-network",
-		inherited: []string{"/app", "DATABASE_URL", "NOTIFY_DATABASE_URL", "PYTHONUNBUFFERED"},
 	},
 	{
 		folder: "release-worker", part: "Beside",
@@ -119,9 +118,6 @@ type release struct {
 	// service is the worker's, in container.
 	service, container string
 	network            string
-	// inherited are the mounts and variables that the worker has from the service in
-	// whose place it stands.
-	inherited []string
 }
 
 // jobs are what a fixture's main.py starts, without the two tasks.
