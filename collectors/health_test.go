@@ -62,6 +62,21 @@ func TestAHealthyServiceWritesAHealthyRow(t *testing.T) {
 	}
 }
 
+// SYSTEM_ALERT_ENABLED=false stops the alerts alone.
+func TestWithoutAlertsTheRowsAreWritten(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	client := probe.NewClient(config.Config{Instances: true})
+	store := newFakeStore()
+	monitor := monitorOf(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alerts{})
+	if err := monitor.cycle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if rowStatus(store.health["ingest"]) != "unhealthy" || len(store.open) != 0 || len(store.changed) != 0 {
+		t.Errorf("row %+v, alerts %v, %d calls of SyncAlerts", store.health["ingest"], store.open, len(store.changed))
+	}
+}
+
 func TestARefusedConnectionWritesAnUnhealthyRow(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	server.Close() // its port is free again, and refuses

@@ -6,15 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/rs/zerolog"
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
@@ -388,6 +392,40 @@ func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
 			sync(probe.Down, 1, 0)
 			sync(probe.Healthy, 0, 1)
 			pgtest.WantRows(t, pool, alerts, "CLOSED true true", "CLOSED true true")
+		})
+	}
+}
+
+// An alert of the platform's own monitor, which had another name for the service,
+// is closed when the service is healthy, and not before.
+func TestAnAlertOfAFormerNameIsClosed(t *testing.T) {
+	t.Parallel()
+	for _, status := range []string{"OPEN", "ACKNOWLEDGED"} {
+		t.Run(status, func(t *testing.T) {
+			t.Parallel()
+			database, pool, _ := onDatabase(t)
+			var healthy atomic.Bool
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if !healthy.Load() {
+					w.WriteHeader(http.StatusServiceUnavailable)
+				}
+				_, _ = w.Write([]byte(`{"status": "healthy", "counters": {}}`))
+			}))
+			defer server.Close()
+			database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
+				SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:' || service, '`+status+`', 's'
+				FROM unnest('{delivery_worker,gone}'::text[]) service`)
+			cfg := workerConfig(t, database.URL, "INGEST_HEALTH_URL="+server.URL, "EVALUATOR_HEALTH_URL="+server.URL, "DELIVERY_HEALTH_URL="+server.URL)
+			for _, want := range []string{"delivery_worker gone", "gone"} {
+				worker := NewWorker(Options{Config: cfg, Pool: pool, Buffer: spool.NewMemory(10), Log: zerolog.Nop()})
+				if _, leader, err := worker.OnceHealth(t.Context(), false); err != nil || leader != "" {
+					t.Fatalf("leader %q, %v", leader, err)
+				}
+				pgtest.WantRows(t, pool, `SELECT string_agg(substr(fingerprint, 15), ' ' ORDER BY fingerprint) FROM fleet_alert
+					WHERE status = '`+status+`' AND summary = 's'`, want)
+				healthy.Store(true)
+			}
+			pgtest.WantRows(t, pool, "SELECT count(*) FROM fleet_alert WHERE status <> 'CLOSED'", "1")
 		})
 	}
 }

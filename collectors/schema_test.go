@@ -87,8 +87,8 @@ func TestARunningWorkerMakesWhatIsMissingAgain(t *testing.T) {
 		"a newer release of the platform": func(t *testing.T, database *pgtest.Database) { database.Exec(t, newRelease) },
 		"a table of the platform dropped": func(t *testing.T, database *pgtest.Database) { database.Exec(t, "DROP TABLE device_state") },
 		"the samples dropped":             func(t *testing.T, database *pgtest.Database) { database.Exec(t, "DROP TABLE system_metrics CASCADE") },
-		"three migrations taken back": func(t *testing.T, database *pgtest.Database) {
-			for range 3 { // the first two of which drop no table
+		"four migrations taken back": func(t *testing.T, database *pgtest.Database) {
+			for range 4 { // the first three of which drop no table
 				migrateDown(t, database, false)
 			}
 		},

@@ -182,6 +182,9 @@ func (p *Postgres) SyncAlerts(ctx context.Context, token lease.Token, observatio
 	for _, o := range observations {
 		if o.Up() {
 			up = append(up, o)
+			if o.Former != "" { // an alert of the monitor before this worker
+				up = append(up, probe.Observation{Service: o.Former, Reading: probe.Reading{Status: probe.Healthy}})
+			}
 		} else {
 			batches = append(batches, []probe.Observation{o})
 		}

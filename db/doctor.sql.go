@@ -83,25 +83,43 @@ SELECT coalesce((
            SELECT max(h.checked_at)
            FROM service_health h
            WHERE h.checked_at <= clock_timestamp() + make_interval(secs => $1::float8)), 'epoch')::timestamptz AS newest_check,
+       coalesce((
+           SELECT array_agg(h.service ORDER BY h.service)
+           FROM service_health h
+           WHERE h.service <> ALL ($2::text[])
+             AND h.checked_at < clock_timestamp() - make_interval(secs => $3::float8)), '{}')::text[] AS left_behind,
        clock_timestamp()::timestamptz AS now
 `
+
+type DoctorNewestWritesParams struct {
+	FutureSeconds  float64
+	Monitored      []string
+	OverdueSeconds float64
+}
 
 type DoctorNewestWritesRow struct {
 	NewestSample time.Time
 	NewestCheck  time.Time
+	LeftBehind   []string
 	Now          time.Time
 }
 
 // The newest sample, by one step a name through (metric_name, time), and the newest
-// health row; the epoch where there is none. The names are found as by the view
+// health row; the epoch where there is none. And the services whose health rows nobody
+// refreshes any more: they are not monitored, and overdue. The names are found as by the view
 // ops_worker_series, which does not stand yet before the cut-over. An append moves the lease's
 // last_cycle_at in its own transaction, so that a sample newer than that is another
 // writer's. What lies further ahead than future_seconds was stamped by a clock that
 // was wrong, and hides nothing.
-func (q *Queries) DoctorNewestWrites(ctx context.Context, futureSeconds float64) (DoctorNewestWritesRow, error) {
-	row := q.db.QueryRow(ctx, doctorNewestWrites, futureSeconds)
+func (q *Queries) DoctorNewestWrites(ctx context.Context, arg DoctorNewestWritesParams) (DoctorNewestWritesRow, error) {
+	row := q.db.QueryRow(ctx, doctorNewestWrites, arg.FutureSeconds, arg.Monitored, arg.OverdueSeconds)
 	var i DoctorNewestWritesRow
-	err := row.Scan(&i.NewestSample, &i.NewestCheck, &i.Now)
+	err := row.Scan(
+		&i.NewestSample,
+		&i.NewestCheck,
+		&i.LeftBehind,
+		&i.Now,
+	)
 	return i, err
 }
 

@@ -53,7 +53,7 @@ func TestNoStatementButTheCountsScansALargeTable(t *testing.T) {
 			_, _ = q.NewestValues(ctx, db.NewestValuesParams{MetricNames: []string{"m1", "m2", "m3"}, Services: services, FutureSeconds: 60})
 		},
 		"newest writes": func(ctx context.Context, q *db.Queries) {
-			_, _ = q.DoctorNewestWrites(ctx, 60)
+			_, _ = q.DoctorNewestWrites(ctx, db.DoctorNewestWritesParams{FutureSeconds: 60, OverdueSeconds: 180})
 		},
 		"retention": func(ctx context.Context, q *db.Queries) {
 			_, _ = q.DeleteExpiredSamples(ctx, db.DeleteExpiredSamplesParams{Cutoff: time.Now().Add(-24 * time.Hour), BatchSize: 1000})

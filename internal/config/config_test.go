@@ -143,6 +143,16 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// The alert of a service that is monitored under the older name is its own.
+func TestAFormerNameThatIsMonitoredIsNone(t *testing.T) {
+	for extra, want := range map[string]string{"": "delivery_worker", "delivery_worker=http://d/health": ""} {
+		cfg, err := FromEnvironment([]string{"DELIVERY_HEALTH_URL=http://d", "HEALTH_SERVICES=" + extra})
+		if err != nil || cfg.Services[2].Name != "delivery" || cfg.Services[2].Former != want {
+			t.Errorf("with %q: %v, %+v", extra, err, cfg.Services)
+		}
+	}
+}
+
 func TestDatabaseURLWins(t *testing.T) {
 	cfg, err := FromEnvironment([]string{"PG_HOST=other", "DATABASE_URL=postgresql://a@b/c"})
 	if err != nil || cfg.Database.URL != "postgresql://a@b/c" {

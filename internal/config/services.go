@@ -47,6 +47,9 @@ func (c Counter) Of(reported map[string]float64) (value float64, ok bool) {
 // Service is a monitored service.
 type Service struct {
 	Name string
+	// Former is what the platform's own monitor called it in its rows and alerts, if
+	// that is another name.
+	Former string
 	// Variable is the setting that says where it is.
 	Variable string
 	Kind     ProbeKind
@@ -92,7 +95,7 @@ var platformServices = []Service{
 		Counters: []Counter{{Name: "rules_evaluated"}, {Name: "alerts_created"}, {Name: "evaluation_errors", Minutely: true}}},
 	{Name: "dispatcher", Variable: "DISPATCHER_HEALTH_URL", address: health,
 		Counters: []Counter{{Name: "alerts_processed"}, {Name: "routes_matched"}}},
-	{Name: "delivery", Variable: "DELIVERY_HEALTH_URL", address: health,
+	{Name: "delivery", Former: "delivery_worker", Variable: "DELIVERY_HEALTH_URL", address: health,
 		Counters: []Counter{{Name: "jobs_succeeded"}, {Name: "jobs_failed"}, {Name: "jobs_pending", Gauge: true}}},
 	{Name: "keycloak", Variable: "KEYCLOAK_INTERNAL_URL", Kind: ProbeStatus, address: realm},
 	{Name: "mqtt", Variable: "MQTT_HOST", Kind: ProbeTCP, address: broker},
@@ -125,7 +128,13 @@ func (c *Config) monitored(set map[string]string, p *problems) (services []Servi
 		}
 		services = append(services, s)
 	}
-	return append(services, extraServices(p, c.HealthServices)...)
+	extra := extraServices(p, c.HealthServices)
+	for i := range services { // a name that is monitored is no former one
+		if slices.ContainsFunc(extra, func(e Service) bool { return e.Name == services[i].Former }) {
+			services[i].Former = ""
+		}
+	}
+	return append(services, extra...)
 }
 
 // addresses reads a service's list. A comma inside a URL must be written %2C.

@@ -110,7 +110,7 @@ func (w *walk) clear(t *testing.T) {
 		}
 	}
 	// Compose 1.29 joins the names with an underscore, v2 with a hyphen.
-	cleaner.try(t, fmt.Sprintf(`docker image rm %[1]s_ui_iot %[1]s_ops_worker %[1]s-ui_iot %[1]s-ops_worker`, project))
+	cleaner.try(t, fmt.Sprintf(`docker image rm %[1]s_ui_iot %[1]s_ops_worker %[1]s-ui_iot %[1]s-ops_worker pulse/ops-worker:cutover-fixture`, project))
 	if output, _ := cleaner.try(t, `docker ps --all --format '{{.Names}}' | grep -E '^iot-'`); strings.TrimSpace(output) != "" {
 		t.Errorf("there are containers with the platform's names, which the fixtures need: %s", squeeze(output))
 	}
@@ -154,19 +154,25 @@ func (w *walk) checks(there, home *window) []check {
 	}
 	shown := func(section string, i int) string { return w.guide.in("text", section)[i].text }
 	return []check{
-		{pattern: "config --services", says: contains(`go on with "` + w.part + `"`), after: w.wrongOverlay},
+		{pattern: "platform-release.sh", says: contains(`go on with "` + w.part + `"`), after: w.wrongOverlay},
 		{pattern: `echo "$PLATFORM_NETWORK"`, says: func(_ *testing.T, output string) []string {
 			if got := strings.TrimSpace(output); got != w.network {
 				return []string{fmt.Sprintf("network %q, want %q", got, w.network)}
 			}
 			return nil
 		}},
-		{pattern: "build " + w.service, status: 1, says: contains(shown(before, 0))},
+		{pattern: "build ops_collector", status: 1, says: contains(shown(before, 0))},
 		{pattern: "--numstat", says: func(_ *testing.T, output string) []string {
-			if want := squeeze(shown("Beside 2.", 0)); !strings.Contains(squeeze(output), want) {
+			if want := squeeze(shown("Beside 1.", 0)); !strings.Contains(squeeze(output), want) {
 				return []string{fmt.Sprintf("the diff is %q, want %q", output, want)}
 			}
 			return nil
+		}},
+		{pattern: `diff -- "$FILE"`, after: func(t *testing.T) {
+			services := w.must(t, "platform config --services; git show --format= --numstat")
+			if strings.Contains("\n"+services, "\nops_worker\n") || !strings.Contains(services, "ui_iot\n") || !strings.Contains(services, "\n0\t") {
+				t.Errorf("after the service was taken out: %s", services)
+			}
 		}},
 		{pattern: "ops up -d", prepare: func(t *testing.T) { there.from = w.now(t) }},
 		{pattern: "docker logs", says: func(_ *testing.T, output string) []string {
@@ -185,8 +191,9 @@ func (w *walk) checks(there, home *window) []check {
 				return w.samples(t, "AND time > (SELECT last_cycle_at FROM ops_worker_lease)") >= 3 && w.oldHealth(t)
 			})
 			home.to = w.now(t)
+			w.steady(t)
 		}},
-		{pattern: "ops run --rm", status: 1, says: contains(shown(afterBack, 0)), after: w.afterBack},
+		{pattern: "doctor\n", status: 1, says: contains(shown(afterBack, 0)), after: w.afterBack},
 	}
 }
 
@@ -293,15 +300,44 @@ func (w *walk) proof(t *testing.T) {
 	if output := w.must(t, "docker exec "+w.container+" /ops-worker doctor"); strings.Contains(output, "  fail  ") {
 		t.Errorf("the doctor finds fault: %s", output)
 	}
+	w.steady(t, w.container)
 }
+
+// steady looks whether just the platform's containers stand, and more that are named,
+// and whether none has ever restarted: a process without work ends and is restarted.
+func (w *walk) steady(t *testing.T, more ...string) {
+	t.Helper()
+	want := []string{"/iot-migrator exited 0"}
+	definition, err := os.ReadFile(filepath.Join(w.dir, "docker-compose.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range containerName.FindAllStringSubmatch(string(definition), -1) {
+		more = append(more, name[1])
+	}
+	for _, name := range more {
+		if name != "iot-migrator" {
+			want = append(want, "/"+name+" running 0")
+		}
+	}
+	slices.Sort(want)
+	want = slices.Compact(want)
+	got := strings.Split(strings.TrimSpace(w.must(t, `docker ps --all --quiet --filter label=com.docker.compose.project=`+project+
+		` | xargs docker inspect --format '{{.Name}} {{.State.Status}} {{.RestartCount}}'`)), "\n")
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("containers and how often they have restarted: %q, want %q", got, want)
+	}
+}
+
+var containerName = regexp.MustCompile(`(?m)^    container_name: (\S+)$`)
 
 func (w *walk) afterBack(t *testing.T) {
 	holder := w.guide.in("sql", proof)[1].text
 	if output := plain(w.must(t, `docker exec -i "$DATABASE" psql -U iot -d iotcloud <<'END'`+"\n"+holder+"END")); !strings.Contains(output, "| f |") {
 		t.Errorf("the lease is held: %s", output)
 	}
-	if output := w.must(t, "docker ps --all --quiet --filter name="+w.container+"$"); output != "" {
-		t.Errorf("container %s is left: %s", w.container, output)
+	if output := w.must(t, "docker ps --all --no-trunc --format '{{.Command}}'"); strings.Contains(output, "/ops-worker") {
+		t.Errorf("a container of the worker is left: %s", output)
 	}
 }
 

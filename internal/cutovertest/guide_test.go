@@ -57,15 +57,15 @@ func (g guide) in(language, prefix string) []block {
 
 const (
 	proof     = "The proof"
-	before    = "What the doctor says before"
+	before    = "Ask the doctor"
 	afterBack = "After going back"
 )
 
 // back is the section of a part that goes back.
-func back(part string) string { return part + " 5." }
+func back(part string) string { return part + " 4." }
 
 // way is what a reader of a part runs, in their order: what stands before all
-// parts, the part itself, the proof, and the way back.
+// parts, the part itself, the proof, the way back, and what stands behind all.
 func (g guide) way(part string) []block {
 	var there, homeward []block
 	for _, b := range g.in("sh", part) {
@@ -81,21 +81,27 @@ func (g guide) way(part string) []block {
 			preface = append(preface, b)
 		}
 	}
-	return slices.Concat(preface, there, g.in("sh", proof), homeward)
+	return slices.Concat(preface, g.in("sh", before), there, g.in("sh", proof), homeward, g.in("sh", afterBack))
 }
 
 // releases are the fixtures, a folder of testdata each.
 var releases = []release{
 	{
 		folder: "release-api", part: "API",
-		process: "ui_iot", main: "services/ui_iot/main.py", mainJobs: 2,
-		overlay: "compose.platform.yaml", service: "ops_worker", container: "iot-ops-worker", network: "default",
+		main: "services/ui_iot/main.py", mainJobs: 2,
+		service: "ops_worker", container: "iot-ops-worker", network: "default",
+	},
+	{
+		folder: "release-two", part: "Replace",
+		main:    "services/ops_worker/main.py",
+		others:  []string{"services/ui_iot/main.py"},
+		service: "ops_worker", container: "iot-ops-worker", network: "iot-network",
 	},
 	{
 		folder: "release-worker", part: "Beside",
-		process: "ops_worker", main: "services/ops_worker/main.py", mainJobs: 9,
+		main: "services/ops_worker/main.py", mainJobs: 9,
 		others:  []string{"services/ui_iot/main.py"},
-		overlay: "compose.beside.yaml", service: "ops_collector", container: "iot-ops-collector", network: "iot-network",
+		service: "ops_collector", container: "iot-ops-collector", network: "iot-network",
 	},
 }
 
@@ -104,14 +110,14 @@ type release struct {
 	folder string
 	// part is the guide's.
 	part string
-	// process runs the two tasks, among mainJobs others; main says which.
-	process, main string
-	mainJobs      int
+	// main starts the two tasks, among mainJobs others.
+	main     string
+	mainJobs int
 	// others are what the processes run that the guide does not touch.
 	others []string
-	// overlay adds service in container.
-	overlay, service, container string
-	network                     string
+	// service is the worker's, in container.
+	service, container string
+	network            string
 }
 
 // jobs are what a fixture's main.py starts, without the two tasks.

@@ -13,7 +13,8 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// cutOverQueries are the two queries of docs/cut-over.md, as they stand there.
+// cutOverQueries are the two queries of the proof in docs/cut-over.md, as they stand
+// there. What it says of a row and an alert that are left behind is doctor's advice.
 func cutOverQueries(t *testing.T) (twice, holder string) {
 	t.Helper()
 	document, err := os.ReadFile("../../docs/cut-over.md")
@@ -21,11 +22,14 @@ func cutOverQueries(t *testing.T) (twice, holder string) {
 		t.Fatal(err)
 	}
 	blocks := strings.Split(string(document), "```sql\n")[1:]
-	if len(blocks) != 2 {
-		t.Fatalf("the document has %d queries, want 2", len(blocks))
+	if len(blocks) != 3 {
+		t.Fatalf("the document has %d queries, want 3", len(blocks))
 	}
 	for i, block := range blocks {
 		blocks[i], _, _ = strings.Cut(block, "```")
+	}
+	if want := closeAlert("delivery_worker") + "\n" + deleteRow("delivery_worker") + "\n"; blocks[2] != want {
+		t.Errorf("the document has %q, and doctor says %q", blocks[2], want)
 	}
 	return blocks[0], blocks[1]
 }
@@ -111,8 +115,8 @@ func TestAdviceNamesPartsOfTheGuide(t *testing.T) {
 	}
 	for _, advice := range []string{adviceBefore, adviceWhileHeld} {
 		parts := regexp.MustCompile(`"(\w+)"`).FindAllStringSubmatch(advice, -1)
-		if len(parts) != 2 {
-			t.Errorf("%q names %d parts, want 2", advice, len(parts))
+		if len(parts) != 3 {
+			t.Errorf("%q names %d parts, want 3", advice, len(parts))
 		}
 		for _, part := range parts {
 			if !strings.Contains(string(document), "\n## "+part[1]+"\n") {

@@ -272,7 +272,7 @@ var activityFaults = map[string]fault{
 	},
 	"a sample that the lease knows nothing of": {
 		plant: exec("INSERT INTO system_metrics (time, metric_name, service, value) VALUES (clock_timestamp(), 'connections', 'postgres', 1)"),
-		check: "other writer", result: Fail, found: "a sample of", advice: "out of the platform's own ops_worker",
+		check: "other writer", result: Fail, found: "a sample of", advice: "in the platform's own ops_worker",
 	},
 	"a sample from far ahead hides nothing": {
 		plant: exec(`INSERT INTO system_metrics (time, metric_name, service, value)
@@ -298,6 +298,14 @@ var activityFaults = map[string]fault{
 	"an acknowledged alert of a service that is not monitored": {
 		plant: exec(alert("ACKNOWLEDGED", "mqtt")),
 		check: "system alerts", result: Warn, found: "mqtt: acknowledged for",
+	},
+	"an alert by the older monitor's name": {
+		plant: exec(alert("OPEN", "delivery_worker")),
+		check: "system alerts", result: Warn, found: "delivery_worker: open for", advice: "AND fingerprint = 'system-health:delivery_worker'",
+	},
+	"a health row that nobody refreshes": {
+		plant: exec("INSERT INTO service_health (service, status, checked_at) VALUES ('delivery_worker', 'healthy', now() - interval '1 hour'), ('new', 'healthy', now())"),
+		check: "system alerts", result: Warn, found: "delivery_worker: service_health has a row", advice: "DELETE FROM service_health WHERE service = 'delivery_worker';",
 	},
 	"an alert that nobody closes": {
 		plant: func(t *testing.T, s *stage) {
@@ -415,4 +423,16 @@ func newPlatform(t *testing.T, s *stage) {
 func alert(status, service string) string {
 	return `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary, created_at)
 		VALUES ('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:` + service + `', '` + status + `', 's', now() - interval '2 hours')`
+}
+
+// What delivery's recovery closes is no fault.
+func TestAnAlertOfAFormerNameIsClosedByTheService(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.env["DELIVERY_HEALTH_URL"] = service(t, http.StatusOK)
+	s.database.Exec(t, alert("OPEN", "delivery_worker"))
+	got := of(t, s.run(t), "system alerts")
+	if got.Result != OK || len(got.Found) != 1 || !strings.Contains(got.Found[0], "closed when delivery is healthy again") {
+		t.Errorf("%+v", got)
+	}
 }

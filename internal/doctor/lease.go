@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ops_worker/db"
+	"ops_worker/internal/config"
 	"ops_worker/internal/humanize"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/pace"
@@ -28,9 +29,13 @@ func (l leaseState) held() time.Duration {
 
 // read reads the newest writes, and then the lease: one that is stored meanwhile moves
 // it. Each has a transaction of its own, as its table may be missing.
-func (l *leaseState) read(ctx context.Context, d *database) error {
+func (l *leaseState) read(ctx context.Context, d *database, cfg config.Config) error {
+	params := db.DoctorNewestWritesParams{FutureSeconds: lease.FutureLimit.Seconds(), OverdueSeconds: pace.Overdue(cfg.HealthInterval).Seconds()}
+	for _, s := range cfg.Services {
+		params.Monitored = append(params.Monitored, s.Name)
+	}
 	err := d.read(ctx, func(q *db.Queries) (err error) {
-		l.newest, err = q.DoctorNewestWrites(ctx, lease.FutureLimit.Seconds())
+		l.newest, err = q.DoctorNewestWrites(ctx, params)
 		return err
 	})
 	if err != nil {
@@ -58,7 +63,7 @@ func (r *run) interval() time.Duration {
 const startWorker = "start the worker, unless something else is to collect"
 
 func checkLease(ctx context.Context, r *run, f *findings) error {
-	if err := r.lease.read(ctx, r.database); err != nil {
+	if err := r.lease.read(ctx, r.database, r.cfg); err != nil {
 		return err
 	}
 	lease, interval := r.lease, r.interval()
@@ -94,9 +99,9 @@ func checkLease(ctx context.Context, r *run, f *findings) error {
 // quotes are parts of the guide.
 const (
 	adviceBefore = "this is the state before the cut-over; docs/cut-over.md says how to end it before the worker is started: " +
-		`"API" where the API process collects, "Beside" where the platform's own ops_worker does`
-	adviceWhileHeld = `take the two tasks out of what else runs them: out of the API process (docs/cut-over.md, "API"), or on the newest release ` +
-		`the two lines out of the platform's own ops_worker, which goes on with its other jobs ("Beside"); ` + "`connections` shows who is there"
+		`"API" where the API process collects, "Replace" where the platform's own ops_worker does and nothing else, "Beside" where that has further jobs`
+	adviceWhileHeld = `end the two tasks where else they run (docs/cut-over.md): in the API process ("API"), or in the platform's own ops_worker, ` +
+		`which goes ("Replace") or goes on with its other jobs ("Beside"); ` + "`connections` shows who is there"
 )
 
 // checkOtherWriter looks for what the lease does not account for: every sample of ours

@@ -73,6 +73,7 @@ func (t Target) instances() []Instance {
 // what they are together.
 type Observation struct {
 	Service string
+	Former  string // config.Service.Former
 	// Took is how long the longest probe was under way, answered or not.
 	Took time.Duration
 	Reading
@@ -117,6 +118,7 @@ func Observe(ctx context.Context, targets []Target, timeout time.Duration) []Obs
 	observations := make([]Observation, len(targets))
 	for i, t := range targets {
 		observations[i] = merge(t.Name, readings[i])
+		observations[i].Former = t.Former
 	}
 	return observations
 }

@@ -22,9 +22,6 @@ SELECT l.time, l.metric_name, l.service, l.value, l.tags, r.avg_value, r.max_val
 FROM system_metrics_latest l
 JOIN system_metrics_recent r ON r.metric_name = l.metric_name AND r.service IS NOT DISTINCT FROM l.service;
 
--- route: /health services
-SELECT service, status, latency_ms, details, checked_at FROM service_health;
-
 -- route: /capacity size
 SELECT pg_database_size(current_database());
 

@@ -22,7 +22,8 @@ SELECT set_config('role', @role::text, true)::text AS role;
 
 -- name: DoctorNewestWrites :one
 -- The newest sample, by one step a name through (metric_name, time), and the newest
--- health row; the epoch where there is none. The names are found as by the view
+-- health row; the epoch where there is none. And the services whose health rows nobody
+-- refreshes any more: they are not monitored, and overdue. The names are found as by the view
 -- ops_worker_series, which does not stand yet before the cut-over. An append moves the lease's
 -- last_cycle_at in its own transaction, so that a sample newer than that is another
 -- writer's. What lies further ahead than future_seconds was stamped by a clock that
@@ -49,6 +50,11 @@ SELECT coalesce((
            SELECT max(h.checked_at)
            FROM service_health h
            WHERE h.checked_at <= clock_timestamp() + make_interval(secs => @future_seconds::float8)), 'epoch')::timestamptz AS newest_check,
+       coalesce((
+           SELECT array_agg(h.service ORDER BY h.service)
+           FROM service_health h
+           WHERE h.service <> ALL (@monitored::text[])
+             AND h.checked_at < clock_timestamp() - make_interval(secs => @overdue_seconds::float8)), '{}')::text[] AS left_behind,
        clock_timestamp()::timestamptz AS now;
 
 -- name: DoctorRole :one
