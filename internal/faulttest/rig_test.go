@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
+	"ops_worker/internal/contracttest"
 	"ops_worker/internal/pgserver"
 	"ops_worker/internal/schema"
 )
@@ -383,11 +384,12 @@ func (r *rig) holds(fault string, promised time.Duration) {
 	// A cycle is whole: where both services answered, each has as many samples of
 	// them as every other, but for what a minute has; and none of the running totals
 	// where a term has begun and the stored ones could not be read yet.
-	if n := r.count(`SELECT count(*) FROM (SELECT count(*) AS n FROM system_metrics WHERE service IN ('ingest', 'evaluator') AND metric_name <> 'latency_ms' AND time IN
+	all := "service IN ('ingest', 'evaluator') AND service || ' ' || metric_name <> ALL ('{" + strings.Join(contracttest.NotInEveryCycle(), ",") + "}')"
+	if n := r.count(`SELECT count(*) FROM (SELECT count(*) AS n FROM system_metrics WHERE ` + all + ` AND time IN
 		(SELECT time FROM system_metrics WHERE metric_name = 'healthy' AND service IN ('ingest', 'evaluator') AND value = 1 GROUP BY time HAVING count(*) = 2)
 		AND time IN (SELECT time FROM system_metrics WHERE metric_name IN ('messages_written', 'rules_evaluated'))
 		GROUP BY time HAVING count(*) <> (SELECT max(n) FROM (
-			SELECT count(*) AS n FROM system_metrics WHERE service IN ('ingest', 'evaluator') AND metric_name <> 'latency_ms' GROUP BY time) whole)) x`); n != 0 {
+			SELECT count(*) AS n FROM system_metrics WHERE ` + all + ` GROUP BY time) whole)) x`); n != 0 {
 		r.t.Errorf("%s: %d cycles are not whole", fault, n)
 	}
 	gap := time.Duration(r.count(`SELECT coalesce(max(extract(epoch FROM gap) * 1e6), 0)::bigint FROM (

@@ -47,8 +47,10 @@ CROSS JOIN LATERAL (VALUES
     ('orphans', NULL, 3)
 ) AS x (metric_name, service, value);
 INSERT INTO system_metrics (time, metric_name, service, value) VALUES
-    (now() - interval '3 days', 'jobs_succeeded', 'delivery', 41),
-    (now() - interval '2 days', 'jobs_succeeded', 'delivery', 42),
+    (now() - interval '3 days', 'routes_matched', 'dispatcher', 41),
+    (now() - interval '2 days', 'routes_matched', 'dispatcher', 42),
+    (now() - interval '2 minutes', 'jobs_failed', 'delivery', 9),
+    (now() - interval '1 minute', 'jobs_failed', 'delivery', 7),
     (now() - interval '2 days', 'jobs_pending', 'delivery', 5)`
 
 func newReader(t *testing.T, address string) *Reader {
@@ -150,8 +152,12 @@ func wantFull(t *testing.T, r Report) {
 	if s := seriesOf(t, r, "delivery", "jobs_pending"); !near(s.Value, 5) || !s.Old || s.Change != nil || points(s) != 0 {
 		t.Errorf("jobs_pending %+v", s)
 	}
-	if s := seriesOf(t, r, "delivery", "jobs_succeeded"); s.Value != nil || points(s) != 0 {
-		t.Errorf("jobs_succeeded %+v", s)
+	if s := seriesOf(t, r, "dispatcher", "routes_matched"); s.Value != nil || points(s) != 0 {
+		t.Errorf("routes_matched %+v", s)
+	}
+	// Counted in the database, where there is no delivery service.
+	if s := seriesOf(t, r, "delivery", "jobs_failed"); s.Kind != "gauge" || !near(s.Value, 7) {
+		t.Errorf("jobs_failed %+v", s)
 	}
 	if i := slices.IndexFunc(r.Series, func(s Series) bool { return s.Metric == config.HealthSample }); i >= 0 {
 		t.Error("the services' health stands among the metrics")
