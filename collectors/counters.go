@@ -31,6 +31,7 @@ type serviceCounters struct {
 	service config.Service
 	totals  *probe.Totals
 	rated   map[string]rated // the counters with a rate, by name
+	mixed   bool             // several instances answered behind one address last
 	mixing  faultlog.Log
 }
 
@@ -112,20 +113,22 @@ func (k *counterKeeper) resume(ctx context.Context, queue *queue) {
 
 // append adds the samples of a service in the cycle at a time: its totals where an
 // instance answered, and its gauges if every instance did; where none did, its rates, with
-// 0, since the page that shows one shows the newest there is, however old. What is stored
+// 0, since the page that shows one shows the newest there is, however old: but not where
+// there is no rate when it answers, or that 0 would stay. What is stored
 // once a minute is added if minutely: some counters, and the gauges that are not in the
 // platform's contract.
 func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o probe.Observation, at time.Time, minutely bool) []spool.Sample {
 	kept := k.services[o.Service]
 	if o.Healthy() == 0 {
 		for _, counter := range kept.service.Counters {
-			if counter.Rate != "" {
+			if counter.Rate != "" && !kept.mixed {
 				samples = append(samples, sampleOf(o.Service, counter.Rate, 0))
 			}
 		}
 		return samples
 	}
 	totals, mixed := kept.totals.Add(o)
+	kept.mixed = len(mixed) > 0
 	var fault error
 	if len(mixed) > 0 {
 		fault = fmt.Errorf("%s: %s", strings.Join(mixed, ", "), probe.SeveralAdvice(kept.service.Variable))

@@ -255,6 +255,30 @@ func TestSeveralInstancesBehindOneAddress(t *testing.T) {
 	})
 }
 
+// Where several instances behind one address have no rate, an outage is no rate of 0 either:
+// it would be the newest for as long as samples are kept.
+func TestAnOutageBehindOneAddressIsNoRate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, spool.NewMemory(10))
+		n, asks, away := 0, 0, false
+		r.collector.gatherer.targets[0].Instances = func() []probe.Instance {
+			return []probe.Instance{{Address: "10.0.0.1:8080", Probe: func(context.Context) probe.Reading {
+				if asks++; away {
+					return deadInstance
+				}
+				return counted([]float64{5_000_000, 20_000}[asks%2]+500*float64(n), 1)
+			}}}
+		}
+		for n = range 60 {
+			away = n/10%2 == 1
+			if r.cycle(t); r.rateOf() != "-" {
+				t.Errorf("cycle %d has a rate of %s", n, r.rateOf())
+			}
+		}
+	})
+}
+
 // A newer release of ingest reports what waits under another name.
 func TestTheQueueIsWhatWaitsInTheStream(t *testing.T) {
 	t.Parallel()

@@ -153,7 +153,7 @@ func newSimulation(t *testing.T, newest bool) *simulation {
 	if !newest {
 		names = append(names, "dispatcher", "delivery")
 	}
-	settings := []string{"METRICS_COLLECTION_INTERVAL=5s", "LEASE_TTL=5m"}
+	settings := []string{"METRICS_COLLECTION_INTERVAL=5s", "LEASE_TTL=5m", "SYSTEM_ALERT_ENABLED=false"}
 	for _, name := range names {
 		server := httptest.NewServer(s.health(name))
 		t.Cleanup(server.Close)
@@ -334,13 +334,13 @@ func lineOf(metric string, value func(truth) float64, stored func(s *simulation,
 	}
 }
 
-// cardOf is a card of a chart: its last 30 minutes are all there are.
+// cardOf is a card of a chart, with its line: the last 30 minutes are all there are.
 func cardOf(chart place) place {
 	return func(t *testing.T, s *simulation) (any, any) {
 		shown, true := chart(t, s)
 		value, trend := card(shown.([]point))
 		trueValue, trueTrend := card(true.([]point))
-		return []any{value, trend}, []any{trueValue, trueTrend}
+		return []any{value, trend, shown}, []any{trueValue, trueTrend, true}
 	}
 }
 
@@ -367,16 +367,27 @@ func (s *simulation) connections(step int, shown float64) float64 {
 	return s.connected[step]
 }
 
+// serviceHealth is what the API finds when it asks the services itself; what the worker has
+// found stands beside it.
 func serviceHealth(t *testing.T, s *simulation) (any, any) {
-	shown, true := map[string]bool{}, map[string]bool{}
+	if err := s.worker.health.cycle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var shown, true []string
 	for name, url := range s.services {
 		response, err := http.Get(url + "/health")
 		if err != nil {
 			t.Fatal(err)
 		}
 		response.Body.Close()
-		shown[name], true[name] = response.StatusCode == http.StatusOK, name != "ingest" || !away(s.step-1)
+		state := "healthy"
+		if response.StatusCode != http.StatusOK {
+			state = "degraded"
+		}
+		shown = append(shown, name+" "+state)
 	}
+	slices.Sort(shown)
+	true = pgtest.Rows(t, s.pool, "SELECT service, details->>'status' FROM service_health WHERE service <> 'postgres' ORDER BY 1")
 	return shown, true
 }
 
@@ -442,15 +453,18 @@ var places = map[string]place{
 	},
 	"operations centre: gauge Ingest Rate": func(t *testing.T, s *simulation) (any, any) {
 		latest := s.latest(t)
-		for _, name := range []string{"ingest.ingest_rate", "ingest.messages_written", "ingest.messages_written_rate"} {
-			if value, ok := latest[name]; ok {
-				if away(s.step - 1) {
-					return value, 0.0
-				}
-				return value, rateAt(s.step - 1)
-			}
+		line := []point{{s.at(s.step - 1), -1}} // what the page falls back to would be wrong
+		if value, ok := latest["ingest.ingest_rate"]; ok {
+			line[0].Value = value
 		}
-		return nil, rateAt(s.step - 1)
+		written := s.trueRate()
+		true := s.trueLine(func(step int) float64 {
+			if i := slices.IndexFunc(written, func(p point) bool { return p.At.Equal(s.at(step)) }); i >= 0 {
+				return written[i].Value
+			}
+			return 0 // while ingest does not answer
+		}, func(step int) bool { return step > 0 })
+		return append(line, s.history(t, "ingest_rate", 60)...), append(true[len(true)-1:], true...)
 	},
 	"operations centre: gauge Open Alerts": openAlerts,
 	"operations centre: gauge DB Conn Usage": func(t *testing.T, s *simulation) (any, any) {

@@ -194,6 +194,7 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 		"LOG_FORMAT=hunter2":                                                             "LOG_FORMAT: must be json or console",
 		"MQTT_PORT=0":                                                                    "MQTT_PORT: must be between 1 and 65535",
 		"INGEST_HEALTH_URL=iot-ingest:8080":                                              "INGEST_HEALTH_URL: must be a URL like http://host:8080",
+		"EVALUATOR_HEALTH_URL=http://iot-evaluator:99999":                                "EVALUATOR_HEALTH_URL: must be a URL like http://host:8080",
 		"KEYCLOAK_INTERNAL_URL=ftp://hunter2":                                            "KEYCLOAK_INTERNAL_URL: must be a URL like http://host:8080",
 		"DATABASE_URL=postgres://a:hun@ter2@b/c":                                         "DATABASE_URL: " + pgurl.ErrInvalid.Error(),
 		"DATABASE_URL=postgres://a:p@hunter2#w@b/c":                                      "DATABASE_URL: " + pgurl.ErrInvalid.Error(),

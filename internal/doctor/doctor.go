@@ -227,7 +227,7 @@ type findings struct {
 }
 
 func (f *findings) note(format string, args ...any) {
-	f.found = append(f.found, fmt.Sprintf(format, args...))
+	f.found = append(f.found, humanize.OneLine(fmt.Sprintf(format, args...)))
 }
 
 // warn and fail add a finding and, unless it is empty, what to do about it.
@@ -247,6 +247,7 @@ func (f *findings) add(result Result, advice, format string, args []any) {
 		f.result = result
 	}
 	f.note(format, args...)
+	advice = humanize.OneLine(advice)
 	if advice != "" && !slices.Contains(f.advice, advice) {
 		f.advice = append(f.advice, advice)
 	}

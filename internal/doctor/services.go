@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"ops_worker/internal/config"
-	"ops_worker/internal/humanize"
 	"ops_worker/internal/probe"
 )
 
@@ -64,7 +62,7 @@ func checkServices(ctx context.Context, r *run, f *findings) error {
 		case probe.Degraded:
 			f.warn(advice, "%s: degraded, %s, %s", o.Service, o.Reason(), latency(o.Latency))
 		default:
-			f.fail(advice, "%s: %s, %s", o.Service, o.Status, humanize.OneLine(o.Reason()))
+			f.fail(advice, "%s: %s, %s", o.Service, o.Status, o.Reason())
 		}
 		if notice := probe.CertificateNotice(o.CertificateEnds, time.Now()); notice != "" {
 			f.warn("renew the certificate of "+o.Service, "%s: %s", o.Service, notice)
@@ -92,7 +90,10 @@ func serviceAdvice(s config.Service, o probe.Observation) string {
 	case r.Location != "":
 		return fmt.Sprintf("correct %s: no redirect is followed, and this one leads to %s", s.Variable, r.Location)
 	case r.HTTPStatus == http.StatusNotFound:
-		return fmt.Sprintf("correct %s: %s answers, but not at the path %s", s.Variable, s.Name, pathOf(s.Addresses[0]))
+		if s.Kind == config.ProbeStatus { // Keycloak, of which the realm is half of the path
+			return "correct KEYCLOAK_REALM, or " + s.Variable + ": keycloak answers, but has nothing at that path"
+		}
+		return fmt.Sprintf("correct %s: %s answers, but has nothing at that path", s.Variable, s.Name)
 	case errors.Is(r.Cause, probe.ErrNotJSON):
 		return fmt.Sprintf("correct %s: what answers there is not %s, which answers JSON", s.Variable, s.Name)
 	case errors.As(r.Cause, &name):
@@ -107,13 +108,4 @@ func serviceAdvice(s config.Service, o probe.Observation) string {
 		return "see the log of " + s.Name
 	}
 	return fmt.Sprintf("start %s, or correct %s", s.Name, s.Variable)
-}
-
-// pathOf is the path of a URL: the rest of it may hold secrets.
-func pathOf(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return ""
-	}
-	return humanize.OneLine(u.EscapedPath())
 }

@@ -139,8 +139,9 @@ func TestAdviceForAService(t *testing.T) {
 		advice string
 	}{
 		"not JSON":             {"INGEST_HEALTH_URL=" + text, Fail, "ingest: unknown, the answer is not JSON", "correct INGEST_HEALTH_URL: what answers there is not ingest, which answers JSON"},
-		"a redirect":           {"INGEST_HEALTH_URL=" + redirect, Warn, "ingest: degraded, HTTP 302", "correct INGEST_HEALTH_URL: no redirect is followed, and this one leads to https://sso.example/login"},
-		"a wrong path":         {"KEYCLOAK_INTERNAL_URL=" + status(404), Warn, "keycloak: degraded, HTTP 404", "correct KEYCLOAK_INTERNAL_URL: keycloak answers, but not at the path /realms/pulse"},
+		"a redirect":           {"INGEST_HEALTH_URL=" + redirect, Warn, "ingest: degraded, HTTP 302", "correct INGEST_HEALTH_URL: no redirect is followed, and this one leads to https://sso.example"},
+		"a wrong path":         {"KEYCLOAK_INTERNAL_URL=" + status(404), Warn, "keycloak: degraded, HTTP 404", "correct KEYCLOAK_REALM, or KEYCLOAK_INTERNAL_URL: keycloak answers, but has nothing at that path"},
+		"another wrong path":   {"HEALTH_SERVICES=billing=" + status(404) + "/s3cret", Warn, "billing: degraded, HTTP 404", "correct HEALTH_SERVICES: billing answers, but has nothing at that path"},
 		"an error":             {"INGEST_HEALTH_URL=" + status(500), Warn, "ingest: degraded, HTTP 500", "see the log of ingest"},
 		"another instance":     {"INGEST_HEALTH_URL=" + answering(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }) + "," + text, Warn, "ingest: degraded, 1 of 2 instances: the answer is not JSON", "correct INGEST_HEALTH_URL: what answers there is not ingest, which answers JSON"},
 		"nobody listens":       {"HEALTH_SERVICES=billing=tcp://" + refusing(t), Fail, "billing: down, connection refused", "start billing, or correct HEALTH_SERVICES"},

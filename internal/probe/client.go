@@ -128,13 +128,16 @@ func (c *Client) tls(address string) asking {
 
 // status asks at a URL for its HTTP status alone.
 func (c *Client) status(address string) asking {
-	return c.http(address, is200, func(*Reading, []byte) {})
+	return c.http(address, is200, func(_ *Reading, _ []byte, err error) error { return err })
 }
 
 // counters asks at a URL and reads the counters of the answer: those that named
 // selects, and others up to a limit.
 func (c *Client) counters(address string, named func(string) bool) asking {
-	return c.http(address, is200, func(r *Reading, body []byte) {
+	return c.http(address, is200, func(r *Reading, body []byte, err error) error {
+		if err != nil {
+			return err
+		}
 		counters, leftOut, err := parseCounters(body, named)
 		switch {
 		case len(body) > maxBody:
@@ -144,14 +147,18 @@ func (c *Client) counters(address string, named func(string) bool) asking {
 		default:
 			r.Counters, r.LeftOut = counters, leftOut
 		}
+		return nil
 	})
 }
 
-// extra asks an extra service at a URL. It need not answer JSON; where it does, its
-// counters are read.
+// extra asks an extra service at a URL. Its body may be anything, also one that breaks off
+// or has no end; of a JSON one the counters are read.
 func (c *Client) extra(address string) asking {
-	return c.http(address, is2xx, func(r *Reading, body []byte) {
-		r.Counters, r.LeftOut, _ = parseCounters(body, func(string) bool { return false })
+	return c.http(address, is2xx, func(r *Reading, body []byte, err error) error {
+		if err == nil {
+			r.Counters, r.LeftOut, _ = parseCounters(body, func(string) bool { return false })
+		}
+		return nil
 	})
 }
 
@@ -160,7 +167,7 @@ func is2xx(status int) bool { return status >= 200 && status <= 299 }
 
 // http asks at a URL. RoundTrip follows no redirect: another host's answer is not the
 // service's.
-func (c *Client) http(address string, healthy func(status int) bool, read func(*Reading, []byte)) asking {
+func (c *Client) http(address string, healthy func(status int) bool, read func(r *Reading, body []byte, err error) error) asking {
 	request, err := http.NewRequest(http.MethodGet, address, nil)
 	if err != nil {
 		return asking{client: c, name: &name{}} // which is not found; the settings have no such URL
@@ -190,20 +197,19 @@ func (c *Client) http(address string, healthy func(status int) bool, read func(*
 			return reading, nil
 		}
 		body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
-		if err == nil {
-			read(&reading, body)
-		}
+		err = read(&reading, body, err)
 		return reading, err
 	}}
 }
 
-// locationOf is where a redirect leads, or empty.
+// locationOf is the place to which a redirect leads, without the path, which may hold a
+// secret of the URL that was asked; or empty.
 func locationOf(response *http.Response) string {
 	to, err := response.Location()
 	if err != nil || response.StatusCode < 300 || response.StatusCode > 399 {
 		return ""
 	}
-	return faultlog.PlainText((&url.URL{Scheme: to.Scheme, Host: to.Host, Path: to.Path}).String())
+	return faultlog.PlainText((&url.URL{Scheme: to.Scheme, Host: to.Host}).String())
 }
 
 // addRefusedCertificate notes a certificate that was not verified: why, without the names

@@ -45,7 +45,7 @@ type Reading struct {
 	// Cause is the error behind Err, to tell one from another. Its text may hold a
 	// secret.
 	Cause error
-	// Location is where a redirect leads, without user, password and query.
+	// Location is the scheme and host to which a redirect leads.
 	Location string
 	// CertificateEnds is when the service's certificate ends, verified or not; zero where
 	// none was seen.
@@ -88,7 +88,12 @@ type Probe func(ctx context.Context) Reading
 func query(ping func(context.Context) error) Probe {
 	return func(ctx context.Context) Reading {
 		begin := time.Now()
-		if err := ping(ctx); err != nil {
+		err := ping(ctx)
+		var lookup *net.DNSError
+		if errors.As(err, &lookup) && lookup.IsNotFound { // each attempt of the pool looks it up
+			err = errNoHost
+		}
+		if err != nil {
 			return failedReading(ctx, err, begin)
 		}
 		return Reading{Status: Healthy, Latency: time.Since(begin)}

@@ -122,18 +122,31 @@ func TestProbeOfAnExtraService(t *testing.T) {
 		counters map[string]float64
 		location string
 	}{
-		"counters":               {answering(200, `{"counters":{"jobs":3}}`), Healthy, map[string]float64{"jobs": 3}, ""},
-		"counters of a 201":      {answering(201, `{"counters":{"jobs":3}}`), Healthy, map[string]float64{"jobs": 3}, ""},
-		"plain text":             {answering(200, "Prometheus Server is Healthy.\n"), Healthy, nil, ""},
-		"no body":                {answering(200, ""), Healthy, nil, ""},
-		"no content":             {answering(204, ""), Healthy, nil, ""},
-		"more than is read":      {answering(200, strings.Repeat("x", 3*maxBody)), Healthy, nil, ""},
+		"counters":          {answering(200, `{"counters":{"jobs":3}}`), Healthy, map[string]float64{"jobs": 3}, ""},
+		"counters of a 201": {answering(201, `{"counters":{"jobs":3}}`), Healthy, map[string]float64{"jobs": 3}, ""},
+		"plain text":        {answering(200, "Prometheus Server is Healthy.\n"), Healthy, nil, ""},
+		"no body":           {answering(200, ""), Healthy, nil, ""},
+		"no content":        {answering(204, ""), Healthy, nil, ""},
+		"more than is read": {answering(200, strings.Repeat("x", 3*maxBody)), Healthy, nil, ""},
+		"a body that breaks off": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "9")
+			fmt.Fprint(w, "{}")
+		}, Healthy, nil, ""},
+		"a gzip that is none": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			fmt.Fprint(w, "{}")
+		}, Healthy, nil, ""},
+		"a stream": {func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, "data: 1\n\n")
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}, Healthy, nil, ""},
 		"status says it is ill":  {answering(200, `{"status":"unhealthy","counters":7}`), Healthy, nil, ""},
 		"an error":               {answering(503, `{"counters":{"jobs":3}}`), Degraded, nil, ""},
 		"a wrong path":           {answering(404, ""), Degraded, nil, ""},
-		"a redirect":             {redirect("https://u:hunter2@sso.example:8443/login?token=hunter2#hunter2"), Degraded, nil, "https://sso.example:8443/login"},
+		"a redirect":             {redirect("https://u:hunter2@sso.example:8443/login?token=hunter2#hunter2"), Degraded, nil, "https://sso.example:8443"},
 		"a redirect to nowhere":  {redirect("http://["), Degraded, nil, ""},
-		"a redirect that draws":  {redirect("https://a/%1b[2J\u202e"), Degraded, nil, "https://a/%1B%5B2J%E2%80%AE"},
+		"a redirect that draws":  {redirect("https://a/%1b[2J\u202e"), Degraded, nil, "https://a"},
 		"not modified, and else": {answering(304, ""), Degraded, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -141,7 +154,7 @@ func TestProbeOfAnExtraService(t *testing.T) {
 			server := httptest.NewServer(test.handler)
 			defer server.Close()
 			target := Targets([]config.Service{{Name: "x", Extra: true, Addresses: []string{server.URL + "/up"}}}, NewClient(config.Config{}), nil)[0]
-			r := Observe(t.Context(), []Target{target}, 10*time.Second)[0]
+			r := Observe(t.Context(), []Target{target}, 2*time.Second)[0]
 			if r.Status != test.status || r.Err != "" || r.Location != test.location {
 				t.Errorf("reading: %+v", r)
 			}
@@ -269,6 +282,16 @@ func TestTCPProbe(t *testing.T) {
 	}
 	listener.Close()
 	if r := probe(t.Context()); r.Status != Down || r.Err != "connection refused" {
+		t.Errorf("reading: %+v", r)
+	}
+}
+
+func TestADatabaseWhoseNameDoesNotExistIsDown(t *testing.T) {
+	t.Parallel()
+	gone := query(func(context.Context) error {
+		return fmt.Errorf("connect: %w", &net.DNSError{Err: "no such host", Name: "db", Server: "10.9.9.9:53", IsNotFound: true})
+	})
+	if r := gone(t.Context()); r.Status != Down || r.Err != "no such host" {
 		t.Errorf("reading: %+v", r)
 	}
 }

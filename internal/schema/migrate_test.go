@@ -444,6 +444,11 @@ func TestTheIndexOfTheLatestSamples(t *testing.T) {
 		"a row":          {"INSERT INTO system_metrics (time, metric_name, value) VALUES (now(), 'x', 1)", plain, 0},
 		"TimescaleDB":    {fakeTimescale, plain, 0},
 		"another role's": {"GRANT ALL ON SCHEMA public TO PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO PUBLIC", plain, 0},
+		"partitioned": {`DROP TABLE system_metrics CASCADE; CREATE TABLE system_metrics (time timestamptz NOT NULL, metric_name text NOT NULL, service text, tags jsonb DEFAULT '{}',
+			value double precision NOT NULL) PARTITION BY RANGE (time); CREATE INDEX idx_system_metrics_name_service_time ON system_metrics ` + plain, plain, 0},
+		"dropped": {"DROP TABLE system_metrics CASCADE", covering, 4},
+		"of a table that was renamed": {`ALTER TABLE system_metrics RENAME TO system_metrics_2026; INSERT INTO system_metrics_2026 (time, metric_name, value) VALUES (now(), 'x', 1);
+			CREATE TABLE system_metrics (LIKE system_metrics_2026 INCLUDING DEFAULTS)`, plain, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -462,6 +467,26 @@ func TestTheIndexOfTheLatestSamples(t *testing.T) {
 				pgtest.WantRows(t, pool, "SELECT coalesce(cardinality(reloptions), 0) FROM pg_class WHERE oid = 'system_metrics'::regclass", strconv.Itoa(test.options))
 			}
 		})
+	}
+}
+
+// What a migration has not set it does not take back.
+func TestTheTablesOwnSettingsStay(t *testing.T) {
+	t.Parallel()
+	for _, test := range map[string]struct {
+		prepare string
+		want    string
+	}{
+		"ours":      {"SELECT", "-"},
+		"another's": {"ALTER TABLE system_metrics SET (autovacuum_vacuum_threshold = 7)", "autovacuum_vacuum_insert_scale_factor=0,autovacuum_vacuum_insert_threshold=10000,autovacuum_vacuum_scale_factor=0,autovacuum_vacuum_threshold=7"},
+	} {
+		database := pgtest.New(t)
+		database.Exec(t, test.prepare)
+		pool := database.Pool(t)
+		if _, err := schema.Down(t.Context(), pool, schema.DownOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		pgtest.WantRows(t, pool, "SELECT coalesce((SELECT string_agg(o, ',' ORDER BY o) FROM unnest(reloptions) o), '-') FROM pg_class WHERE oid = 'system_metrics'::regclass", test.want)
 	}
 }
 
