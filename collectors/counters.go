@@ -114,9 +114,8 @@ func (k *counterKeeper) resume(ctx context.Context, queue *queue) {
 // append adds the samples of a service in the cycle at a time: its totals where an
 // instance answered, and its gauges if every instance did; where none did, its rates, with
 // 0, since the page that shows one shows the newest there is, however old: but not where
-// there is no rate when it answers, or that 0 would stay. What is stored
-// once a minute is added if minutely: some counters, and the gauges that are not in the
-// platform's contract.
+// there is no rate when it answers, or that 0 would stay. What is stored once a minute is
+// added if minutely: some counters, and the gauges that are not in the platform's contract.
 func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o probe.Observation, at time.Time, minutely bool) []spool.Sample {
 	kept := k.services[o.Service]
 	if o.Healthy() == 0 {
@@ -130,7 +129,7 @@ func (k *counterKeeper) append(ctx context.Context, samples []spool.Sample, o pr
 	totals, mixed := kept.totals.Add(o)
 	kept.mixed = len(mixed) > 0
 	var fault error
-	if len(mixed) > 0 {
+	if kept.mixed {
 		fault = fmt.Errorf("%s: %s", strings.Join(mixed, ", "), probe.SeveralAdvice(kept.service.Variable))
 	}
 	log := zerolog.Ctx(ctx).With().Str("monitored", o.Service).Logger()

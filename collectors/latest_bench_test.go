@@ -7,7 +7,6 @@ import (
 
 	"ops_worker/internal/contracttest"
 	"ops_worker/internal/pgtest"
-	"ops_worker/internal/schema"
 )
 
 // BenchmarkLatest is what each viewer's page asks every 15 s, /metrics/latest, on a week of
@@ -40,8 +39,7 @@ func BenchmarkLatest(b *testing.B) {
 		ORDER BY t`, names, services, intervals); err != nil {
 		b.Fatal(err)
 	}
-	routes := schema.Routes()
-	latest := routes[slices.IndexFunc(routes, func(r schema.Route) bool { return r.Name == "/metrics/latest" })].SQL
+	latest := routeNamed("/metrics/latest").SQL
 	for _, index := range []struct{ name, columns string }{
 		{"worker", ""},
 		{"platform", "(metric_name, service, time DESC)"},

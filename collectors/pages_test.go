@@ -220,11 +220,16 @@ func ratedBetween(points []point) (rates []point) {
 	return rates
 }
 
+// routeNamed is a read of the platform's routes.
+func routeNamed(name string) schema.Route {
+	routes := schema.Routes()
+	return routes[slices.IndexFunc(routes, func(r schema.Route) bool { return r.Name == name })]
+}
+
 // route is the first row of what a route of the platform reads, and how many there are.
 func (s *simulation) route(t *testing.T, name string) (first []any, rows int) {
 	t.Helper()
-	routes := schema.Routes()
-	route := routes[slices.IndexFunc(routes, func(r schema.Route) bool { return r.Name == name })]
+	route := routeNamed(name)
 	err := pgx.BeginFunc(t.Context(), s.pool, func(tx pgx.Tx) error {
 		if route.Operator {
 			if _, err := tx.Exec(t.Context(), "SET LOCAL ROLE "+schema.OperatorRole); err != nil {
@@ -256,8 +261,7 @@ func (s *simulation) route(t *testing.T, name string) (first []any, rows int) {
 // latest is the route /metrics/latest, by "service.metric".
 func (s *simulation) latest(t *testing.T) map[string]float64 {
 	t.Helper()
-	routes := schema.Routes()
-	rows, err := s.pool.Query(t.Context(), routes[slices.IndexFunc(routes, func(r schema.Route) bool { return r.Name == "/metrics/latest" })].SQL)
+	rows, err := s.pool.Query(t.Context(), routeNamed("/metrics/latest").SQL)
 	if err != nil {
 		t.Fatal(err)
 	}

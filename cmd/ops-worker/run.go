@@ -82,10 +82,7 @@ func runOn(ctx context.Context, heart *heartbeat.Heart, options collectors.Optio
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	cfg, log := options.Config, options.Log
-	names := make([]string, len(cfg.Services))
-	for i, s := range cfg.Services {
-		names[i] = s.Name
-	}
+	names := cfg.Monitored()
 	var worker *collectors.Worker
 	var metrics *listener.Metrics
 	if cfg.HTTPAddr != "" {

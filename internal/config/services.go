@@ -115,6 +115,15 @@ func broker(c *Config, host string) string { return net.JoinHostPort(host, strco
 // without their addresses.
 func PlatformServices() []Service { return slices.Clone(platformServices) }
 
+// Monitored are the names of the services.
+func (c *Config) Monitored() []string {
+	names := make([]string, len(c.Services))
+	for i, s := range c.Services {
+		names[i] = s.Name
+	}
+	return names
+}
+
 // monitored lists the services that set names: those of the platform, and
 // HEALTH_SERVICES.
 func (c *Config) monitored(set map[string]string, p *problems) (services []Service) {

@@ -27,13 +27,14 @@ func checkSystemAlerts(ctx context.Context, r *run, f *findings) error {
 		if !a.Monitored { // another's
 			continue
 		}
-		switch text := fmt.Sprintf("%s: %s for %s", a.Service, strings.ToLower(a.Status), humanize.Age(a.Now.Sub(a.CreatedAt))); {
-		case r.closes(a.Service) == "":
+		text := fmt.Sprintf("%s: %s for %s", a.Service, strings.ToLower(a.Status), humanize.Age(a.Now.Sub(a.CreatedAt)))
+		switch closes := r.closes(a.Service); {
+		case closes == "":
 			f.warn(closeAlert(a.Service), "%s, and nothing closes it: the service is not monitored", text)
 		case !r.cfg.SystemAlerts:
 			f.warn(closeAlert(a.Service), "%s, and nothing closes it: SYSTEM_ALERT_ENABLED is off", text)
 		default:
-			f.note("%s; closed when %s is healthy again", text, r.closes(a.Service))
+			f.note("%s; closed when %s is healthy again", text, closes)
 		}
 	}
 	for _, service := range r.lease.newest.LeftBehind {

@@ -44,13 +44,11 @@ func checkSettings(_ context.Context, r *run, f *findings) error {
 		alerts = "on"
 	}
 	f.note("health every %s, metrics every %s, samples kept %s, system alerts %s", humanize.Age(c.HealthInterval), humanize.Age(c.MetricsInterval), retention, alerts)
-	var monitored, unset []string
-	for _, s := range c.Services {
-		monitored = append(monitored, s.Name)
-	}
+	monitored := c.Monitored()
 	f.note("monitored: %s", strings.Join(monitored, ", "))
+	var unset []string
 	for _, s := range config.PlatformServices() {
-		if !r.monitors(s.Name) {
+		if !slices.Contains(monitored, s.Name) {
 			unset = append(unset, s.Name+" ("+s.Variable+")")
 		}
 	}
@@ -58,11 +56,6 @@ func checkSettings(_ context.Context, r *run, f *findings) error {
 		f.note("not monitored, as unset: %s", strings.Join(unset, ", "))
 	}
 	return nil
-}
-
-// monitors reports whether the settings name a service.
-func (r *run) monitors(service string) bool {
-	return slices.ContainsFunc(r.cfg.Services, func(s config.Service) bool { return s.Name == service })
 }
 
 // connection is what the check of that name learns.
@@ -89,7 +82,7 @@ func checkConnection(ctx context.Context, r *run, f *findings) error {
 	if err != nil {
 		reason := "no answer within " + r.limits.check.String()
 		if !errors.Is(err, context.DeadlineExceeded) && !pgconn.Timeout(err) {
-			reason = humanize.OneLine(db.RootCause(err).Error())
+			reason = db.RootCause(err).Error()
 		}
 		f.fail(connectionAdvice(err), "%s: %s", target, reason)
 		return nil

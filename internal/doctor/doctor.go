@@ -189,9 +189,9 @@ func (r *run) examine(ctx context.Context, c check) Check {
 func serverWords(err error) string {
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) {
-		return humanize.OneLine(refused.Message)
+		return refused.Message
 	}
-	return humanize.OneLine(err.Error())
+	return err.Error()
 }
 
 // startMakesIt is the advice for what a pending migration makes.
@@ -210,7 +210,7 @@ func (r *run) advice(err error) string {
 	case refused.Code == "42703": // undefined_column
 		return "run the platform's migrator to its end; the worker alters no table that stands"
 	case refused.Hint != "":
-		return humanize.OneLine(refused.Hint)
+		return refused.Hint
 	}
 	return ""
 }
@@ -226,6 +226,7 @@ type findings struct {
 	found, advice []string
 }
 
+// note adds a finding, which is one line whatever stands in it.
 func (f *findings) note(format string, args ...any) {
 	f.found = append(f.found, humanize.OneLine(fmt.Sprintf(format, args...)))
 }

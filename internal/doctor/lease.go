@@ -30,10 +30,7 @@ func (l leaseState) held() time.Duration {
 // read reads the newest writes, and then the lease: one that is stored meanwhile moves
 // it. Each has a transaction of its own, as its table may be missing.
 func (l *leaseState) read(ctx context.Context, d *database, cfg config.Config) error {
-	params := db.DoctorNewestWritesParams{FutureSeconds: lease.FutureLimit.Seconds(), OverdueSeconds: pace.Overdue(cfg.HealthInterval).Seconds()}
-	for _, s := range cfg.Services {
-		params.Monitored = append(params.Monitored, s.Name)
-	}
+	params := db.DoctorNewestWritesParams{FutureSeconds: lease.FutureLimit.Seconds(), Monitored: cfg.Monitored(), OverdueSeconds: pace.Overdue(cfg.HealthInterval).Seconds()}
 	err := d.read(ctx, func(q *db.Queries) (err error) {
 		l.newest, err = q.DoctorNewestWrites(ctx, params)
 		return err
