@@ -553,9 +553,9 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 
 func TestTheServerItselfEndsAStatementThatTakesTooLong(t *testing.T) {
 	t.Parallel()
-	_, pool, _ := onDatabase(t)
+	_, pool, patient := onDatabase(t)
 	store := storeOn(pool, 200*time.Millisecond)
-	token := acquire(t, store, "a")
+	token := acquire(t, patient, "a")
 	blocker, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
