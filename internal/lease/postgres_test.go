@@ -129,8 +129,9 @@ func TestAStoreWithoutTheLeaseWritesNothing(t *testing.T) {
 
 func TestAStoppedStoreDoesNotHoldTheLeaseForEver(t *testing.T) {
 	t.Parallel()
-	pool, client := onDatabase(t, 300*time.Millisecond)
-	token := acquire(t, client, "a")
+	pool, patient := onDatabase(t, 5*time.Second)
+	token := acquire(t, patient, "a")
+	client := db.NewClient(pool, 300*time.Millisecond)
 	err := client.Write(t.Context(), func(ctx context.Context, q *db.Queries) error {
 		if _, err := q.HoldLease(ctx, db.HoldLeaseParams{Name: db.LeaseName, Holder: token.Holder, Epoch: token.Epoch}); err != nil {
 			return err
