@@ -18,7 +18,7 @@ import (
 // stopGrace is how long a cycle in flight may go on after its loop is told to stop.
 // The rest of the promised 5 s is for handing back the lease and closing the pool,
 // for which the database may not answer.
-const stopGrace = 3500 * time.Millisecond
+const stopGrace = 3 * time.Second
 
 // Loop calls a function at once and then every interval, on a fixed grid that starts
 // with the first call. Cycles never overlap: one that overruns skips the ticks it

@@ -61,10 +61,11 @@ type Store interface {
 const maxPoll = time.Second
 
 // Of the 5 s that a stop may take, stopTimeout is for the loops to end, and
-// releaseTimeout for handing back the lease.
+// releaseTimeout for handing back the lease. The rest is for the pools to close, and for
+// a machine that is busy.
 const (
-	stopTimeout    = 3700 * time.Millisecond
-	releaseTimeout = 700 * time.Millisecond
+	stopTimeout    = 3300 * time.Millisecond
+	releaseTimeout = 600 * time.Millisecond
 )
 
 // Lease makes this process the leader, which collects, or a standby.
