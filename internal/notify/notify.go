@@ -234,6 +234,7 @@ func (w *Webhook) send(ctx context.Context, round int) (attempts int, failure er
 func (w *Webhook) next(round int) (group []*delivery) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	forgetWake(w.wake) // all news is seen now
 	waiting := map[string]bool{}
 	for _, d := range w.held {
 		if key := d.Key(); !d.done && !waiting[key] {
@@ -294,6 +295,7 @@ func (w *Webhook) finish(group []*delivery, began time.Time, err error) {
 func (w *Webhook) sendFiring(ctx context.Context) (attempts int, err error) {
 	w.mu.Lock()
 	newest := w.firing
+	forgetWake(w.wake)
 	w.mu.Unlock()
 	if newest == nil || !time.Now().Before(newest.expires) {
 		return 0, nil
@@ -310,6 +312,13 @@ func (w *Webhook) sendFiring(ctx context.Context) (attempts int, err error) {
 func wakeUp(wake chan<- struct{}) {
 	select {
 	case wake <- struct{}{}:
+	default:
+	}
+}
+
+func forgetWake(wake <-chan struct{}) {
+	select {
+	case <-wake:
 	default:
 	}
 }
