@@ -128,10 +128,13 @@ func alertmanagerBody(firing []Alert, ends time.Time) []byte {
 }
 
 // alertsURL is where an Alertmanager takes alerts.
-func alertsURL(base *url.URL) *url.URL {
+func alertsURL(base url.URL) *url.URL {
 	const path = "/api/v2/alerts"
-	if strings.HasSuffix(base.Path, path) {
-		return base
+	if strings.HasSuffix(strings.TrimSuffix(base.Path, "/"), path) {
+		return &base
+	}
+	if base.Path == "" {
+		base.Path = "/" // or JoinPath makes a relative path, which no server takes
 	}
 	return base.JoinPath(path)
 }

@@ -91,12 +91,14 @@ func TestMessages(t *testing.T) {
 func TestWhereAlertmanagerTakesAlerts(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
-		"http://am:9093":                      "http://am:9093/api/v2/alerts",
-		"http://am:9093/":                     "http://am:9093/api/v2/alerts",
-		"https://u:p@am/prefix?x=y":           "https://u:p@am/prefix/api/v2/alerts?x=y",
-		"http://am:9093/prefix/api/v2/alerts": "http://am:9093/prefix/api/v2/alerts",
+		"http://am:9093":                       "http:// am:9093 /api/v2/alerts",
+		"http://am:9093/":                      "http:// am:9093 /api/v2/alerts",
+		"https://u:p@am/prefix?x=y":            "https://u:p am /prefix/api/v2/alerts?x=y",
+		"http://am:9093/prefix/api/v2/alerts":  "http:// am:9093 /prefix/api/v2/alerts",
+		"http://am:9093/prefix/api/v2/alerts/": "http:// am:9093 /prefix/api/v2/alerts/",
 	} {
 		w := New(Options{URL: in, Format: Alertmanager})
-		equal(t, in, w.receiver.url.String(), want)
+		to := w.receiver.url
+		equal(t, in, to.Scheme+"://"+to.User.String()+" "+to.Host+" "+to.RequestURI(), want)
 	}
 }

@@ -113,7 +113,7 @@ func New(o Options) *Webhook { return newWebhook(o, newTransport(o.CAs)) }
 func newWebhook(o Options, transport http.RoundTripper) *Webhook {
 	to := newReceiver("ALERT_WEBHOOK_URL", o.URL, transport)
 	if o.Format == Alertmanager {
-		to.url = alertsURL(to.url)
+		to.url = alertsURL(*to.url)
 	}
 	return &Webhook{options: o, receiver: to, wake: make(chan struct{}, 1)}
 }
