@@ -236,6 +236,7 @@ SELECT current_database()::text AS database,
                ('new_operator', p.bind AND o.oid IS NULL),
                ('bound_operator', p.bind AND NOT (o.rolbypassrls OR o.rolsuper)),
                ('alert_sequence', s.name IS NOT NULL),
+               ('maintenance_windows', to_regclass('public.alert_maintenance_windows') IS NOT NULL),
                ('delivery_jobs_view', (SELECT v.relkind = 'v' FROM pg_catalog.pg_class v WHERE v.oid = to_regclass('public.delivery_jobs'))),
                ('integrations_view', (SELECT v.relkind = 'v' FROM pg_catalog.pg_class v WHERE v.oid = to_regclass('public.integrations')))
            ) AS c (name, holds)

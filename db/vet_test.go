@@ -13,9 +13,11 @@ func TestEveryQueryIsPrepared(t *testing.T) {
 	if os.Getenv("SQLC_VET") == "" {
 		t.Skip("make sqlc-vet runs it, since it builds sqlc")
 	}
+	database := pgtest.New(t)
+	database.NewerTables(t)
 	command := exec.CommandContext(t.Context(), "go", "tool", "-modfile=tools/go.mod", "sqlc", "vet")
 	command.Dir = ".."
-	command.Env = append(os.Environ(), "SQLC_VET_DATABASE_URL="+pgtest.New(t).URL)
+	command.Env = append(os.Environ(), "SQLC_VET_DATABASE_URL="+database.URL)
 	if output, err := command.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, output)
 	}

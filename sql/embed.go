@@ -14,6 +14,8 @@ var Grants string
 // platform/tables/NAME.sql makes a table in its first form,
 // platform/stand_ins/NAME.sql a view in the place of one that newer releases
 // have dropped, and platform/routes.sql is what the system routes read.
+// platform/newer/NAME.sql is a table that only newer releases have: sqlc and the
+// tests read it, and the worker never makes it.
 //
 //go:embed platform
 var Platform embed.FS

@@ -24,6 +24,7 @@ GRANT USAGE ON SCHEMA public TO pulse_operator; -- if policies: to find the tabl
 GRANT SELECT, INSERT ON public.tenants TO :platform; -- aggregate; system alerts, which have a tenant of their own
 GRANT SELECT, INSERT, UPDATE ON public.fleet_alert TO :platform; -- aggregates; system alerts
 GRANT USAGE ON SEQUENCE :alert_sequence TO :platform; -- if alert_sequence: system alerts
+GRANT SELECT, INSERT, UPDATE ON public.alert_maintenance_windows TO :platform; -- if maintenance_windows: when no system alert opens
 GRANT SELECT ON public.alert_rules TO :platform; -- aggregate
 GRANT SELECT ON public.delivery_jobs TO :platform; -- aggregates
 GRANT SELECT ON public.notification_jobs TO :platform; -- if delivery_jobs_view: what that view shows

@@ -36,7 +36,7 @@ func newRootCommand(environ []string) *cobra.Command {
 	root.SetVersionTemplate(versionLine())
 	root.Flags().AddFlagSet(run.Flags())
 	root.AddCommand(run, newMigrateCommand(load), newOnceCommand(load), newHealthcheckCommand(environ), newDoctorCommand(load),
-		newStatusCommand(load, environ), newGrantsCommand(load), newVersionCommand())
+		newStatusCommand(load, environ), newMaintenanceCommand(load), newGrantsCommand(load), newVersionCommand())
 	return root
 }
 

@@ -52,6 +52,9 @@ func TestGrantsAreEnoughAndNeeded(t *testing.T) {
 			t.Parallel()
 			database := pgtest.NewEmpty(t)
 			database.Exec(t, platform)
+			if platform == string(newest) {
+				database.NewerTables(t)
+			}
 			owner := environment(t, database)
 			command(t, owner, "migrate", "up").want(t, exitOK, "00001", "")
 			database.Exec(t, fmt.Sprintf("REVOKE ALL ON DATABASE %q FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC, pulse_operator; REVOKE ALL ON ALL TABLES IN SCHEMA public FROM pulse_operator", database.Name))
@@ -96,6 +99,13 @@ func exercise(t *testing.T, database *pgtest.Database, environ []string, login s
 	}
 	if r := command(t, environ, "status"); r.status != exitOK {
 		errs = append(errs, fmt.Errorf("status: %s", r.stderr))
+	}
+	if pgtest.Count(t, database.Pool(t), "SELECT count(to_regclass('public.alert_maintenance_windows'))::int") == 1 {
+		for _, args := range [][]string{{"start", "--for", "1h", "--reason", "x"}, {"list"}, {"end"}} {
+			if r := command(t, environ, append([]string{"maintenance"}, args...)...); r.status != exitOK {
+				errs = append(errs, fmt.Errorf("maintenance %s: %s", args[0], r.stderr))
+			}
+		}
 	}
 	pool := database.PoolAs(t, login)
 	defer pool.Close()

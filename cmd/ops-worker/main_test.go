@@ -45,7 +45,8 @@ func (r result) want(t *testing.T, status int, stdout, stderr string) {
 
 func TestEveryCommandHasHelp(t *testing.T) {
 	for _, args := range [][]string{{}, {"run"}, {"migrate"}, {"migrate", "up"}, {"migrate", "down"}, {"migrate", "status"},
-		{"once"}, {"once", "health"}, {"once", "metrics"}, {"healthcheck"}, {"version"}, {"doctor"}, {"status"}, {"grants"}} {
+		{"once"}, {"once", "health"}, {"once", "metrics"}, {"healthcheck"}, {"version"}, {"doctor"}, {"status"}, {"grants"},
+		{"maintenance"}, {"maintenance", "start"}, {"maintenance", "list"}, {"maintenance", "end"}} {
 		command(t, nil, append(args, "--help")...).want(t, exitOK, "Usage:\n  ops-worker "+strings.Join(args, " "), "")
 	}
 }
@@ -136,7 +137,7 @@ func TestWhatOnlyReadsLeavesAnEmptyDatabaseEmpty(t *testing.T) {
 	t.Parallel()
 	database := pgtest.NewEmpty(t)
 	environ := environment(t, database)
-	for _, args := range [][]string{{"migrate", "status"}, {"migrate", "down", "--all"}, {"doctor"}, {"status"}, {"once", "health", "--dry-run"},
+	for _, args := range [][]string{{"migrate", "status"}, {"migrate", "down", "--all"}, {"doctor"}, {"status"}, {"maintenance", "start", "--for", "1h", "--reason", "x"}, {"once", "health", "--dry-run"},
 		{"once", "metrics", "--dry-run"}, {"healthcheck"}} {
 		command(t, environ, args...)
 		if left := pgtest.Rows(t, database.Pool(t), `SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace

@@ -53,7 +53,8 @@ func TestCommandsWithoutTheirDatabase(t *testing.T) {
 		"unreachable":    {"postgres://iot:hunter2@127.0.0.1:1/iotcloud", "ops-worker: connection refused: 127.0.0.1:1/iotcloud as iot\n"},
 		"wrong password": {wrong.String(), "ops-worker: FATAL: password authentication failed for user \"" + wrong.User.Username() + "\" (SQLSTATE 28P01): " + at + "\n"},
 	} {
-		for _, args := range [][]string{{"status"}, {"status", "--json"}, {"migrate", "up"}, {"migrate", "status"}, {"migrate", "down"}, {"grants", "x"}, {"once", "health"}} {
+		for _, args := range [][]string{{"status"}, {"status", "--json"}, {"migrate", "up"}, {"migrate", "status"}, {"migrate", "down"}, {"grants", "x"}, {"once", "health"},
+			{"maintenance", "start", "--for", "1h", "--reason", "x"}, {"maintenance", "list"}, {"maintenance", "end"}} {
 			r := command(t, []string{"DATABASE_URL=" + test.address}, args...)
 			if r.status != exitFailed || r.stdout != "" || r.stderr != test.want {
 				t.Errorf("%s, %v: status %d\n%s\n%s", name, args, r.status, r.stdout, r.stderr)

@@ -20,7 +20,7 @@ import (
 // never quote the value: it may be a secret that was put into the wrong
 // variable.
 var parsers = map[reflect.Type]env.ParserFunc{
-	reflect.TypeFor[time.Duration](): parseDuration,
+	reflect.TypeFor[time.Duration](): func(text string) (any, error) { return ParseDuration(text) },
 	reflect.TypeFor[int]():           parseCount,
 	reflect.TypeFor[bool]():          parseBool,
 	reflect.TypeFor[Percent]():       parsePercent,
@@ -38,8 +38,8 @@ func pattern(text string) func() *regexp.Regexp {
 
 var plainNumber = pattern(`^[0-9]+(\.[0-9]+)?$`)
 
-// parseDuration takes seconds, a Go duration, or days (7d).
-func parseDuration(text string) (any, error) {
+// ParseDuration takes what the settings do: seconds, a Go duration, or days (7d).
+func ParseDuration(text string) (time.Duration, error) {
 	number, unit := text, time.Second
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		number, unit = days, 24*time.Hour
@@ -47,13 +47,13 @@ func parseDuration(text string) (any, error) {
 	if plainNumber().MatchString(number) {
 		n, err := strconv.ParseFloat(number, 64)
 		if err != nil || n > float64(maxDuration/unit) {
-			return nil, errDuration
+			return 0, errDuration
 		}
 		return time.Duration(n * float64(unit)).Round(time.Microsecond), nil
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < 0 || d > maxDuration {
-		return nil, errDuration
+		return 0, errDuration
 	}
 	return d, nil
 }

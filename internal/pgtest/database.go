@@ -3,6 +3,7 @@ package pgtest
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"ops_worker/db"
 	"ops_worker/internal/pgserver"
 	"ops_worker/internal/schema"
+	"ops_worker/sql"
 )
 
 // template is the migrated database that every other is cloned from. It is made on first use.
@@ -117,14 +119,30 @@ func openPool(ctx context.Context, address string) (*pgxpool.Pool, error) {
 const maxConns = 8
 
 // Exec runs SQL as the superuser; without arguments it may be several statements.
-func (d *Database) Exec(tb testing.TB, sql string, args ...any) {
+func (d *Database) Exec(tb testing.TB, statements string, args ...any) {
 	tb.Helper()
 	err := pgserver.Execute(tb.Context(), d.URL, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, sql, args...)
+		_, err := conn.Exec(ctx, statements, args...)
 		return err
 	})
 	if err != nil {
 		tb.Fatalf("execute SQL: %v", err)
+	}
+}
+
+// NewerTables makes the tables that only newer releases of the platform have, and the worker never makes.
+func (d *Database) NewerTables(tb testing.TB) {
+	tb.Helper()
+	names, err := fs.Glob(sql.Platform, "platform/newer/*.sql")
+	if err != nil || len(names) == 0 {
+		tb.Fatalf("%d files: %v", len(names), err)
+	}
+	for _, name := range names {
+		table, err := sql.Platform.ReadFile(name)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		d.Exec(tb, string(table))
 	}
 }
 
