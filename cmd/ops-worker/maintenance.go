@@ -35,7 +35,7 @@ func newMaintenanceStartCommand(load loader) *cobra.Command {
 	var length time.Duration
 	var services []string
 	var reason string
-	cmd := &cobra.Command{Use: "start", Short: "Open no system alert from now on, for all services or for some", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "start --for 2h --reason TEXT", Short: "Open no system alert from now on, for all services or for some", Args: cobra.NoArgs}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if length <= 0 || strings.TrimSpace(reason) == "" {
 			return &exitError{exitUsage, "both are needed: --for, above 0 such as 30m, 2h or 7d, and --reason"}
@@ -82,7 +82,10 @@ func checkServices(names, monitored []string) error {
 
 // covered are a window's services in words.
 func covered(w maintenance.Window) string {
-	return cmp.Or(humanize.OneLine(strings.Join(w.Services, ", ")), "all services")
+	if len(w.Services) == 0 {
+		return "all services"
+	}
+	return humanize.OneLine(strings.Join(w.Services, ", "))
 }
 
 func listWindows(cmd *cobra.Command, pool *pgxpool.Pool, asJSON bool) error {

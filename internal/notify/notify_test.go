@@ -249,6 +249,12 @@ func TestNoAnswerEndsTheRound(t *testing.T) {
 					t.Errorf("%d lines say that sending fails: %s", n, log)
 				}
 				equal(t, "lines that say that it works", len(log.Lines(t, "alerts are sent again")), 1)
+				fake.answers(refusing)
+				w.Tell(time.Now(), openings("c"), nil)
+				after(10 * time.Second)
+				if n := len(fake.take()); n < 3 {
+					t.Errorf("%d attempts in 10 s: the back-off starts anew after a success", n)
+				}
 			})
 		})
 	}
@@ -362,6 +368,23 @@ func TestAlertmanagerGetsWhatFires(t *testing.T) {
 		w.Tell(time.Now(), nil, nil)
 		after(time.Minute)
 		equal(t, "sent when nothing fires", len(fake.take()), 0)
+	})
+}
+
+// A check during a POST is not lost with it.
+func TestACheckWhileAlertmanagerAnswers(t *testing.T) {
+	bubble(t, Alertmanager, func(t *testing.T, w *Webhook, fake *fakeReceiver, _ *logtest.Log) {
+		fake.answers(func(body string) (int, error) {
+			if strings.Contains(body, `"service":"ingest"`) {
+				w.Tell(time.Now(), nil, []Alert{down("api")})
+			}
+			return http.StatusOK, nil
+		})
+		w.Tell(time.Now(), nil, []Alert{down("ingest")})
+		after(time.Second)
+		if came := fake.take(); len(came) != 2 || !strings.Contains(came[1].body, `"service":"api"`) {
+			t.Errorf("sent: %v", came)
+		}
 	})
 }
 
