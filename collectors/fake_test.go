@@ -8,10 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/lease/leasetest"
+	"ops_worker/internal/notify"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/spool"
 )
@@ -26,12 +29,11 @@ type fakeStore struct {
 	cycles  []spool.Cycle
 	health  map[string]probe.Observation
 	savedAt []time.Time
-	open    map[string]string // service → reason
-	changed []bool            // of every call of SyncAlerts
+	fakeAlerts
 }
 
 func newFakeStore() *fakeStore {
-	return &fakeStore{health: map[string]probe.Observation{}, open: map[string]string{}}
+	return &fakeStore{health: map[string]probe.Observation{}, fakeAlerts: fakeAlerts{open: map[string]string{}, streaks: map[string]streak{}, messages: map[string]message{}}}
 }
 
 func (f *fakeStore) Ping(context.Context) error {
@@ -97,38 +99,18 @@ func (f *fakeStore) NewestValues(_ context.Context, series []Series) (map[Series
 	return values, nil
 }
 
-func (f *fakeStore) SaveHealth(_ context.Context, token lease.Token, at time.Time, observations []probe.Observation) (map[string]int, error) {
+func (f *fakeStore) SaveHealth(_ context.Context, token lease.Token, at time.Time, observations []probe.Observation, streaks map[string]streak) error {
 	f.Lock()
 	defer f.Unlock()
 	if err := errors.Join(f.Begin("health"), f.Fence(token)); err != nil {
-		return nil, err
+		return err
 	}
 	f.savedAt = append(f.savedAt, at)
 	for _, o := range observations {
 		f.health[o.Service] = o
 	}
-	return nil, nil
-}
-
-func (f *fakeStore) SyncAlerts(_ context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error) {
-	f.Lock()
-	defer f.Unlock()
-	f.changed = append(f.changed, changed)
-	if err := errors.Join(f.Begin("alerts"), f.Fence(token)); err != nil {
-		return nil, nil, err
-	}
-	for _, o := range observations {
-		_, isOpen := f.open[o.Service]
-		switch {
-		case !o.Up() && !isOpen:
-			f.open[o.Service] = o.Reason()
-			opened = append(opened, o.Service)
-		case o.Up() && isOpen:
-			delete(f.open, o.Service)
-			closed = append(closed, o.Service)
-		}
-	}
-	return opened, closed, nil
+	maps.Copy(f.streaks, streaks)
+	return nil
 }
 
 func (f *fakeStore) ExpireSamples(_ context.Context, token lease.Token, cutoff time.Time, _ int) (removed int64, more bool, err error) {
@@ -183,9 +165,22 @@ func collectorWith(observer Observer, schedule *schedule, targets []probe.Target
 	return newMetricsCollector(targets, store, lease, buffer, interval, schedule, &latencies{}, observer)
 }
 
-// monitorOf is a monitor that nobody observes.
-func monitorOf(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, alerts alerts) *healthMonitor {
-	return &healthMonitor{targets: targets, store: store, lease: lease, alerts: alerts, latencies: &latencies{}, observer: NoObserver, warned: map[string]time.Time{}, timeout: min(probe.Timeout, interval*6/10)}
+// alertsAfter are the settings of system alerts, which open and close after so many
+// checks in a row; after none they are off.
+type alertsAfter struct{ failures, successes int }
+
+// alertAtOnce is what the platform has.
+var alertAtOnce = alertsAfter{1, 1}
+
+// monitorOf is a monitor that nobody observes, and whose alerts nobody is told of.
+func monitorOf(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, after alertsAfter) *healthMonitor {
+	return monitorWith(targets, store, lease, interval, after, nil, spool.NewMemory(1))
+}
+
+func monitorWith(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, after alertsAfter, webhook *notify.Webhook, buffer spool.Buffer) *healthMonitor {
+	cfg := config.Config{SystemAlerts: after.failures > 0, AlertAfterFailures: after.failures, AlertAfterSuccesses: after.successes, HealthInterval: interval}
+	return &healthMonitor{targets: targets, store: store, lease: lease, latencies: &latencies{}, observer: NoObserver, warned: map[string]time.Time{}, timeout: min(probe.Timeout, interval*6/10),
+		alerts: newAlertKeeper(cfg, store, lease, webhook, newQueue(buffer), zerolog.Nop())}
 }
 
 // Cycle gathers all there is within a cycle's time, and stores.

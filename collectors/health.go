@@ -2,10 +2,8 @@ package collectors
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -20,15 +18,13 @@ type healthMonitor struct {
 	targets   []probe.Target
 	store     Store
 	lease     *lease.Lease
-	alerts    alerts
+	alerts    *alertKeeper
 	latencies *latencies // stored by the metrics collector
 	observer  Observer
 	timeout   time.Duration // of a probe
 
-	last        []probe.Observation
-	warned      map[string]time.Time // of a certificate, by service
-	synced      []probe.Observation  // at the last sync of the alerts
-	syncedToken lease.Token          // of the last sync; zero if it failed
+	last   []probe.Observation
+	warned map[string]time.Time // of a certificate, by service
 }
 
 // cycle probes every service, then saves the results.
@@ -49,32 +45,24 @@ func (m *healthMonitor) check(ctx context.Context) {
 
 // save writes the health rows of the newest check, and the alerts. If the database
 // refuses the rows, the alerts are still written; after a lost lease or connection
-// neither can be.
+// neither can be, and what changes meanwhile is kept.
 func (m *healthMonitor) save(ctx context.Context) error {
-	token, observations := m.lease.Token(), m.last
-	checks, err := m.store.SaveHealth(ctx, token, m.lease.Now(), observations)
-	if m.alerts.enabled && (err == nil || db.IsServerError(err)) {
-		err = errors.Join(err, m.syncAlerts(ctx, token, m.alerts.due(observations, checks)))
+	token, at := m.lease.Token(), m.lease.Now().Truncate(time.Microsecond) // which the database keeps
+	resumeErr := m.alerts.resume(ctx, token)
+	streaks := m.alerts.judge.count(at, m.last)
+	err := resumeErr
+	if !isAway(err) {
+		err = errors.Join(err, m.store.SaveHealth(ctx, token, at, m.last, streaks))
+	}
+	if m.alerts.enabled && !errors.Is(err, lease.ErrLost) {
+		return errors.Join(err, m.alerts.cycle(ctx, token, at, m.last, isAway(err)))
 	}
 	return err
 }
 
-func (m *healthMonitor) syncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation) error {
-	log := zerolog.Ctx(ctx)
-	// In another term, another replica or an operator may have changed the alerts.
-	changed := token != m.syncedToken || !slices.EqualFunc(observations, m.synced, func(a, b probe.Observation) bool { return a.Service == b.Service && a.Up() == b.Up() })
-	opened, closed, err := m.store.SyncAlerts(ctx, token, observations, changed)
-	if m.synced, m.syncedToken = observations, token; err != nil {
-		m.syncedToken = lease.Token{}
-		err = fmt.Errorf("system alerts are not saved: %w", err)
-	}
-	for _, service := range opened {
-		log.Warn().Str("monitored", service).Msg("system alert opened")
-	}
-	for _, service := range closed {
-		log.Info().Str("monitored", service).Msg("system alert closed")
-	}
-	return err
+// isAway reports whether the database did not answer.
+func isAway(err error) bool {
+	return err != nil && !db.IsServerError(err) && !errors.Is(err, lease.ErrLost)
 }
 
 // logChanges logs the services that changed since the last check.
@@ -110,25 +98,6 @@ func (m *healthMonitor) logCertificates(ctx context.Context, observations []prob
 	}
 }
 
-// alerts are the settings of system alerts.
-type alerts struct {
-	enabled                       bool
-	afterFailures, afterSuccesses int // in a row, to open and to close an alert
-}
-
-// due returns the observations that may open or close an alert now. If the checks of a
-// service could not be counted, it is due: an early alert is better than none.
-func (a alerts) due(observations []probe.Observation, checks map[string]int) []probe.Observation {
-	return slices.DeleteFunc(slices.Clone(observations), func(o probe.Observation) bool {
-		enough := a.afterFailures
-		if o.Up() {
-			enough = a.afterSuccesses
-		}
-		count, counted := checks[o.Service]
-		return counted && count < enough
-	})
-}
-
 // rowStatus is service_health.status, which has two values.
 func rowStatus(o probe.Observation) string {
 	if o.Up() {
@@ -145,18 +114,25 @@ func latencyMS(o probe.Observation) int32 {
 	return int32(min(o.Latency.Round(time.Millisecond).Milliseconds(), 1<<30))
 }
 
-// detailsOf is service_health.details; a key without a value is left out.
-func detailsOf(o probe.Observation) (string, error) {
-	d := struct {
-		Status     probe.Status       `json:"status"`
-		LatencyMS  *int32             `json:"latency_ms,omitempty"`
-		HTTPStatus int                `json:"http_status,omitempty"`
-		Counters   map[string]float64 `json:"counters,omitempty"`
-		Error      string             `json:"error,omitempty"`
-		Ends       string             `json:"certificate_ends,omitempty"`
-		Instances  int                `json:"instances,omitempty"`
-		Unhealthy  map[string]string  `json:"unhealthy_instances,omitempty"`
-	}{Status: o.Status, HTTPStatus: o.HTTPStatus, Counters: o.Counters, Error: o.Err}
+// readingDetails are service_health.details, and of an alert; a key without a value is
+// left out.
+type readingDetails struct {
+	Service    string             `json:"service,omitempty"` // of an alert alone, as the next three
+	Kind       string             `json:"kind,omitempty"`
+	Reason     string             `json:"reason,omitempty"`
+	Since      string             `json:"since,omitempty"`
+	Status     probe.Status       `json:"status"`
+	LatencyMS  *int32             `json:"latency_ms,omitempty"`
+	HTTPStatus int                `json:"http_status,omitempty"`
+	Counters   map[string]float64 `json:"counters,omitempty"`
+	Error      string             `json:"error,omitempty"`
+	Ends       string             `json:"certificate_ends,omitempty"`
+	Instances  int                `json:"instances,omitempty"`
+	Unhealthy  map[string]string  `json:"unhealthy_instances,omitempty"`
+}
+
+func detailsOf(o probe.Observation) readingDetails {
+	d := readingDetails{Status: o.Status, HTTPStatus: o.HTTPStatus, Counters: o.Counters, Error: o.Err}
 	if len(o.Instances) > 1 {
 		d.Instances, d.Unhealthy = len(o.Instances), unhealthyInstances(o.Instances)
 	}
@@ -166,8 +142,7 @@ func detailsOf(o probe.Observation) (string, error) {
 	if ms := latencyMS(o); ms >= 0 {
 		d.LatencyMS = &ms
 	}
-	text, err := json.Marshal(d)
-	return string(text), err
+	return d
 }
 
 // unhealthyInstances are the reasons by address. If an address repeats, its later ones

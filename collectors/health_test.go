@@ -19,17 +19,14 @@ import (
 	"ops_worker/internal/spool"
 )
 
-// alertAtOnce is what the platform has.
-var alertAtOnce = alerts{enabled: true, afterFailures: 1, afterSuccesses: 1}
-
 func parsedDetails(t *testing.T, o probe.Observation) map[string]any {
 	t.Helper()
-	text, err := detailsOf(o)
+	text, err := json.Marshal(detailsOf(o))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var details map[string]any
-	if err := json.Unmarshal([]byte(text), &details); err != nil {
+	if err := json.Unmarshal(text, &details); err != nil {
 		t.Fatal(err)
 	}
 	return details
@@ -68,12 +65,12 @@ func TestWithoutAlertsTheRowsAreWritten(t *testing.T) {
 	defer server.Close()
 	client := probe.NewClient(config.Config{Instances: true})
 	store := newFakeStore()
-	monitor := monitorOf(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alerts{})
+	monitor := monitorOf(asking(client, "ingest", server.URL+"/health"), store, heldLease(t, store), time.Minute, alertsAfter{})
 	if err := monitor.cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if rowStatus(store.health["ingest"]) != "unhealthy" || len(store.open) != 0 || len(store.changed) != 0 {
-		t.Errorf("row %+v, alerts %v, %d calls of SyncAlerts", store.health["ingest"], store.open, len(store.changed))
+	if rowStatus(store.health["ingest"]) != "unhealthy" || len(store.open) != 0 || len(store.all) != 0 {
+		t.Errorf("row %+v, alerts %v, %d calls of SyncAlerts", store.health["ingest"], store.open, len(store.all))
 	}
 }
 
@@ -122,7 +119,7 @@ func TestAnAlertClosesWhenItsServiceRecovers(t *testing.T) {
 
 func TestAlertsCanBeTurnedOff(t *testing.T) {
 	store := newFakeStore()
-	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, heldLease(t, store), time.Minute, alerts{})
+	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"evaluator": answering(probe.Reading{Status: probe.Down})}), store, heldLease(t, store), time.Minute, alertsAfter{})
 	if err := monitor.cycle(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -234,43 +231,6 @@ func TestACrashingHealthMonitorLeavesTheMetricsCollectorRunning(t *testing.T) {
 	})
 }
 
-// Acknowledged alerts are found by a scan, so they are looked for when they may
-// be there: at first, after a change, after a failure, under a new lease.
-func TestAcknowledgedAlertsAreLookedForWhenTheyMayBeThere(t *testing.T) {
-	store := newFakeStore()
-	lease := heldLease(t, store)
-	reading := probe.Reading{Status: probe.Healthy}
-	monitor := monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"a": func(context.Context) probe.Reading { return reading }}), store, lease, time.Minute, alertAtOnce)
-	cycle := func(wantErr bool) {
-		t.Helper()
-		if err := monitor.cycle(t.Context()); (err != nil) != wantErr {
-			t.Fatal(err)
-		}
-	}
-	cycle(false) // the first
-	cycle(false)
-	reading.Status = probe.Down
-	cycle(false) // changed
-	cycle(false)
-	store.Fail = func(operation string) error {
-		if operation == "alerts" {
-			return errors.New("away")
-		}
-		return nil
-	}
-	cycle(true)
-	store.Fail = nil
-	cycle(false) // after a failure
-	cycle(false)
-	if _, err := lease.TryAcquire(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	cycle(false) // under a new lease
-	if diff := cmp.Diff([]bool{true, false, true, false, false, true, false, true}, store.changed); diff != "" {
-		t.Error(diff)
-	}
-}
-
 func TestACertificateThatEndsSoonIsLoggedOnceADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFakeStore()
@@ -303,24 +263,4 @@ func TestTheDetailsHaveTheCertificatesEnd(t *testing.T) {
 	}
 	// A service may present any year: the rows of the others do not depend on it.
 	parsedDetails(t, observation("broker", probe.Reading{CertificateEnds: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}))
-}
-
-// What a check finds opens an alert when as many in a row have found it, and so
-// closes it; what can not be counted counts as one.
-func TestAlertsAreDueAfterSoManyChecks(t *testing.T) {
-	alerts := alerts{enabled: true, afterFailures: 3, afterSuccesses: 2}
-	well, ill := observation("a", probe.Reading{Status: probe.Healthy}), observation("a", probe.Reading{Status: probe.Degraded})
-	for _, test := range []struct {
-		observed probe.Observation
-		checks   int
-		want     bool
-	}{{ill, 1, false}, {ill, 2, false}, {ill, 3, true}, {ill, 99, true}, {well, 1, false}, {well, 2, true}} {
-		due := alerts.due([]probe.Observation{test.observed}, map[string]int{"a": test.checks})
-		if got := len(due) == 1; got != test.want {
-			t.Errorf("%s after %d checks: due is %t", test.observed.Status, test.checks, got)
-		}
-	}
-	if due := alerts.due([]probe.Observation{well, ill}, nil); len(due) != 2 {
-		t.Errorf("what was not counted: %v are due", due)
-	}
 }

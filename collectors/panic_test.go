@@ -77,7 +77,7 @@ func testAPanicAt(t *testing.T, place string) {
 	schedule := newSchedule([]db.Aggregate{{Name: "database"}, {Name: "large"}}, 5*time.Second, 1)
 	schedule.list[1].slow = true
 	metrics := collectorWith(observer, schedule, targets, besideStore{store, p}, lease, spool.NewMemory(2), 5*time.Second)
-	health := monitorOf(append(targets, ping...), store, lease, 10*time.Second, alerts{true, 1, 1})
+	health := monitorOf(append(targets, ping...), store, lease, 10*time.Second, alertAtOnce)
 	health.observer = observer
 	loops := append(metrics.loops(5*time.Second), &Loop{Name: HealthLoop, Interval: 10 * time.Second, Cycle: health.cycle})
 	for _, loop := range loops {

@@ -277,6 +277,21 @@ func TestThePlatformRole(t *testing.T) {
 	}
 }
 
+// saveHealth saves a check that is the first of its kind.
+func saveHealth(ctx context.Context, store *Postgres, token lease.Token, at time.Time, observations []probe.Observation) error {
+	return store.SaveHealth(ctx, token, at, observations, newJudge(config.Config{HealthInterval: time.Minute}, record{}).count(at, observations))
+}
+
+// syncAlerts brings all alerts in line with a check.
+func syncAlerts(ctx context.Context, store *Postgres, token lease.Token, observations []probe.Observation) (opened, closed []string, err error) {
+	judge := newJudge(config.Config{AlertAfterFailures: 1, AlertAfterSuccesses: 1, HealthInterval: time.Minute}, record{})
+	at := time.Now()
+	judge.count(at, observations)
+	judge.decide(at, observations)
+	ill, well := judge.standing(at, observations)
+	return store.SyncAlerts(ctx, token, ill, well, true)
+}
+
 func observation(service string, r probe.Reading) probe.Observation {
 	return probe.Observation{Service: service, Reading: r}
 }
@@ -288,7 +303,7 @@ func TestHealthRowsAreTheContracts(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 678901000, time.UTC)
 	save := func(observations ...probe.Observation) {
 		t.Helper()
-		if _, err := store.SaveHealth(t.Context(), token, at, observations); err != nil {
+		if err := saveHealth(t.Context(), store, token, at, observations); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -308,47 +323,48 @@ func TestHealthRowsAreTheContracts(t *testing.T) {
 	pgtest.WantRows(t, pool, "SELECT status, latency_ms, details::text FROM service_health WHERE service = 'mqtt'", `healthy 0 {"status": "healthy", "latency_ms": 0}`)
 }
 
-// A streak goes on whoever checks, and a cycle that is sent again is one check.
+// A streak goes on whoever checks.
 func TestChecksAreCountedAcrossReplicas(t *testing.T) {
 	t.Parallel()
 	database, pool, store := onDatabase(t)
-	token := acquire(t, store, "a")
-	at := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
-	check := func(status probe.Status, want int) {
+	held := leasetest.Held(t, lease.NewPostgres(store.client, 0), time.Minute)
+	reading := probe.Reading{Status: probe.Down}
+	replica := func() *healthMonitor {
+		return monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": func(context.Context) probe.Reading { return reading }}), store, held, time.Minute, alertsAfter{})
+	}
+	a := replica()
+	check := func(m *healthMonitor, status probe.Status, want ...string) {
 		t.Helper()
-		checks, err := store.SaveHealth(t.Context(), token, at, []probe.Observation{observation("ingest", probe.Reading{Status: status})})
-		if err != nil || checks["ingest"] != want {
-			t.Errorf("%s: %d checks, want %d; %v", status, checks["ingest"], want, err)
+		reading.Status = status
+		if err := m.cycle(t.Context()); err != nil {
+			t.Error(err)
 		}
+		pgtest.WantRows(t, pool, "SELECT healthy, checks, since = checked_at FROM ops_worker_streak", want...)
 	}
-	check(probe.Down, 1)
-	check(probe.Down, 1) // the same cycle
-	at = at.Add(time.Minute)
-	check(probe.Unknown, 2)
-	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = clock_timestamp()")
-	token = acquire(t, store, "b")
-	at = at.Add(-48 * time.Hour) // by a clock that was wrong
-	check(probe.Degraded, 3)
-	pgtest.WantRows(t, pool, "SELECT healthy, since = '2026-01-02 03:04:05.678901Z', checks FROM ops_worker_streak", "false true 3")
-	at = at.Add(time.Minute)
-	check(probe.Healthy, 1)
-	pgtest.WantRows(t, pool, "SELECT healthy, since = checked_at, checks FROM ops_worker_streak", "true true 1")
+	check(a, probe.Down, "false 1 true")
+	check(a, probe.Unknown, "false 2 false")
+	b := replica()
+	check(b, probe.Degraded, "false 3 false")
+	check(b, probe.Healthy, "true 1 true")
+	if _, err := held.TryAcquire(t.Context()); err != nil { // another term of a, which has seen an earlier streak
+		t.Fatal(err)
+	}
+	check(a, probe.Healthy, "true 2 false")
 
-	at = at.Add(9 * 24 * time.Hour) // nobody has checked for days
-	check(probe.Healthy, 1)
-	at = at.Add(time.Minute)
+	database.Exec(t, "UPDATE ops_worker_streak SET checked_at = checked_at - interval '25 hours'") // nobody has checked for a day
+	check(replica(), probe.Healthy, "true 1 true")
+
 	database.Exec(t, "ALTER TABLE service_health ADD CONSTRAINT never CHECK (status = 'never') NOT VALID")
-	checks, err := store.SaveHealth(t.Context(), token, at, []probe.Observation{observation("ingest", probe.Reading{Status: probe.Healthy})})
-	if err == nil || checks["ingest"] != 2 {
-		t.Errorf("rows that are refused: %d checks, %v", checks["ingest"], err)
+	c := replica()
+	if err := c.cycle(t.Context()); err == nil {
+		t.Error("rows that are refused are no error")
 	}
-	at = at.Add(time.Minute)
+	pgtest.WantRows(t, pool, "SELECT checks FROM ops_worker_streak", "2")
 	database.Exec(t, "ALTER TABLE service_health DROP CONSTRAINT never; DROP TABLE ops_worker_streak")
-	_, err = store.SaveHealth(t.Context(), token, at, []probe.Observation{observation("ingest", probe.Reading{Status: probe.Healthy})})
-	if err == nil {
+	if err := c.cycle(t.Context()); err == nil {
 		t.Error("a table that is missing is no error")
 	}
-	pgtest.WantRows(t, pool, fmt.Sprintf("SELECT checked_at = to_timestamp(%d / 1e6) FROM service_health", at.UnixMicro()), "true")
+	pgtest.WantRows(t, pool, "SELECT h.checked_at > l.acquired_at FROM service_health h, ops_worker_lease l", "true")
 }
 
 func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
@@ -369,8 +385,8 @@ func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
 			token := acquire(t, store, "a")
 			sync := func(status probe.Status, wantOpened, wantClosed int) {
 				t.Helper()
-				opened, closed, err := store.SyncAlerts(t.Context(), token, []probe.Observation{
-					observation("ingest", probe.Reading{Status: status, Err: "reason"}), observation("mqtt", probe.Reading{Status: probe.Healthy})}, true)
+				opened, closed, err := syncAlerts(t.Context(), store, token, []probe.Observation{
+					observation("ingest", probe.Reading{Status: status, Err: "reason"}), observation("mqtt", probe.Reading{Status: probe.Healthy})})
 				if err != nil || len(opened) != wantOpened || len(closed) != wantClosed {
 					t.Errorf("%s: opened %v, closed %v, %v", status, opened, closed, err)
 				}
@@ -379,8 +395,9 @@ func TestSystemAlertsOpenAreAcknowledgedAndClose(t *testing.T) {
 			sync(probe.Healthy, 0, 0)
 			pgtest.WantRows(t, pool, "SELECT tenant_id FROM tenants")
 			sync(probe.Unknown, 1, 0)
-			pgtest.WantRows(t, pool, `SELECT tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details::text FROM fleet_alert`,
-				`__system__ __system__ __system__ SYSTEM_HEALTH system-health:ingest OPEN 5 1 Service unhealthy: ingest (reason) {"kind": "system_health", "service": "ingest"}`)
+			pgtest.WantRows(t, pool, `SELECT tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary,
+				details - 'since' = '{"kind": "system_health", "service": "ingest", "reason": "reason", "status": "unknown"}' FROM fleet_alert`,
+				`__system__ __system__ __system__ SYSTEM_HEALTH system-health:ingest OPEN 5 1 Service unhealthy: ingest (reason) true`)
 			pgtest.WantRows(t, pool, "SELECT tenant_id, name, metadata::text FROM tenants", `__system__ System Alerts {"kind": "system"}`)
 			sync(probe.Unknown, 0, 0)
 			database.Exec(t, "UPDATE fleet_alert SET status = 'ACKNOWLEDGED'")
@@ -437,7 +454,7 @@ func TestSystemAlertsUnderForcedRowSecurity(t *testing.T) {
 	down := []probe.Observation{observation("ingest", probe.Reading{Status: probe.Down})}
 
 	store, _ := loginRole(t, database, "")
-	if _, _, err := store.SyncAlerts(t.Context(), acquire(t, store, "a"), down, true); err == nil || !strings.Contains(err.Error(), "row-level security") {
+	if _, _, err := syncAlerts(t.Context(), store, acquire(t, store, "a"), down); err == nil || !strings.Contains(err.Error(), "row-level security") {
 		t.Errorf("a role that the policies bind: %v", err)
 	}
 	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = now()")
@@ -445,13 +462,13 @@ func TestSystemAlertsUnderForcedRowSecurity(t *testing.T) {
 	// Half of the rights will not do.
 	database.Exec(t, "GRANT INSERT, UPDATE ON fleet_alert, tenants TO pulse_operator")
 	half, _ := loginRole(t, database, "IN ROLE pulse_operator")
-	if _, _, err := half.SyncAlerts(t.Context(), acquire(t, half, "half"), down, true); err == nil || !strings.Contains(err.Error(), "42501") {
+	if _, _, err := syncAlerts(t.Context(), half, acquire(t, half, "half"), down); err == nil || !strings.Contains(err.Error(), "42501") {
 		t.Errorf("a role that may take on half an operator's: %v", err)
 	}
 	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = now()")
 	database.Exec(t, "GRANT SELECT, INSERT, UPDATE ON fleet_alert, tenants TO pulse_operator; GRANT USAGE ON SEQUENCE fleet_alert_id_seq TO pulse_operator")
 	store, _ = loginRole(t, database, "IN ROLE pulse_operator")
-	if opened, _, err := store.SyncAlerts(t.Context(), acquire(t, store, "b"), down, true); err != nil || len(opened) != 1 {
+	if opened, _, err := syncAlerts(t.Context(), store, acquire(t, store, "b"), down); err != nil || len(opened) != 1 {
 		t.Errorf("a role that may take on the operator's: %v, %v", opened, err)
 	}
 }
@@ -520,11 +537,11 @@ func TestAWriteWithoutTheLeaseWritesNothing(t *testing.T) {
 			return err
 		},
 		"health": func(token lease.Token) error {
-			_, err := store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
+			err := saveHealth(t.Context(), store, token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
 			return err
 		},
 		"alerts": func(token lease.Token) error {
-			_, _, err := store.SyncAlerts(t.Context(), token, []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}, true)
+			_, _, err := syncAlerts(t.Context(), store, token, []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
 			return err
 		},
 		"expire": func(token lease.Token) error {
@@ -564,7 +581,7 @@ func TestTheServerItselfEndsAStatementThatTakesTooLong(t *testing.T) {
 	if _, err := blocker.Exec(t.Context(), "LOCK TABLE service_health IN ACCESS EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
+	err = saveHealth(t.Context(), store, token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
 	if !db.IsTimeout(err) {
 		t.Errorf("%v, want the server's own time-out", err)
 	}
@@ -585,7 +602,7 @@ func TestAlertsThatWaitDoNotKeepSamplesOrTheLease(t *testing.T) {
 	}
 	alerts := make(chan error, 1)
 	go func() {
-		_, _, err := store.SyncAlerts(t.Context(), token, []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}, true)
+		_, _, err := syncAlerts(t.Context(), store, token, []probe.Observation{observation("x", probe.Reading{Status: probe.Down})})
 		alerts <- err
 	}()
 	pgtest.Eventually(t, "the alerts wait for their table", func() bool {
@@ -594,7 +611,7 @@ func TestAlertsThatWaitDoNotKeepSamplesOrTheLease(t *testing.T) {
 	if stored, _, err := store.AppendCycles(t.Context(), token, []spool.Cycle{cycleAt(time.Now(), 1)}, false); err != nil || stored != 1 {
 		t.Errorf("append meanwhile: %d, %v", stored, err)
 	}
-	if _, err := store.SaveHealth(t.Context(), token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}); err != nil {
+	if err := saveHealth(t.Context(), store, token, time.Now(), []probe.Observation{observation("x", probe.Reading{Status: probe.Down})}); err != nil {
 		t.Errorf("health meanwhile: %v", err)
 	}
 	if _, err := lease.NewPostgres(store.client, 0).Renew(t.Context(), token, time.Minute); err != nil {
@@ -712,7 +729,7 @@ func TestOneAlertThatCannotBeOpenedCostsNoOther(t *testing.T) {
 	database, pool, store := onDatabase(t)
 	token := acquire(t, store, "a")
 	sync := func(observations ...probe.Observation) error {
-		_, _, err := store.SyncAlerts(t.Context(), token, observations, true)
+		_, _, err := syncAlerts(t.Context(), store, token, observations)
 		return err
 	}
 	up, down := probe.Reading{Status: probe.Healthy}, probe.Reading{Status: probe.Down}
@@ -743,7 +760,7 @@ func TestAlertsOpenAndCloseAfterSoManyChecks(t *testing.T) {
 	reading := probe.Reading{Status: probe.Down}
 	newMonitor := func() *healthMonitor {
 		return monitorOf(watching(config.ProbeCounters, map[string]probe.Probe{"ingest": func(context.Context) probe.Reading { return reading }}),
-			store, held, time.Minute, alerts{enabled: true, afterFailures: 3, afterSuccesses: 2})
+			store, held, time.Minute, alertsAfter{3, 2})
 	}
 	monitor := newMonitor()
 	check := func(want ...string) {
@@ -844,10 +861,10 @@ func TestAServiceOfWhichHalfIsWellHasNoAlert(t *testing.T) {
 	half, fewer := observation("ingest", probe.Reading{Status: probe.Degraded, Err: "1 of 2"}), observation("evaluator", probe.Reading{Status: probe.Degraded, Err: "2 of 3"})
 	half.Instances, fewer.Instances = []probe.InstanceReading{well, down}, []probe.InstanceReading{well, down, down}
 	observations := []probe.Observation{half, fewer}
-	if _, err := store.SaveHealth(t.Context(), token, time.Now(), observations); err != nil {
+	if err := saveHealth(t.Context(), store, token, time.Now(), observations); err != nil {
 		t.Fatal(err)
 	}
-	opened, _, err := store.SyncAlerts(t.Context(), token, observations, true)
+	opened, _, err := syncAlerts(t.Context(), store, token, observations)
 	if diff := gocmp.Diff([]string{"evaluator"}, opened); diff != "" || err != nil {
 		t.Errorf("%v, %s", err, diff)
 	}

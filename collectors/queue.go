@@ -95,6 +95,20 @@ func (q *queue) remove(log zerolog.Logger, through uint64) {
 	q.changed(log, q.buffer.Remove(through))
 }
 
+// keep keeps a note beside the cycles, for the next process; nil removes it.
+func (q *queue) keep(note any) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.buffer.Keep(note)
+}
+
+// kept reads the note of the process before.
+func (q *queue) kept(note any) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.buffer.Kept(note)
+}
+
 // supersede drops and returns the cycles up to the newest that another replica has
 // stored: they can never be stored.
 func (q *queue) supersede(log zerolog.Logger, lastCycleAt time.Time) []spool.Cycle {

@@ -29,9 +29,9 @@ type stuckStore struct {
 	*stuck
 }
 
-func (s stuckStore) SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) (map[string]int, error) {
+func (s stuckStore) SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation, streaks map[string]streak) error {
 	s.wait()
-	return s.fakeStore.SaveHealth(ctx, token, at, observations)
+	return s.fakeStore.SaveHealth(ctx, token, at, observations, streaks)
 }
 
 // stuckBuffer waits where a cycle goes to disk.

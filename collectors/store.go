@@ -2,8 +2,10 @@ package collectors
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"ops_worker/db"
@@ -27,13 +29,10 @@ type Store interface {
 	AppendCycles(ctx context.Context, token lease.Token, cycles []spool.Cycle, recheck bool) (stored int, now time.Time, err error)
 	// NewestValues reads the newest stored value of each series that has one.
 	NewestValues(ctx context.Context, series []Series) (map[Series]float64, error)
-	// SaveHealth writes the health rows, and returns by service how many checks in a
-	// row had this result. The checks count even if the database refuses the rows.
-	SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) (checks map[string]int, err error)
-	// SyncAlerts opens and closes system alerts, and returns their services.
-	// Acknowledged alerts, which take a scan to find, are closed only if changed: a
-	// service may have recovered since the last call.
-	SyncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error)
+	// SaveHealth writes the health rows, and how many checks in a row have found the
+	// same. The checks count even if the database refuses the rows.
+	SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation, streaks map[string]streak) error
+	AlertStore
 	// ExpireSamples removes about batch samples that are older than cutoff, and
 	// reports whether there may be more.
 	ExpireSamples(ctx context.Context, token lease.Token, cutoff time.Time, batch int) (removed int64, more bool, err error)
@@ -137,94 +136,35 @@ func (p *Postgres) NewestValues(ctx context.Context, series []Series) (map[Serie
 
 // SaveHealth writes the rows and the counts of checks in a transaction each: if one
 // table refuses, the other may not.
-func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation) (checks map[string]int, err error) {
+func (p *Postgres) SaveHealth(ctx context.Context, token lease.Token, at time.Time, observations []probe.Observation, streaks map[string]streak) error {
 	rows := db.UpsertServiceHealthParams{CheckedAt: at}
-	count := db.CountChecksParams{CheckedAt: at}
+	count := db.SaveStreaksParams{CheckedAt: at}
 	for _, o := range observations {
-		details, err := detailsOf(o)
+		details, err := json.Marshal(detailsOf(o))
 		if err != nil {
-			return nil, fmt.Errorf("encode details of %s: %w", o.Service, err)
+			return fmt.Errorf("encode details of %s: %w", o.Service, err)
 		}
 		rows.Services = append(rows.Services, o.Service)
 		rows.Statuses = append(rows.Statuses, rowStatus(o))
 		rows.LatenciesMs = append(rows.LatenciesMs, latencyMS(o))
-		rows.Details = append(rows.Details, details)
-		count.Healthy = append(count.Healthy, o.Up())
+		rows.Details = append(rows.Details, string(details))
+		s := streaks[o.Service]
+		count.Healthy = append(count.Healthy, s.Healthy)
+		count.Since = append(count.Since, s.Since)
+		count.Checks = append(count.Checks, int32(min(s.Checks, math.MaxInt32)))
 	}
 	count.Services = rows.Services
-	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
+	err := lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
 		_, err := q.UpsertServiceHealth(ctx, rows)
 		return wrap(err, "upsert service health")
 	})
 	if err != nil && (!db.IsServerError(err) || db.IsTimeout(err)) {
-		return nil, wrap(err, "health rows are not saved")
+		return wrap(err, "health rows are not saved")
 	}
 	countErr := lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
-		streaks, err := q.CountChecks(ctx, count)
-		checks = make(map[string]int, len(streaks))
-		for _, s := range streaks {
-			checks[s.Service] = int(s.Checks)
-		}
-		return wrap(err, "count checks")
+		return wrap(q.SaveStreaks(ctx, count), "save streaks")
 	})
-	if countErr != nil {
-		checks = nil
-	}
-	return checks, errors.Join(wrap(err, "health rows are not saved"), wrap(countErr, "checks are not counted, each is enough for its alert"))
-}
-
-// SyncAlerts brings the system alerts in line with the observations: all that may close
-// in one statement, and each that may open in one of its own. So an alert that the
-// database refuses does not affect the others.
-func (p *Postgres) SyncAlerts(ctx context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error) {
-	var up []probe.Observation
-	var batches [][]probe.Observation
-	for _, o := range observations {
-		if o.Up() {
-			up = append(up, o)
-			if o.Former != "" { // an alert of the monitor before this worker
-				up = append(up, probe.Observation{Service: o.Former, Reading: probe.Reading{Status: probe.Healthy}})
-			}
-		} else {
-			batches = append(batches, []probe.Observation{o})
-		}
-	}
-	if len(up) > 0 {
-		batches = append(batches, up)
-	}
-	for _, batch := range batches {
-		o, c, failed := p.syncBatch(ctx, token, batch, changed)
-		opened, closed = append(opened, o...), append(closed, c...)
-		if !batch[0].Up() {
-			failed = wrap(failed, batch[0].Service)
-		}
-		err = errors.Join(err, failed)
-		if failed != nil && !db.IsServerError(failed) {
-			break // no lease, or no connection
-		}
-	}
-	return opened, closed, err
-}
-
-func (p *Postgres) syncBatch(ctx context.Context, token lease.Token, observations []probe.Observation, changed bool) (opened, closed []string, err error) {
-	params := db.SyncSystemAlertsParams{Acknowledged: changed}
-	for _, o := range observations {
-		params.Services = append(params.Services, o.Service)
-		params.Healthy = append(params.Healthy, o.Up())
-		params.Reasons = append(params.Reasons, o.Reason())
-	}
-	var row db.SyncSystemAlertsRow
-	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
-		if _, err := q.EnterPlatformScope(ctx); err != nil {
-			return fmt.Errorf("take on a role: %w", err)
-		}
-		row, err = q.SyncSystemAlerts(ctx, params)
-		return wrap(explain(err, alertAdvice), "sync system alerts")
-	})
-	if err != nil { // perhaps of the commit
-		return nil, nil, err
-	}
-	return row.Opened, row.Closed, nil
+	return errors.Join(wrap(err, "health rows are not saved"), wrap(countErr, "checks are not counted"))
 }
 
 // ExpireSamples checks the lease but does not lock it: a take-over need not wait, and a

@@ -17,6 +17,7 @@ import (
 	"ops_worker/internal/config"
 	"ops_worker/internal/faultlog"
 	"ops_worker/internal/lease"
+	"ops_worker/internal/notify"
 	"ops_worker/internal/pace"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/schema"
@@ -55,7 +56,9 @@ type jobs struct {
 	Lease     *lease.Lease
 	metrics   *metricsCollector
 	health    *healthMonitor
-	retention *retention // nil if samples are kept for ever
+	retention *retention        // nil if samples are kept for ever
+	webhook   *notify.Webhook   // nil where nobody is told
+	heartbeat *notify.Heartbeat // nil likewise
 	observer  Observer
 }
 
@@ -93,15 +96,25 @@ func NewWorker(o Options) *Worker {
 // newJobs makes the jobs.
 func newJobs(cfg config.Config, targets []probe.Target, store Store, leases lease.Store, buffer spool.Buffer, heart Heart, observer Observer, log zerolog.Logger) *jobs {
 	j := &jobs{observer: observer}
+	if cfg.AlertWebhookURL != "" && cfg.SystemAlerts {
+		j.webhook = notify.New(notify.Options{URL: cfg.AlertWebhookURL, Format: notify.Format(cfg.AlertWebhookFormat), CheckInterval: cfg.HealthInterval, CAs: cfg.HealthCAs, Log: log})
+	}
+	if cfg.HeartbeatURL != "" {
+		j.heartbeat = notify.NewHeartbeat(cfg.HeartbeatURL, cfg.HealthCAs, log)
+	}
 	j.Lease = lease.New(leases, holderName(), cfg.LeaseTTL, log, lease.Hooks{
-		Turned:     func(next time.Duration) { heart.Beat(leaseLoop, next) },
-		Superseded: func(lastCycleAt time.Time) { j.metrics.supersede(log, lastCycleAt) },
+		Turned: func(next time.Duration) { heart.Beat(leaseLoop, next) },
+		Superseded: func(lastCycleAt time.Time) {
+			j.metrics.supersede(log, lastCycleAt)
+			j.health.alerts.superseded()
+		},
+		Answered: func(away, back time.Time) { j.health.alerts.judge.noticeOutage(away, back) },
 	})
 	latencies := &latencies{}
-	j.health = &healthMonitor{targets: targets, store: store, lease: j.Lease, latencies: latencies, observer: observer, warned: map[string]time.Time{},
-		alerts: alerts{cfg.SystemAlerts, cfg.AlertAfterFailures, cfg.AlertAfterSuccesses}, timeout: min(probe.Timeout, cfg.HealthInterval*6/10)}
 	schedule := newSchedule(Aggregates, cfg.MetricsInterval, cfg.AggregateBudget.Share())
-	j.metrics = newMetricsCollector(targets, store, j.Lease, buffer, cfg.MetricsInterval, schedule, latencies, observer)
+	j.metrics = newMetricsCollector(targets, store, j.Lease, buffer, cfg.MetricsInterval, schedule, latencies, storeObserver{observer, j.heartbeat})
+	j.health = &healthMonitor{targets: targets, store: store, lease: j.Lease, latencies: latencies, observer: observer, warned: map[string]time.Time{},
+		alerts: newAlertKeeper(cfg, store, j.Lease, j.webhook, j.metrics.queue, log), timeout: min(probe.Timeout, cfg.HealthInterval*6/10)}
 	if cfg.MetricsRetention > 0 {
 		j.retention = newRetention(store, j.Lease, cfg.MetricsRetention)
 	}
@@ -117,6 +130,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stop()
 	// Before the database is ready, so that the first cycle finds the instances.
 	running.Go(func() { w.http.KeepInstances(ctx, w.log) })
+	running.Go(func() { w.webhook.Run(ctx) })
+	running.Go(func() { w.heartbeat.Run(ctx) })
 	if err := w.awaitDatabase(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
@@ -176,6 +191,18 @@ func (w *Worker) storeLast(ctx context.Context, stopped time.Time) {
 	if err := w.metrics.storer.cycle(ctx); err != nil {
 		log.Debug().Err(err).Msg("the last cycles are not stored")
 	}
+}
+
+// storeObserver tells a dead man's switch of each store.
+type storeObserver struct {
+	Observer
+	heartbeat *notify.Heartbeat
+}
+
+// Stored is called after a store.
+func (o storeObserver) Stored(samples int) {
+	o.Observer.Stored(samples)
+	o.heartbeat.Stored()
 }
 
 // Waiting is how many cycles wait to be stored, and the time of the oldest.

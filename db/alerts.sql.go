@@ -10,16 +10,78 @@ import (
 	"time"
 )
 
+const markTold = `-- name: MarkTold :exec
+WITH told AS (
+    SELECT unnest($1::text[]) AS fingerprint,
+           unnest($2::timestamptz[]) AS opened_at,
+           unnest($3::boolean[]) AS closing
+), over AS (
+    DELETE FROM ops_worker_message m
+    USING told t
+    WHERE t.closing AND m.fingerprint = t.fingerprint AND m.opened_at = t.opened_at
+)
+UPDATE ops_worker_message m
+SET opening_told = true
+FROM told t
+WHERE NOT t.closing
+  AND m.fingerprint = t.fingerprint AND m.opened_at = t.opened_at
+  AND NOT EXISTS (SELECT FROM told c WHERE c.closing AND c.fingerprint = t.fingerprint AND c.opened_at = t.opened_at)
+`
+
+type MarkToldParams struct {
+	Fingerprints []string
+	OpenedAts    []time.Time
+	Closings     []bool
+}
+
+// That somebody has been told of these openings and closings. By primary key. Caller:
+// the health monitor.
+func (q *Queries) MarkTold(ctx context.Context, arg MarkToldParams) error {
+	_, err := q.db.Exec(ctx, markTold, arg.Fingerprints, arg.OpenedAts, arg.Closings)
+	return err
+}
+
+const messages = `-- name: Messages :many
+SELECT fingerprint, opened_at, opening_told
+FROM ops_worker_message
+ORDER BY opened_at, fingerprint
+LIMIT 1000
+`
+
+// The alerts of which somebody is to be told, or has been told that they are open: some
+// rows. Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
+func (q *Queries) Messages(ctx context.Context) ([]OpsWorkerMessage, error) {
+	rows, err := q.db.Query(ctx, messages)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []OpsWorkerMessage{}
+	for rows.Next() {
+		var i OpsWorkerMessage
+		if err := rows.Scan(&i.Fingerprint, &i.OpenedAt, &i.OpeningTold); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const openSystemAlerts = `-- name: OpenSystemAlerts :many
 SELECT CASE WHEN fingerprint LIKE 'system-health:%' THEN substr(fingerprint, 15) ELSE fingerprint END::text AS service,
        (fingerprint LIKE 'system-health:%')::boolean AS monitored,
-       status, left(coalesce(summary, ''), 500)::text AS summary, created_at,
+       status, left(coalesce(summary, ''), 500)::text AS summary,
+       left(coalesce(details ->> 'status', ''), 20)::text AS health,
+       left(coalesce(details ->> 'reason', substring(summary FROM '\((.*)\)$'), ''), 500)::text AS reason, created_at,
        (count(*) OVER ())::bigint AS open, clock_timestamp()::timestamptz AS now
 FROM fleet_alert
 WHERE tenant_id = '__system__'
   AND status IN ('OPEN', 'ACKNOWLEDGED')
 ORDER BY created_at, id
-LIMIT 100
+LIMIT 1000
 `
 
 type OpenSystemAlertsRow struct {
@@ -27,6 +89,8 @@ type OpenSystemAlertsRow struct {
 	Monitored bool
 	Status    string
 	Summary   string
+	Health    string
+	Reason    string
 	CreatedAt time.Time
 	Open      int64
 	Now       time.Time
@@ -37,7 +101,7 @@ type OpenSystemAlertsRow struct {
 // A newer schema's partial index holds them; an older one's holds the open ones
 // alone, and the acknowledged cost a scan of fleet_alert. Monitored marks those that the
 // health monitor opens and closes.
-// Caller: status and doctor.
+// Caller: the health monitor, every HEALTH_CHECK_INTERVAL, status and doctor.
 func (q *Queries) OpenSystemAlerts(ctx context.Context) ([]OpenSystemAlertsRow, error) {
 	rows, err := q.db.Query(ctx, openSystemAlerts)
 	if err != nil {
@@ -52,6 +116,8 @@ func (q *Queries) OpenSystemAlerts(ctx context.Context) ([]OpenSystemAlertsRow, 
 			&i.Monitored,
 			&i.Status,
 			&i.Summary,
+			&i.Health,
+			&i.Reason,
 			&i.CreatedAt,
 			&i.Open,
 			&i.Now,
@@ -66,16 +132,86 @@ func (q *Queries) OpenSystemAlerts(ctx context.Context) ([]OpenSystemAlertsRow, 
 	return items, nil
 }
 
+const recordSystemAlert = `-- name: RecordSystemAlert :one
+WITH incident AS (
+    SELECT $1::text AS fingerprint, $2::timestamptz AS opened_at, $3::timestamptz AS closed_at,
+           $4::text AS summary, ($5::text)::jsonb AS details
+), closed AS (
+    UPDATE fleet_alert a
+    SET status = 'CLOSED',
+        closed_at = i.closed_at,
+        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', i.closed_at,
+            'duration_seconds', round(extract(epoch FROM i.closed_at - a.created_at), 3))
+    FROM incident i
+    WHERE a.tenant_id = '__system__'
+      AND a.fingerprint = i.fingerprint
+      AND a.status IN ('OPEN', 'ACKNOWLEDGED')
+      AND a.created_at <= i.closed_at
+    RETURNING a.created_at
+), missing AS (
+    SELECT i.fingerprint, i.opened_at, i.closed_at, i.summary, i.details
+    FROM incident i
+    WHERE NOT EXISTS (SELECT FROM closed)
+      AND NOT EXISTS (
+          SELECT FROM fleet_alert a
+          WHERE a.tenant_id = '__system__' AND a.fingerprint = i.fingerprint
+            AND (a.created_at = i.opened_at OR a.created_at < i.closed_at AND coalesce(a.closed_at, 'infinity') > i.opened_at))
+), system_tenant AS (
+    INSERT INTO tenants (tenant_id, name, metadata)
+    SELECT '__system__', 'System Alerts', '{"kind": "system"}'
+    WHERE EXISTS (SELECT FROM missing)
+    ON CONFLICT DO NOTHING
+), added AS (
+    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details, created_at, closed_at)
+    SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 'CLOSED', 5, 1.0, m.summary,
+           m.details || jsonb_build_object('resolved_at', m.closed_at, 'duration_seconds', round(extract(epoch FROM m.closed_at - m.opened_at), 3)),
+           m.opened_at, m.closed_at
+    FROM missing m
+    RETURNING created_at
+)
+SELECT coalesce((SELECT max(created_at) FROM closed), (SELECT max(created_at) FROM added), 'epoch')::timestamptz AS opened_at
+`
+
+type RecordSystemAlertParams struct {
+	Fingerprint string
+	OpenedAt    time.Time
+	ClosedAt    time.Time
+	Summary     string
+	Details     string
+}
+
+// Writes an alert that is over, whose end this worker could not write when it saw it:
+// the database was away. It closes the service's open alert, if that began before the
+// end; else it adds a closed one, unless another of the service overlaps its span.
+// Repeating it changes nothing. Returns the opening time of the alert that it has
+// written, the epoch for none.
+// Cost: the service's open alert by an index; its closed ones by (tenant_id, status).
+// Caller: the health monitor, for each such alert.
+func (q *Queries) RecordSystemAlert(ctx context.Context, arg RecordSystemAlertParams) (time.Time, error) {
+	row := q.db.QueryRow(ctx, recordSystemAlert,
+		arg.Fingerprint,
+		arg.OpenedAt,
+		arg.ClosedAt,
+		arg.Summary,
+		arg.Details,
+	)
+	var opened_at time.Time
+	err := row.Scan(&opened_at)
+	return opened_at, err
+}
+
 const syncSystemAlerts = `-- name: SyncSystemAlerts :one
 WITH observed AS (
-    SELECT x.service, 'system-health:' || x.service AS fingerprint, x.healthy, x.reason
+    SELECT x.service, 'system-health:' || x.service AS fingerprint, x.healthy, x.since, x.reason, x.details::jsonb AS details
     FROM (
         SELECT unnest($1::text[]) AS service,
                unnest($2::boolean[]) AS healthy,
-               unnest($3::text[]) AS reason
+               unnest($3::timestamptz[]) AS since,
+               unnest($4::text[]) AS reason,
+               unnest($5::text[]) AS details
     ) x
 ), missing AS (
-    SELECT o.service, o.fingerprint, o.reason
+    SELECT o.service, o.fingerprint, o.since, o.reason, o.details
     FROM observed o
     WHERE NOT o.healthy
       AND NOT EXISTS (
@@ -90,23 +226,28 @@ WITH observed AS (
     WHERE EXISTS (SELECT FROM missing)
     ON CONFLICT DO NOTHING
 ), opened AS (
-    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, severity, confidence, summary, details)
+    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, severity, confidence, summary, details, created_at)
     SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 5, 1.0,
            'Service unhealthy: ' || m.service || ' (' || m.reason || ')',
-           jsonb_build_object('service', m.service, 'kind', 'system_health')
+           m.details,
+           CASE WHEN EXISTS (
+               SELECT FROM fleet_alert a
+               WHERE a.tenant_id = '__system__' AND a.fingerprint = m.fingerprint AND a.created_at = m.since)
+           THEN now() ELSE m.since END
     FROM missing m
     ON CONFLICT DO NOTHING
     RETURNING fingerprint
 ), closed AS (
     UPDATE fleet_alert a
     SET status = 'CLOSED',
-        closed_at = now(),
-        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', now())
+        closed_at = greatest(o.since, a.created_at),
+        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', greatest(o.since, a.created_at),
+            'duration_seconds', round(extract(epoch FROM greatest(o.since, a.created_at) - a.created_at), 3))
     FROM observed o
     WHERE o.healthy
       AND a.tenant_id = '__system__'
       AND a.fingerprint = o.fingerprint
-      AND (a.status = 'OPEN' OR ($4::boolean AND a.status = 'ACKNOWLEDGED'))
+      AND (a.status = 'OPEN' OR ($6::boolean AND a.status = 'ACKNOWLEDGED'))
     RETURNING a.fingerprint
 )
 SELECT coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM opened), '{}')::text[] AS opened,
@@ -116,7 +257,9 @@ SELECT coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM opened), '{}')::
 type SyncSystemAlertsParams struct {
 	Services     []string
 	Healthy      []bool
+	Since        []time.Time
 	Reasons      []string
+	Details      []string
 	Acknowledged bool
 }
 
@@ -127,7 +270,9 @@ type SyncSystemAlertsRow struct {
 
 // Opens an alert for each unhealthy service that has none and closes those of
 // the healthy ones, in one statement; repeating it changes nothing. An
-// acknowledged alert is still its service's open alert.
+// acknowledged alert is still its service's open alert. An alert opens and closes at
+// the first check that found its service so; one that somebody has closed since opens
+// again now.
 // The platform's unique index covers OPEN on older schemas, and OPEN and
 // ACKNOWLEDGED on newer ones. ON CONFLICT names no index, so that either decides.
 // Open alerts are found by that index. On an older schema acknowledged ones are
@@ -139,10 +284,86 @@ func (q *Queries) SyncSystemAlerts(ctx context.Context, arg SyncSystemAlertsPara
 	row := q.db.QueryRow(ctx, syncSystemAlerts,
 		arg.Services,
 		arg.Healthy,
+		arg.Since,
 		arg.Reasons,
+		arg.Details,
 		arg.Acknowledged,
 	)
 	var i SyncSystemAlertsRow
 	err := row.Scan(&i.Opened, &i.Closed)
 	return i, err
+}
+
+const systemAlertsAt = `-- name: SystemAlertsAt :many
+SELECT a.fingerprint, a.created_at AS opened_at, coalesce(a.closed_at, 'epoch')::timestamptz AS closed_at,
+       (a.status = 'CLOSED')::boolean AS closed,
+       coalesce(a.details ->> 'status', '')::text AS health,
+       coalesce(a.details ->> 'reason', substring(a.summary FROM '\((.*)\)$'), '')::text AS reason
+FROM (
+    SELECT unnest($1::text[]) AS fingerprint,
+           unnest($2::timestamptz[]) AS opened_at
+) x
+JOIN fleet_alert a ON a.tenant_id = '__system__' AND a.fingerprint = x.fingerprint AND a.created_at = x.opened_at
+ORDER BY a.created_at, a.fingerprint
+`
+
+type SystemAlertsAtParams struct {
+	Fingerprints []string
+	OpenedAts    []time.Time
+}
+
+type SystemAlertsAtRow struct {
+	Fingerprint string
+	OpenedAt    time.Time
+	ClosedAt    time.Time
+	Closed      bool
+	Health      string
+	Reason      string
+}
+
+// The alerts of these fingerprints and opening times, by the index on created_at.
+// Caller: the health monitor, every HEALTH_CHECK_INTERVAL, while somebody is to be told.
+func (q *Queries) SystemAlertsAt(ctx context.Context, arg SystemAlertsAtParams) ([]SystemAlertsAtRow, error) {
+	rows, err := q.db.Query(ctx, systemAlertsAt, arg.Fingerprints, arg.OpenedAts)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []SystemAlertsAtRow{}
+	for rows.Next() {
+		var i SystemAlertsAtRow
+		if err := rows.Scan(
+			&i.Fingerprint,
+			&i.OpenedAt,
+			&i.ClosedAt,
+			&i.Closed,
+			&i.Health,
+			&i.Reason,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const trackMessages = `-- name: TrackMessages :exec
+INSERT INTO ops_worker_message (fingerprint, opened_at)
+SELECT unnest($1::text[]), unnest($2::timestamptz[])
+ON CONFLICT DO NOTHING
+`
+
+type TrackMessagesParams struct {
+	Fingerprints []string
+	OpenedAts    []time.Time
+}
+
+// From here on somebody is to be told of these alerts. Caller: the health monitor, every
+// HEALTH_CHECK_INTERVAL, with the alerts that are open.
+func (q *Queries) TrackMessages(ctx context.Context, arg TrackMessagesParams) error {
+	_, err := q.db.Exec(ctx, trackMessages, arg.Fingerprints, arg.OpenedAts)
+	return err
 }

@@ -3,3 +3,21 @@
 //   sqlc v1.31.1
 
 package db
+
+import (
+	"time"
+)
+
+type OpsWorkerMessage struct {
+	Fingerprint string
+	OpenedAt    time.Time
+	OpeningTold bool
+}
+
+type OpsWorkerStreak struct {
+	Service   string
+	Healthy   bool
+	Since     time.Time
+	Checks    int32
+	CheckedAt time.Time
+}

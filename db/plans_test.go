@@ -13,8 +13,8 @@ import (
 
 // million fills what grows with the fleet and with time: a million rows each, nearly all of them history.
 const million = `
-	INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
-	SELECT CASE WHEN i % 10 = 0 THEN 't' ELSE '__system__' END, 's', 'd', 'x', 'system-health:' || i % 20, CASE WHEN i > 999990 THEN 'ACKNOWLEDGED' ELSE 'CLOSED' END, 'x'
+	INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, created_at, summary)
+	SELECT CASE WHEN i % 10 = 0 THEN 't' ELSE '__system__' END, 's', 'd', 'x', 'system-health:' || i % 20, CASE WHEN i > 999990 THEN 'ACKNOWLEDGED' ELSE 'CLOSED' END, now() - make_interval(secs => i), 'x'
 	FROM generate_series(1, 1000000) i;
 	INSERT INTO device_state (tenant_id, device_id, site_id, status) SELECT 't', i::text, 's', 'ONLINE' FROM generate_series(1, 1000000) i;
 	INSERT INTO system_metrics (time, metric_name, service, value)
@@ -35,12 +35,17 @@ func TestNoStatementButTheCountsScansALargeTable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	services, healthy := []string{"s1", "s2", "s3"}, []bool{true, false, true}
+	services, healthy, details := []string{"s1", "s2", "s3"}, []bool{true, false, true}, []string{"{}", "{}", "{}"}
+	times := []time.Time{time.Now(), time.Now(), time.Now()}
 	calls := map[string]func(context.Context, *db.Queries){
 		"alerts": func(ctx context.Context, q *db.Queries) {
 			for _, acknowledged := range []bool{false, true} {
-				_, _ = q.SyncSystemAlerts(ctx, db.SyncSystemAlertsParams{Services: services, Healthy: healthy, Reasons: services, Acknowledged: acknowledged})
+				_, _ = q.SyncSystemAlerts(ctx, db.SyncSystemAlertsParams{Services: services, Healthy: healthy, Since: times, Reasons: services, Details: details, Acknowledged: acknowledged})
 			}
+		},
+		"messages": func(ctx context.Context, q *db.Queries) {
+			_, _ = q.OpenSystemAlerts(ctx)
+			_, _ = q.SystemAlertsAt(ctx, db.SystemAlertsAtParams{Fingerprints: services, OpenedAts: times})
 		},
 		"samples": func(ctx context.Context, q *db.Queries) {
 			for _, recheck := range []bool{false, true} {

@@ -10,50 +10,78 @@ import (
 	"time"
 )
 
-const countChecks = `-- name: CountChecks :many
-INSERT INTO ops_worker_streak AS s (service, healthy, since, checks, checked_at)
-SELECT x.service, x.healthy, $1::timestamptz, 1, $1::timestamptz
-FROM (
-    SELECT unnest($2::text[]) AS service,
-           unnest($3::boolean[]) AS healthy
-) x
-ON CONFLICT (service) DO UPDATE
-SET healthy = EXCLUDED.healthy,
-    since = CASE WHEN s.healthy = EXCLUDED.healthy AND EXCLUDED.checked_at < s.checked_at + interval '1 day' THEN s.since
-                 ELSE EXCLUDED.since END,
-    checks = CASE WHEN s.checked_at = EXCLUDED.checked_at THEN s.checks
-                  WHEN s.healthy = EXCLUDED.healthy AND EXCLUDED.checked_at < s.checked_at + interval '1 day' THEN s.checks + 1
-                  ELSE 1 END,
-    checked_at = EXCLUDED.checked_at
-RETURNING s.service, s.checks
+const forgetWatch = `-- name: ForgetWatch :exec
+DELETE FROM ops_worker_watch
+WHERE ended_at < clock_timestamp() - interval '40 days'
 `
 
-type CountChecksParams struct {
-	CheckedAt time.Time
-	Services  []string
-	Healthy   []bool
+// Removes the spans of which nobody asks any more. Caller: the health monitor, at the
+// first check of a term.
+func (q *Queries) ForgetWatch(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, forgetWatch)
+	return err
 }
 
-type CountChecksRow struct {
-	Service string
-	Checks  int32
+const noteWatch = `-- name: NoteWatch :exec
+WITH checked AS (
+    SELECT unnest($1::text[]) AS service, $2::timestamptz AS began_at, $3::timestamptz AS checked_at,
+           make_interval(secs => $4::float8) AS tolerance
+)
+INSERT INTO ops_worker_watch AS w (service, began_at, ended_at)
+SELECT c.service,
+       coalesce((
+           SELECT max(s.began_at) FROM ops_worker_watch s
+           WHERE s.service = c.service AND s.began_at <= c.checked_at AND s.ended_at >= c.began_at - c.tolerance), c.began_at),
+       c.checked_at
+FROM checked c
+ON CONFLICT (service, began_at) DO UPDATE
+SET ended_at = greatest(w.ended_at, EXCLUDED.ended_at)
+`
+
+type NoteWatchParams struct {
+	Services         []string
+	BeganAt          time.Time
+	CheckedAt        time.Time
+	ToleranceSeconds float64
 }
 
-// Counts a health cycle's checks into the streaks, by primary key: one that finds
-// what the one before found makes a streak longer, any other begins one, and so
-// does one that nobody has made for a day. A cycle that is sent again counts once.
-// Returns the streaks' lengths.
-// Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
-func (q *Queries) CountChecks(ctx context.Context, arg CountChecksParams) ([]CountChecksRow, error) {
-	rows, err := q.db.Query(ctx, countChecks, arg.CheckedAt, arg.Services, arg.Healthy)
+// That the services have been watched from began_at to checked_at without a break: a
+// span that ended no longer than tolerance_seconds before goes on, else another begins.
+// By primary key; a service has few. Caller: the health monitor, every HEALTH_CHECK_INTERVAL, while it opens alerts.
+func (q *Queries) NoteWatch(ctx context.Context, arg NoteWatchParams) error {
+	_, err := q.db.Exec(ctx, noteWatch,
+		arg.Services,
+		arg.BeganAt,
+		arg.CheckedAt,
+		arg.ToleranceSeconds,
+	)
+	return err
+}
+
+const readStreaks = `-- name: ReadStreaks :many
+SELECT service, healthy, since, checks, checked_at
+FROM ops_worker_streak
+WHERE checked_at > clock_timestamp() - interval '1 day'
+`
+
+// The streaks that somebody has added to within a day: an older one is over. A row a
+// service. Caller: the health monitor, at the first check of a term.
+func (q *Queries) ReadStreaks(ctx context.Context) ([]OpsWorkerStreak, error) {
+	rows, err := q.db.Query(ctx, readStreaks)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []CountChecksRow{}
+	items := []OpsWorkerStreak{}
 	for rows.Next() {
-		var i CountChecksRow
-		if err := rows.Scan(&i.Service, &i.Checks); err != nil {
+		var i OpsWorkerStreak
+		if err := rows.Scan(
+			&i.Service,
+			&i.Healthy,
+			&i.Since,
+			&i.Checks,
+			&i.CheckedAt,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -62,6 +90,43 @@ func (q *Queries) CountChecks(ctx context.Context, arg CountChecksParams) ([]Cou
 		return nil, err
 	}
 	return items, nil
+}
+
+const saveStreaks = `-- name: SaveStreaks :exec
+INSERT INTO ops_worker_streak (service, healthy, since, checks, checked_at)
+SELECT x.service, x.healthy, x.since, x.checks, $1::timestamptz
+FROM (
+    SELECT unnest($2::text[]) AS service,
+           unnest($3::boolean[]) AS healthy,
+           unnest($4::timestamptz[]) AS since,
+           unnest($5::integer[]) AS checks
+) x
+ON CONFLICT (service) DO UPDATE
+SET healthy = EXCLUDED.healthy,
+    since = EXCLUDED.since,
+    checks = EXCLUDED.checks,
+    checked_at = EXCLUDED.checked_at
+`
+
+type SaveStreaksParams struct {
+	CheckedAt time.Time
+	Services  []string
+	Healthy   []bool
+	Since     []time.Time
+	Checks    []int32
+}
+
+// How many checks in a row have found the same, and since when, by primary key.
+// Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
+func (q *Queries) SaveStreaks(ctx context.Context, arg SaveStreaksParams) error {
+	_, err := q.db.Exec(ctx, saveStreaks,
+		arg.CheckedAt,
+		arg.Services,
+		arg.Healthy,
+		arg.Since,
+		arg.Checks,
+	)
+	return err
 }
 
 const upsertServiceHealth = `-- name: UpsertServiceHealth :execrows

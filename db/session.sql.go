@@ -43,6 +43,18 @@ func (q *Queries) ConfigureTransaction(ctx context.Context, arg ConfigureTransac
 	return err
 }
 
+const currentRole = `-- name: CurrentRole :one
+SELECT current_user::text AS role
+`
+
+// The role before EnterPlatformScope, for LeavePlatformScope.
+func (q *Queries) CurrentRole(ctx context.Context) (string, error) {
+	row := q.db.QueryRow(ctx, currentRole)
+	var role string
+	err := row.Scan(&role)
+	return role, err
+}
+
 const describeSession = `-- name: DescribeSession :one
 SELECT current_setting('server_version')::text AS server_version,
        current_user::text AS login_role,
@@ -105,6 +117,17 @@ func (q *Queries) EnterPlatformScope(ctx context.Context) (string, error) {
 	var role string
 	err := row.Scan(&role)
 	return role, err
+}
+
+const leavePlatformScope = `-- name: LeavePlatformScope :exec
+SELECT set_config('role', $1::text, true)
+`
+
+// Back to the role that the transaction began in, which our own tables are read and
+// written in. Caller: the messages about alerts.
+func (q *Queries) LeavePlatformScope(ctx context.Context, role string) error {
+	_, err := q.db.Exec(ctx, leavePlatformScope, role)
+	return err
 }
 
 const now = `-- name: Now :one

@@ -11,8 +11,8 @@ var FS embed.FS
 
 // What the migrations make.
 var (
-	Tables = []string{"service_health", "system_metrics", "ops_worker_lease", "ops_worker_streak"}
-	Views  = []string{"system_metrics_latest", "system_metrics_recent", "ops_worker_series"}
+	Tables = []string{"service_health", "system_metrics", "ops_worker_lease", "ops_worker_streak", "ops_worker_message", "ops_worker_watch"}
+	Views  = []string{"system_metrics_latest", "system_metrics_recent", "ops_worker_series", "ops_worker_incidents"}
 	// Indexes are those besides the keys.
 	Indexes = []string{"idx_system_metrics_name_time", "idx_system_metrics_service_time", "idx_system_metrics_name_service_time"}
 )

@@ -12,6 +12,8 @@ GRANT USAGE ON SCHEMA public TO :login; -- to find the tables
 GRANT SELECT ON public.ops_worker_schema_version TO :login; -- which migrations are applied
 GRANT SELECT, INSERT, UPDATE ON public.ops_worker_lease TO :login; -- which replica collects
 GRANT SELECT, INSERT, UPDATE ON public.ops_worker_streak TO :login; -- how many checks in a row found the same
+GRANT SELECT, INSERT, UPDATE, DELETE ON public.ops_worker_watch TO :login; -- since when each service is watched
+GRANT SELECT, INSERT, UPDATE, DELETE ON public.ops_worker_message TO :login; -- of which alerts somebody has been told
 GRANT SELECT, INSERT, UPDATE ON public.service_health TO :login; -- how each service is
 GRANT SELECT, INSERT, DELETE ON public.system_metrics TO :login; -- samples; retention deletes them
 GRANT SELECT ON public.ops_worker_series TO :login; -- the names of the samples, for retention

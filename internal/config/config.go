@@ -39,6 +39,13 @@ type Config struct {
 	// and close a system alert.
 	AlertAfterFailures  int `env:"ALERT_AFTER_FAILURES" envDefault:"1"`
 	AlertAfterSuccesses int `env:"ALERT_AFTER_SUCCESSES" envDefault:"1"`
+	// AlertWebhookURL is who is told of each alert, in the words of AlertWebhookFormat;
+	// empty tells nobody. HeartbeatURL is asked for while samples are stored. Both may hold
+	// a secret.
+	AlertWebhookURL     string `env:"ALERT_WEBHOOK_URL"`
+	AlertWebhookURLFile string `env:"ALERT_WEBHOOK_URL_FILE"`
+	AlertWebhookFormat  string `env:"ALERT_WEBHOOK_FORMAT" envDefault:"json"`
+	HeartbeatURL        string `env:"HEARTBEAT_URL"`
 
 	// ReplacePlatformWorker accepts PlatformWorkerSettings.
 	ReplacePlatformWorker bool `env:"REPLACE_PLATFORM_WORKER" envDefault:"false"`
@@ -213,6 +220,11 @@ func (c *Config) complete(p *problems) {
 	p.check("MQTT_PORT", isPort(c.MQTTPort), notAPort)
 	p.check("ALERT_AFTER_FAILURES", c.AlertAfterFailures >= 1, "must be at least 1")
 	p.check("ALERT_AFTER_SUCCESSES", c.AlertAfterSuccesses >= 1, "must be at least 1")
+	c.AlertWebhookURL = p.orFile("ALERT_WEBHOOK_URL", c.AlertWebhookURL, c.AlertWebhookURLFile, readTrimmed)
+	p.check("ALERT_WEBHOOK_URL", c.AlertWebhookURL == "" || isHTTP(c.AlertWebhookURL), notHTTP)
+	p.check("HEARTBEAT_URL", c.HeartbeatURL == "" || isHTTP(c.HeartbeatURL), notHTTP)
+	c.AlertWebhookFormat = strings.ToLower(c.AlertWebhookFormat)
+	p.check("ALERT_WEBHOOK_FORMAT", slices.Contains([]string{"json", "slack", "alertmanager"}, c.AlertWebhookFormat), "must be json, slack or alertmanager")
 	p.check("HTTP_ADDR", c.HTTPAddr == "" || isListenAddress(c.HTTPAddr), "must be an address like :8080 or 127.0.0.1:8080")
 	c.HealthServices = p.orFile("HEALTH_SERVICES", c.HealthServices, c.HealthServicesFile, readServices)
 	if c.HealthCAFile != "" {
@@ -229,7 +241,10 @@ func (c *Config) complete(p *problems) {
 	}
 }
 
-const notAPort = "must be between 1 and 65535"
+const (
+	notAPort = "must be between 1 and 65535"
+	notHTTP  = "must be a URL like http://host:8080"
+)
 
 func isPort(n int) bool { return n >= 1 && n <= 65535 }
 

@@ -50,6 +50,12 @@ func readServices(file string) (string, error) {
 	return strings.Join(lines, ","), err
 }
 
+// readTrimmed reads a value that begins and ends with no blank.
+func readTrimmed(file string) (string, error) {
+	content, err := readFile(file)
+	return strings.TrimSpace(content), err
+}
+
 // orFile is the value of a setting, or what the file holds that NAME_FILE names.
 func (p *problems) orFile(name, value, file string, read func(file string) (string, error)) string {
 	if file == "" {

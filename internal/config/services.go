@@ -154,7 +154,7 @@ func (c *Config) addresses(s Service, list string, p *problems) (addresses []str
 			p.check(s.Variable, value != "", "must be a host name or an address")
 			p.checkHost(s.Variable, value, "MQTT_PORT")
 		} else {
-			p.check(s.Variable, isHTTP(value), "must be a URL like http://host:8080")
+			p.check(s.Variable, isHTTP(value), notHTTP)
 			p.check(s.Variable, !strings.ContainsAny(value, "?#"), "must end with the host, the port or a path: a query or a fragment cannot be sent")
 			value = strings.TrimRight(value, "/")
 			p.check(s.Variable, s.Kind != ProbeCounters || !strings.HasSuffix(value, healthPath), "must not end in %s, which is added", healthPath)

@@ -130,7 +130,7 @@ func (s *stage) health(t *testing.T, at time.Time, services ...string) {
 	for i, name := range services {
 		observations[i] = probe.Observation{Service: name, Reading: probe.Reading{Status: probe.Healthy, Latency: time.Millisecond}}
 	}
-	if _, err := s.store.SaveHealth(t.Context(), s.token, at, observations); err != nil {
+	if err := s.store.SaveHealth(t.Context(), s.token, at, observations, nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -27,6 +27,8 @@ var writes = []struct {
 	{name: "the health rows", try: trial.healthRows},
 	{name: "the counts of checks", try: trial.checks},
 	{name: "system alerts", try: trial.systemAlerts, off: func(c config.Config) bool { return !c.SystemAlerts }},
+	{name: "how long services were watched", try: trial.watch, off: func(c config.Config) bool { return !c.SystemAlerts }},
+	{name: "messages about alerts", try: trial.messages, off: func(c config.Config) bool { return !c.SystemAlerts || c.AlertWebhookURL == "" }},
 	{name: "retention", try: trial.retention, off: func(c config.Config) bool { return c.MetricsRetention == 0 }},
 }
 
@@ -98,8 +100,26 @@ func (t trial) healthRows(ctx context.Context, q *db.Queries) error {
 }
 
 func (t trial) checks(ctx context.Context, q *db.Queries) error {
-	_, err := q.CountChecks(ctx, db.CountChecksParams{CheckedAt: time.Now(), Services: []string{string(t)}, Healthy: []bool{true}})
-	return err
+	return q.SaveStreaks(ctx, db.SaveStreaksParams{CheckedAt: time.Now(), Services: []string{string(t)}, Healthy: []bool{true}, Since: []time.Time{time.Now()}, Checks: []int32{1}})
+}
+
+// watch notes down that a service was watched.
+func (t trial) watch(ctx context.Context, q *db.Queries) error {
+	if err := q.ForgetWatch(ctx); err != nil {
+		return err
+	}
+	return q.NoteWatch(ctx, db.NoteWatchParams{Services: []string{string(t)}, BeganAt: time.Now(), CheckedAt: time.Now()})
+}
+
+// messages notes down a message, and that it was told.
+func (t trial) messages(ctx context.Context, q *db.Queries) error {
+	if err := q.TrackMessages(ctx, db.TrackMessagesParams{Fingerprints: []string{string(t)}, OpenedAts: []time.Time{time.Now()}}); err != nil {
+		return err
+	}
+	if _, err := q.Messages(ctx); err != nil {
+		return err
+	}
+	return q.MarkTold(ctx, db.MarkToldParams{Fingerprints: []string{string(t)}, OpenedAts: []time.Time{time.Now()}, Closings: []bool{true}})
 }
 
 // systemAlerts opens an alert and closes it.
@@ -109,7 +129,7 @@ func (t trial) systemAlerts(ctx context.Context, q *db.Queries) error {
 	}
 	for _, healthy := range []bool{false, true} {
 		_, err := q.SyncSystemAlerts(ctx, db.SyncSystemAlertsParams{
-			Services: []string{string(t)}, Healthy: []bool{healthy}, Reasons: []string{"trial"}, Acknowledged: true,
+			Services: []string{string(t)}, Healthy: []bool{healthy}, Since: []time.Time{time.Now()}, Reasons: []string{"trial"}, Details: []string{"{}"}, Acknowledged: true,
 		})
 		if err != nil {
 			return err

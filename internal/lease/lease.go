@@ -77,6 +77,7 @@ type Lease struct {
 	hooks  Hooks
 
 	clock     databaseClock
+	awaySince time.Time // when the lease could first not be read; zero while it can
 	renewNow  chan struct{}
 	standDown chan string
 
@@ -102,6 +103,9 @@ type Hooks struct {
 	// Superseded is called while another replica leads, with the newest stored cycle:
 	// buffered cycles up to that time can never be stored.
 	Superseded func(lastCycleAt time.Time)
+	// Answered is called when the database answers again, with the time since when it had
+	// not. It is not called by a leader, nor before the database has answered once.
+	Answered func(away, back time.Time)
 }
 
 // New prepares a lease for holder, a name that no other process has.
@@ -111,6 +115,9 @@ func New(store Store, holder string, ttl time.Duration, log zerolog.Logger, hook
 	}
 	if hooks.Superseded == nil {
 		hooks.Superseded = func(time.Time) {}
+	}
+	if hooks.Answered == nil {
+		hooks.Answered = func(time.Time, time.Time) {}
 	}
 	return &Lease{store: store, holder: holder, ttl: ttl, log: log, hooks: hooks, renewNow: make(chan struct{}, 1), standDown: make(chan string, 1)}
 }
@@ -163,6 +170,7 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 	ctx, cancel := context.WithTimeoutCause(ctx, l.requestTimeout(), errors.New("lease request exceeded its deadline"))
 	defer cancel()
 	lease, err := l.store.Look(ctx)
+	l.noticeOutage(err)
 	if err != nil {
 		d.failed(false)
 		return "", fmt.Errorf("read lease: %w", err)
@@ -209,6 +217,17 @@ func (l *Lease) tryAcquire(ctx context.Context, d *takeoverDelay) (holder string
 	defer l.mu.Unlock()
 	l.grant = grant
 	return l.holder, nil
+}
+
+// noticeOutage notes that the lease could not be read, or could again.
+func (l *Lease) noticeOutage(err error) {
+	switch status := l.Status(); {
+	case err != nil && l.awaySince.IsZero() && !status.Leading && !status.SeenAt.IsZero():
+		l.awaySince = l.Now()
+	case err == nil && !l.awaySince.IsZero():
+		l.hooks.Answered(l.awaySince, l.Now())
+		l.awaySince = time.Time{}
+	}
 }
 
 // lead runs one term, until ctx ends, another replica has the lease, which it returns,

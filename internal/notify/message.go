@@ -116,10 +116,9 @@ type alertmanagerAlert struct {
 func alertmanagerBody(firing []Alert, ends time.Time) []byte {
 	var alerts []alertmanagerAlert
 	for _, a := range firing {
-		summary := fmt.Sprintf("Service unhealthy: %s (%s)", a.Service, a.Reason) // as in fleet_alert
 		alerts = append(alerts, alertmanagerAlert{
 			Labels:      map[string]string{"alertname": "SystemHealth", "service": a.Service, "severity": "critical"},
-			Annotations: map[string]string{"summary": summary, "reason": a.Reason, "key": a.Key()},
+			Annotations: map[string]string{"summary": a.Summary(), "reason": a.Reason, "key": a.Key()},
 			StartsAt:    a.since(),
 			EndsAt:      ends.UTC(),
 		})

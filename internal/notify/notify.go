@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,10 +41,24 @@ type Alert struct {
 	DatabaseAway bool
 }
 
+// fingerprintPrefix begins the fingerprint of a system alert; the service follows.
+const fingerprintPrefix = "system-health:"
+
+// Fingerprint is fleet_alert.fingerprint.
+func (a Alert) Fingerprint() string { return fingerprintPrefix + a.Service }
+
+// ServiceOf is the service of a fingerprint.
+func ServiceOf(fingerprint string) string { return strings.TrimPrefix(fingerprint, fingerprintPrefix) }
+
+// Summary is fleet_alert.summary.
+func (a Alert) Summary() string {
+	return fmt.Sprintf("Service unhealthy: %s (%s)", a.Service, a.Reason)
+}
+
 // Key names an alert by its fingerprint and when it opened. A receiver may get a message
 // twice, and knows the second one by the same key and event.
 func (a Alert) Key() string {
-	return "system-health:" + a.Service + "@" + a.Opened.UTC().Format("2006-01-02T15:04:05.000000Z")
+	return a.Fingerprint() + "@" + a.Opened.UTC().Format("2006-01-02T15:04:05.000000Z")
 }
 
 // Event is the opening or the closing of an alert.
@@ -280,15 +295,16 @@ func (w *Webhook) finish(group []*delivery, began time.Time, err error) {
 		if d.first.IsZero() {
 			d.first = began
 		}
-		event, msg := w.options.Log.Info(), "alert sent"
-		if err != nil {
-			if time.Since(d.first) < giveUpAfter {
-				continue
-			}
-			event, msg = w.options.Log.Error().Err(err), "alert not sent for an hour, nobody is told of it"
+		if err != nil && time.Since(d.first) < giveUpAfter {
+			continue
 		}
 		d.done = true
-		event.Str("service", d.Service).Str("event", d.name()).Str("key", d.Key()).Msg(msg)
+		log := w.options.Log.With().Str("monitored", d.Service).Str("event", d.name()).Str("key", d.Key()).Logger()
+		if err != nil {
+			log.Error().Err(err).Msg("alert not sent for an hour, nobody is told of it")
+		} else {
+			log.Info().Msg("alert sent")
+		}
 	}
 }
 

@@ -75,6 +75,11 @@ type Buffer interface {
 	Len() int
 	// Newest is the time of the newest cycle; zero in an empty buffer.
 	Newest() time.Time
+	// Keep keeps a note beside the cycles for the next process, where there is a disk; nil
+	// removes it.
+	Keep(note any) error
+	// Kept reads the note of the process before, if there is one.
+	Kept(note any) error
 }
 
 // memoryBuffer is a Buffer that lives as long as the process.
@@ -123,6 +128,10 @@ func (b *memoryBuffer) removeOldest() Cycle {
 	b.gone++
 	return oldest
 }
+
+func (b *memoryBuffer) Keep(any) error { return nil }
+
+func (b *memoryBuffer) Kept(any) error { return nil }
 
 func (b *memoryBuffer) Len() int { return len(b.cycles) }
 

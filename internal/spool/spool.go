@@ -14,6 +14,7 @@ import (
 
 const (
 	fileName    = "cycles.jsonl"
+	noteName    = "alerts.json"
 	earlierFile = "cycles.log" // of earlier versions, in another format
 	trimAfter   = 64           // lines of removed cycles
 )
@@ -188,37 +189,85 @@ func (s *Spool) trim() error {
 	return s.rewrite()
 }
 
-// rewrite replaces the file by one with the cycles that wait. A crash leaves either the
-// old file or the new one.
-func (s *Spool) rewrite() (err error) {
+// rewrite replaces the file by one with the cycles that wait.
+func (s *Spool) rewrite() error {
 	s.behind = true
-	file, err := os.OpenFile(s.path+".new", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	err := replace(s.path, func(file *os.File) (err error) {
+		lines := json.NewEncoder(file)
+		for _, c := range s.cycles {
+			if err == nil {
+				err = lines.Encode(c)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("rewrite spool: %w", err)
+	}
+	file, err := os.OpenFile(s.path, os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
-	lines := json.NewEncoder(file)
-	for _, c := range s.cycles {
-		if err == nil {
-			err = lines.Encode(c)
-		}
-	}
-	if err == nil {
-		err = file.Sync()
-	}
-	if err == nil {
-		err = os.Rename(file.Name(), s.path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("rewrite spool: %w", err), file.Close(), os.Remove(file.Name()))
-	}
 	_ = s.file.Close() // may be nil; nobody reads it any more
 	s.file, s.lines, s.behind = file, s.Len(), false
-	directory, err := os.Open(filepath.Dir(s.path))
+	return nil
+}
+
+// replace replaces a file by one that write fills. A crash leaves either the old file or
+// the new one.
+func replace(path string, write func(*os.File) error) error {
+	file, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = write(file); err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(file.Name()))
+	}
+	directory, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
 	return errors.Join(directory.Sync(), directory.Close())
 }
+
+// Keep keeps a note, as JSON; nil removes it. A crash leaves either the old one or the
+// new one.
+func (s *Spool) Keep(note any) error {
+	path := s.notePath()
+	switch {
+	case s.lock == nil:
+		return errors.New("SPOOL_DIR: not open")
+	case note == nil:
+		if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	return replace(path, func(file *os.File) error { return json.NewEncoder(file).Encode(note) })
+}
+
+// Kept reads the note into value, if there is one.
+func (s *Spool) Kept(value any) error {
+	content, err := os.ReadFile(s.notePath())
+	if errors.Is(err, os.ErrNotExist) || s.lock == nil {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(content, value)
+	}
+	if err != nil {
+		return fmt.Errorf("SPOOL_DIR: read %s: %w", noteName, err)
+	}
+	return nil
+}
+
+func (s *Spool) notePath() string { return filepath.Join(filepath.Dir(s.path), noteName) }
 
 // Close closes the file, and keeps its cycles.
 func (s *Spool) Close() {

@@ -4,21 +4,119 @@
 -- A newer schema's partial index holds them; an older one's holds the open ones
 -- alone, and the acknowledged cost a scan of fleet_alert. Monitored marks those that the
 -- health monitor opens and closes.
--- Caller: status and doctor.
+-- Caller: the health monitor, every HEALTH_CHECK_INTERVAL, status and doctor.
 SELECT CASE WHEN fingerprint LIKE 'system-health:%' THEN substr(fingerprint, 15) ELSE fingerprint END::text AS service,
        (fingerprint LIKE 'system-health:%')::boolean AS monitored,
-       status, left(coalesce(summary, ''), 500)::text AS summary, created_at,
+       status, left(coalesce(summary, ''), 500)::text AS summary,
+       left(coalesce(details ->> 'status', ''), 20)::text AS health,
+       left(coalesce(details ->> 'reason', substring(summary FROM '\((.*)\)$'), ''), 500)::text AS reason, created_at,
        (count(*) OVER ())::bigint AS open, clock_timestamp()::timestamptz AS now
 FROM fleet_alert
 WHERE tenant_id = '__system__'
   AND status IN ('OPEN', 'ACKNOWLEDGED')
 ORDER BY created_at, id
-LIMIT 100;
+LIMIT 1000;
+
+-- name: RecordSystemAlert :one
+-- Writes an alert that is over, whose end this worker could not write when it saw it:
+-- the database was away. It closes the service's open alert, if that began before the
+-- end; else it adds a closed one, unless another of the service overlaps its span.
+-- Repeating it changes nothing. Returns the opening time of the alert that it has
+-- written, the epoch for none.
+-- Cost: the service's open alert by an index; its closed ones by (tenant_id, status).
+-- Caller: the health monitor, for each such alert.
+WITH incident AS (
+    SELECT @fingerprint::text AS fingerprint, @opened_at::timestamptz AS opened_at, @closed_at::timestamptz AS closed_at,
+           @summary::text AS summary, (@details::text)::jsonb AS details
+), closed AS (
+    UPDATE fleet_alert a
+    SET status = 'CLOSED',
+        closed_at = i.closed_at,
+        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', i.closed_at,
+            'duration_seconds', round(extract(epoch FROM i.closed_at - a.created_at), 3))
+    FROM incident i
+    WHERE a.tenant_id = '__system__'
+      AND a.fingerprint = i.fingerprint
+      AND a.status IN ('OPEN', 'ACKNOWLEDGED')
+      AND a.created_at <= i.closed_at
+    RETURNING a.created_at
+), missing AS (
+    SELECT i.*
+    FROM incident i
+    WHERE NOT EXISTS (SELECT FROM closed)
+      AND NOT EXISTS (
+          SELECT FROM fleet_alert a
+          WHERE a.tenant_id = '__system__' AND a.fingerprint = i.fingerprint
+            AND (a.created_at = i.opened_at OR a.created_at < i.closed_at AND coalesce(a.closed_at, 'infinity') > i.opened_at))
+), system_tenant AS (
+    INSERT INTO tenants (tenant_id, name, metadata)
+    SELECT '__system__', 'System Alerts', '{"kind": "system"}'
+    WHERE EXISTS (SELECT FROM missing)
+    ON CONFLICT DO NOTHING
+), added AS (
+    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details, created_at, closed_at)
+    SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 'CLOSED', 5, 1.0, m.summary,
+           m.details || jsonb_build_object('resolved_at', m.closed_at, 'duration_seconds', round(extract(epoch FROM m.closed_at - m.opened_at), 3)),
+           m.opened_at, m.closed_at
+    FROM missing m
+    RETURNING created_at
+)
+SELECT coalesce((SELECT max(created_at) FROM closed), (SELECT max(created_at) FROM added), 'epoch')::timestamptz AS opened_at;
+
+-- name: SystemAlertsAt :many
+-- The alerts of these fingerprints and opening times, by the index on created_at.
+-- Caller: the health monitor, every HEALTH_CHECK_INTERVAL, while somebody is to be told.
+SELECT a.fingerprint, a.created_at AS opened_at, coalesce(a.closed_at, 'epoch')::timestamptz AS closed_at,
+       (a.status = 'CLOSED')::boolean AS closed,
+       coalesce(a.details ->> 'status', '')::text AS health,
+       coalesce(a.details ->> 'reason', substring(a.summary FROM '\((.*)\)$'), '')::text AS reason
+FROM (
+    SELECT unnest(@fingerprints::text[]) AS fingerprint,
+           unnest(@opened_ats::timestamptz[]) AS opened_at
+) x
+JOIN fleet_alert a ON a.tenant_id = '__system__' AND a.fingerprint = x.fingerprint AND a.created_at = x.opened_at
+ORDER BY a.created_at, a.fingerprint;
+
+-- name: TrackMessages :exec
+-- From here on somebody is to be told of these alerts. Caller: the health monitor, every
+-- HEALTH_CHECK_INTERVAL, with the alerts that are open.
+INSERT INTO ops_worker_message (fingerprint, opened_at)
+SELECT unnest(@fingerprints::text[]), unnest(@opened_ats::timestamptz[])
+ON CONFLICT DO NOTHING;
+
+-- name: Messages :many
+-- The alerts of which somebody is to be told, or has been told that they are open: some
+-- rows. Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
+SELECT fingerprint, opened_at, opening_told
+FROM ops_worker_message
+ORDER BY opened_at, fingerprint
+LIMIT 1000;
+
+-- name: MarkTold :exec
+-- That somebody has been told of these openings and closings. By primary key. Caller:
+-- the health monitor.
+WITH told AS (
+    SELECT unnest(@fingerprints::text[]) AS fingerprint,
+           unnest(@opened_ats::timestamptz[]) AS opened_at,
+           unnest(@closings::boolean[]) AS closing
+), over AS (
+    DELETE FROM ops_worker_message m
+    USING told t
+    WHERE t.closing AND m.fingerprint = t.fingerprint AND m.opened_at = t.opened_at
+)
+UPDATE ops_worker_message m
+SET opening_told = true
+FROM told t
+WHERE NOT t.closing
+  AND m.fingerprint = t.fingerprint AND m.opened_at = t.opened_at
+  AND NOT EXISTS (SELECT FROM told c WHERE c.closing AND c.fingerprint = t.fingerprint AND c.opened_at = t.opened_at);
 
 -- name: SyncSystemAlerts :one
 -- Opens an alert for each unhealthy service that has none and closes those of
 -- the healthy ones, in one statement; repeating it changes nothing. An
--- acknowledged alert is still its service's open alert.
+-- acknowledged alert is still its service's open alert. An alert opens and closes at
+-- the first check that found its service so; one that somebody has closed since opens
+-- again now.
 -- The platform's unique index covers OPEN on older schemas, and OPEN and
 -- ACKNOWLEDGED on newer ones. ON CONFLICT names no index, so that either decides.
 -- Open alerts are found by that index. On an older schema acknowledged ones are
@@ -27,14 +125,16 @@ LIMIT 100;
 -- service has changed.
 -- Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
 WITH observed AS (
-    SELECT x.service, 'system-health:' || x.service AS fingerprint, x.healthy, x.reason
+    SELECT x.service, 'system-health:' || x.service AS fingerprint, x.healthy, x.since, x.reason, x.details::jsonb AS details
     FROM (
         SELECT unnest(@services::text[]) AS service,
                unnest(@healthy::boolean[]) AS healthy,
-               unnest(@reasons::text[]) AS reason
+               unnest(@since::timestamptz[]) AS since,
+               unnest(@reasons::text[]) AS reason,
+               unnest(@details::text[]) AS details
     ) x
 ), missing AS (
-    SELECT o.service, o.fingerprint, o.reason
+    SELECT o.service, o.fingerprint, o.since, o.reason, o.details
     FROM observed o
     WHERE NOT o.healthy
       AND NOT EXISTS (
@@ -49,18 +149,23 @@ WITH observed AS (
     WHERE EXISTS (SELECT FROM missing)
     ON CONFLICT DO NOTHING
 ), opened AS (
-    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, severity, confidence, summary, details)
+    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, severity, confidence, summary, details, created_at)
     SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 5, 1.0,
            'Service unhealthy: ' || m.service || ' (' || m.reason || ')',
-           jsonb_build_object('service', m.service, 'kind', 'system_health')
+           m.details,
+           CASE WHEN EXISTS (
+               SELECT FROM fleet_alert a
+               WHERE a.tenant_id = '__system__' AND a.fingerprint = m.fingerprint AND a.created_at = m.since)
+           THEN now() ELSE m.since END
     FROM missing m
     ON CONFLICT DO NOTHING
     RETURNING fingerprint
 ), closed AS (
     UPDATE fleet_alert a
     SET status = 'CLOSED',
-        closed_at = now(),
-        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', now())
+        closed_at = greatest(o.since, a.created_at),
+        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', greatest(o.since, a.created_at),
+            'duration_seconds', round(extract(epoch FROM greatest(o.since, a.created_at) - a.created_at), 3))
     FROM observed o
     WHERE o.healthy
       AND a.tenant_id = '__system__'

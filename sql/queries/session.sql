@@ -56,6 +56,15 @@ FROM (
     LIMIT 1 -- or the scan would go on with another current_user
 ) found;
 
+-- name: CurrentRole :one
+-- The role before EnterPlatformScope, for LeavePlatformScope.
+SELECT current_user::text AS role;
+
+-- name: LeavePlatformScope :exec
+-- Back to the role that the transaction began in, which our own tables are read and
+-- written in. Caller: the messages about alerts.
+SELECT set_config('role', @role::text, true);
+
 -- name: Now :one
 -- The database's clock, which is the clock of every sample; and the query
 -- whose success makes the database healthy.

@@ -88,3 +88,43 @@ ORDER BY status = 'healthy', service;
 -- ops_worker_streak whole: a row a service.
 SELECT service, healthy, checks, since, checked_at
 FROM ops_worker_streak;
+
+-- name: StatusAvailability :many
+-- Of each service the newest incident, and over a day, 7 and 30 days for how many
+-- seconds it was watched, and was ill while it was. It reads the system alerts of every
+-- age by (tenant_id, status), and is not asked at each turn of --watch.
+WITH moment AS (
+    SELECT clock_timestamp() AS now
+), span AS (
+    SELECT x.days, tstzmultirange(tstzrange(moment.now - make_interval(days => x.days), moment.now)) AS span
+    FROM moment, (SELECT unnest(ARRAY[1, 7, 30]) AS days) x
+), incident AS (
+    SELECT i.service, i.started_at, i.ended_at, i.reason
+    FROM ops_worker_incidents i
+), watched AS (
+    SELECT w.service, range_agg(tstzrange(w.began_at, w.ended_at)) AS spans
+    FROM ops_worker_watch w
+    WHERE w.ended_at >= w.began_at
+    GROUP BY w.service
+), ill AS (
+    SELECT i.service, range_agg(tstzrange(i.started_at, coalesce(i.ended_at, moment.now))) AS spans
+    FROM incident i, moment
+    WHERE i.started_at <= coalesce(i.ended_at, moment.now)
+    GROUP BY i.service
+), newest AS (
+    SELECT DISTINCT ON (i.service) i.service, i.started_at, i.ended_at, i.reason
+    FROM incident i
+    ORDER BY i.service, i.started_at DESC
+)
+SELECT h.service, span.days::integer AS days,
+       coalesce((SELECT sum(extract(epoch FROM upper(r) - lower(r))) FROM unnest(watched.spans * span.span) r), 0)::float8 AS watched_seconds,
+       coalesce((SELECT sum(extract(epoch FROM upper(r) - lower(r))) FROM unnest(watched.spans * span.span * ill.spans) r), 0)::float8 AS ill_seconds,
+       coalesce(newest.started_at, 'epoch')::timestamptz AS started_at,
+       coalesce(newest.ended_at, 'epoch')::timestamptz AS ended_at,
+       left(coalesce(newest.reason, ''), 500)::text AS reason
+FROM service_health h
+CROSS JOIN span
+LEFT JOIN watched ON watched.service = h.service
+LEFT JOIN ill ON ill.service = h.service
+LEFT JOIN newest ON newest.service = h.service
+ORDER BY h.service, span.days;

@@ -1,0 +1,225 @@
+package collectors
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"ops_worker/db"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/maintenance"
+	"ops_worker/internal/notify"
+)
+
+// Streaks reads them without the lease: they are of a term that is over.
+func (p *Postgres) Streaks(ctx context.Context) (map[string]streak, error) {
+	streaks := map[string]streak{}
+	err := p.client.Read(ctx, func(ctx context.Context, q *db.Queries) error {
+		rows, err := q.ReadStreaks(ctx)
+		for _, r := range rows {
+			streaks[r.Service] = streak{Healthy: r.Healthy, Since: r.Since, Checks: int(r.Checks), CheckedAt: r.CheckedAt}
+		}
+		return err
+	})
+	return streaks, wrap(err, "read streaks")
+}
+
+// Windows reads them in a transaction of its own, which a missing right ends.
+func (p *Postgres) Windows(ctx context.Context) (windows maintenance.Windows, err error) {
+	err = p.client.Read(ctx, func(ctx context.Context, q *db.Queries) error {
+		if err := enterPlatformScope(ctx, q); err != nil {
+			return err
+		}
+		windows, err = maintenance.Read(ctx, q)
+		return err
+	})
+	return windows, explain(err, alertAdvice)
+}
+
+func enterPlatformScope(ctx context.Context, q *db.Queries) error {
+	_, err := q.EnterPlatformScope(ctx)
+	return wrap(err, "take on a role")
+}
+
+// RecordAlert writes it in a transaction of its own.
+func (p *Postgres) RecordAlert(ctx context.Context, token lease.Token, over incident, tell bool) (written bool, err error) {
+	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
+		role, err := q.CurrentRole(ctx)
+		if err != nil {
+			return fmt.Errorf("read role: %w", err)
+		}
+		if err := enterPlatformScope(ctx, q); err != nil {
+			return err
+		}
+		openedAt, err := q.RecordSystemAlert(ctx, db.RecordSystemAlertParams{
+			Fingerprint: over.Fingerprint(), OpenedAt: over.Opened, ClosedAt: over.Closed, Summary: over.Summary(), Details: cmp.Or(string(over.Details), "{}")})
+		if written = openedAt.After(time.Unix(0, 0)); err != nil || !written || !tell {
+			return wrap(explain(err, alertAdvice), "record system alert")
+		}
+		if err := q.LeavePlatformScope(ctx, role); err != nil {
+			return fmt.Errorf("leave a role: %w", err)
+		}
+		return wrap(q.TrackMessages(ctx, db.TrackMessagesParams{Fingerprints: []string{over.Fingerprint()}, OpenedAts: []time.Time{openedAt}}), "note down a message")
+	})
+	return written && err == nil, err
+}
+
+// SyncAlerts closes all that may close in one statement, and opens each alert in one of
+// its own. So an alert that the database refuses does not affect the others.
+func (p *Postgres) SyncAlerts(ctx context.Context, token lease.Token, ill []incident, well []recovery, all bool) (opened, closed []string, err error) {
+	for _, i := range ill {
+		o, _, failed := p.syncBatch(ctx, token, []incident{i}, nil, all)
+		opened, err = append(opened, o...), errors.Join(err, wrap(failed, i.Service))
+		if failed != nil && !db.IsServerError(failed) {
+			return opened, nil, err // no lease, or no connection
+		}
+	}
+	if len(well) > 0 {
+		_, c, failed := p.syncBatch(ctx, token, nil, well, all)
+		closed, err = c, errors.Join(err, failed)
+	}
+	return opened, closed, err
+}
+
+func (p *Postgres) syncBatch(ctx context.Context, token lease.Token, ill []incident, well []recovery, all bool) (opened, closed []string, err error) {
+	params := db.SyncSystemAlertsParams{Acknowledged: all}
+	add := func(service string, healthy bool, since time.Time, reason string, details json.RawMessage) {
+		params.Services = append(params.Services, service)
+		params.Healthy = append(params.Healthy, healthy)
+		params.Since = append(params.Since, since)
+		params.Reasons = append(params.Reasons, reason)
+		params.Details = append(params.Details, string(details))
+	}
+	for _, i := range ill {
+		add(i.Service, false, i.Opened, i.Reason, i.Details)
+	}
+	for _, r := range well {
+		add(r.Service, true, r.Since, "", json.RawMessage("{}"))
+		if r.Former != "" { // an alert of the monitor before this worker
+			add(r.Former, true, r.Since, "", json.RawMessage("{}"))
+		}
+	}
+	var row db.SyncSystemAlertsRow
+	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
+		if err := enterPlatformScope(ctx, q); err != nil {
+			return err
+		}
+		row, err = q.SyncSystemAlerts(ctx, params)
+		return wrap(explain(err, alertAdvice), "sync system alerts")
+	})
+	if err != nil { // perhaps of the commit
+		return nil, nil, err
+	}
+	return row.Opened, row.Closed, nil
+}
+
+// OpenAlerts notes down and reads in one transaction, so that an alert that has opened is
+// told, and that it has closed, whichever process then leads.
+func (p *Postgres) OpenAlerts(ctx context.Context, token lease.Token, tell bool) (open []incident, due []notify.Event, err error) {
+	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
+		role, err := q.CurrentRole(ctx)
+		if err != nil {
+			return fmt.Errorf("read role: %w", err)
+		}
+		if err := enterPlatformScope(ctx, q); err != nil {
+			return err
+		}
+		if open, err = readOpenAlerts(ctx, q); err != nil || !tell {
+			return wrap(explain(err, alertAdvice), "read open alerts")
+		}
+		due, err = dueMessages(ctx, q, role, open)
+		return err
+	})
+	return open, due, err
+}
+
+func readOpenAlerts(ctx context.Context, q *db.Queries) (open []incident, err error) {
+	rows, err := q.OpenSystemAlerts(ctx)
+	for _, r := range rows {
+		if r.Monitored {
+			open = append(open, incident{Alert: notify.Alert{Service: r.Service, Status: r.Health, Reason: r.Reason, Opened: r.CreatedAt}})
+		}
+	}
+	return open, err
+}
+
+// dueMessages notes down the open alerts, and returns the openings and closings of which
+// nobody has been told. An alert that somebody has removed is over.
+func dueMessages(ctx context.Context, q *db.Queries, role string, open []incident) (due []notify.Event, err error) {
+	var track db.TrackMessagesParams
+	for _, i := range open {
+		track.Fingerprints, track.OpenedAts = append(track.Fingerprints, i.Fingerprint()), append(track.OpenedAts, i.Opened)
+	}
+	if err := q.LeavePlatformScope(ctx, role); err != nil {
+		return nil, fmt.Errorf("leave a role: %w", err)
+	}
+	if err := q.TrackMessages(ctx, track); err != nil {
+		return nil, fmt.Errorf("note down messages: %w", err)
+	}
+	messages, err := q.Messages(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read messages: %w", err)
+	}
+	var at db.SystemAlertsAtParams
+	for _, m := range messages {
+		at.Fingerprints, at.OpenedAts = append(at.Fingerprints, m.Fingerprint), append(at.OpenedAts, m.OpenedAt)
+	}
+	if err := enterPlatformScope(ctx, q); err != nil {
+		return nil, err
+	}
+	rows, err := q.SystemAlertsAt(ctx, at)
+	if err != nil {
+		return nil, fmt.Errorf("read alerts: %w", err)
+	}
+	now, err := q.Now(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stands := map[string]db.SystemAlertsAtRow{}
+	for _, r := range rows {
+		stands[alertOf(r.Fingerprint, r.OpenedAt).Key()] = r
+	}
+	for _, m := range messages {
+		alert := alertOf(m.Fingerprint, m.OpenedAt)
+		r, exists := stands[alert.Key()]
+		alert.Status, alert.Reason = r.Health, r.Reason
+		if exists && !m.OpeningTold {
+			due = append(due, notify.Event{Alert: alert})
+		}
+		if closed := r.Closed || !exists; closed {
+			if alert.Closed = r.ClosedAt; !exists {
+				alert.Closed = now
+			}
+			due = append(due, notify.Event{Alert: alert, Closing: true})
+		}
+	}
+	return due, nil
+}
+
+func alertOf(fingerprint string, openedAt time.Time) notify.Alert {
+	return notify.Alert{Service: notify.ServiceOf(fingerprint), Opened: openedAt}
+}
+
+// MarkTold marks what has been told.
+func (p *Postgres) MarkTold(ctx context.Context, token lease.Token, told []notify.Event) error {
+	var params db.MarkToldParams
+	for _, e := range told {
+		params.Fingerprints = append(params.Fingerprints, e.Fingerprint())
+		params.OpenedAts = append(params.OpenedAts, e.Opened)
+		params.Closings = append(params.Closings, e.Closing)
+	}
+	return lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error { return q.MarkTold(ctx, params) })
+}
+
+// NoteWatch also removes what is too old to be asked for.
+func (p *Postgres) NoteWatch(ctx context.Context, token lease.Token, services []string, since, at time.Time, tolerance time.Duration) error {
+	return lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
+		if err := q.ForgetWatch(ctx); err != nil {
+			return err
+		}
+		return q.NoteWatch(ctx, db.NoteWatchParams{Services: services, BeganAt: since, CheckedAt: at, ToleranceSeconds: tolerance.Seconds()})
+	})
+}

@@ -1,0 +1,241 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"ops_worker/db"
+	"ops_worker/internal/config"
+	"ops_worker/internal/faultlog"
+	"ops_worker/internal/lease"
+	"ops_worker/internal/maintenance"
+	"ops_worker/internal/notify"
+	"ops_worker/internal/probe"
+)
+
+// AlertStore is what system alerts need of the database, beside SaveHealth. Every write
+// is fenced, as those of Store.
+type AlertStore interface {
+	// Streaks reads how many checks in a row have found the same, by service.
+	Streaks(ctx context.Context) (map[string]streak, error)
+	// Windows reads the maintenance windows; maintenance.ErrNoTable where the release
+	// of the platform has none.
+	Windows(ctx context.Context) (maintenance.Windows, error)
+	// RecordAlert writes an alert that is over, and reports whether that changed
+	// anything. If somebody is to be told, it notes that down.
+	RecordAlert(ctx context.Context, token lease.Token, over incident, tell bool) (written bool, err error)
+	// SyncAlerts opens an alert for each of ill that has none, and closes those of the
+	// services that are well since a time; of former names and acknowledged ones too if
+	// all is set. It returns the services whose alert it opened or closed.
+	SyncAlerts(ctx context.Context, token lease.Token, ill []incident, well []recovery, all bool) (opened, closed []string, err error)
+	// OpenAlerts reads the alerts that are open. If somebody is to be told, it also
+	// notes them down, and returns the openings and closings of which nobody has been.
+	OpenAlerts(ctx context.Context, token lease.Token, tell bool) (open []incident, due []notify.Event, err error)
+	// MarkTold notes down that somebody has been told.
+	MarkTold(ctx context.Context, token lease.Token, told []notify.Event) error
+	// NoteWatch notes down that services were checked from since to at.
+	NoteWatch(ctx context.Context, token lease.Token, services []string, since, at time.Time, tolerance time.Duration) error
+}
+
+// recovery is a service that is well since a time.
+type recovery struct {
+	Service string
+	Former  string // its name with the monitor before this worker
+	Since   time.Time
+}
+
+// alertKeeper keeps fleet_alert as the judge decides, and tells of it. What it could not
+// store it keeps, in SPOOL_DIR as well where there is one.
+type alertKeeper struct {
+	enabled bool // SYSTEM_ALERT_ENABLED
+	judge   *judge
+	store   AlertStore
+	lease   *lease.Lease
+	webhook *notify.Webhook // nil where nobody is told
+	spool   *queue
+
+	known    lease.Token     // the term in which the judge knows what the database has
+	synced   lease.Token     // the term in which all alerts have been synced
+	due      []notify.Event  // by the database, as it was read last
+	unread   faultlog.Log    // of the maintenance windows
+	faulty   map[string]bool // the windows that were logged, by ID
+	unkept   faultlog.Log    // of the spool
+	spoolHas bool
+}
+
+func newAlertKeeper(cfg config.Config, store AlertStore, lease *lease.Lease, webhook *notify.Webhook, spool *queue, log zerolog.Logger) *alertKeeper {
+	var left record
+	if err := spool.kept(&left); err != nil {
+		log.Error().Err(err).Msg("alerts of an earlier process are lost")
+	}
+	return &alertKeeper{enabled: cfg.SystemAlerts, judge: newJudge(cfg, left), store: store, lease: lease, webhook: webhook, spool: spool, spoolHas: left.Streaks != nil, faulty: map[string]bool{}}
+}
+
+// resume tells the judge what the database has, at the first check of a term.
+func (k *alertKeeper) resume(ctx context.Context, token lease.Token) error {
+	if token == k.known {
+		return nil
+	}
+	streaks, err := k.store.Streaks(ctx)
+	if err != nil {
+		return fmt.Errorf("earlier checks are not known: %w", err)
+	}
+	k.judge.resume(streaks)
+	if k.enabled {
+		if err := k.refresh(ctx, token); err != nil {
+			return err
+		}
+	}
+	k.known = token
+	return nil
+}
+
+// refresh reads which alerts are open, and of which events nobody has been told.
+func (k *alertKeeper) refresh(ctx context.Context, token lease.Token) error {
+	open, due, err := k.store.OpenAlerts(ctx, token, k.webhook != nil)
+	if err != nil {
+		return fmt.Errorf("open system alerts are not known: %w", err)
+	}
+	k.judge.refresh(open)
+	k.due = due
+	return nil
+}
+
+// cycle brings the alerts in line with a check that the judge has counted.
+func (k *alertKeeper) cycle(ctx context.Context, token lease.Token, at time.Time, checked []probe.Observation, away bool) (err error) {
+	if !away {
+		k.readWindows(ctx)
+	}
+	events := k.judge.decide(at, checked)
+	if !away {
+		if err = k.sync(ctx, token, at, checked); errors.Is(err, lease.ErrLost) {
+			return fmt.Errorf("system alerts are not saved: %w", err)
+		}
+	}
+	stored := err == nil && !away
+	if !stored && k.webhook != nil {
+		k.judge.keep(events)
+	}
+	err = wrap(errors.Join(err, k.tell(ctx, token, at, stored)), "system alerts are not saved")
+	k.keep(ctx, stored)
+	return err
+}
+
+// readWindows reads the maintenance windows. Those that were read last are kept while
+// they cannot be read.
+func (k *alertKeeper) readWindows(ctx context.Context) {
+	windows, err := k.store.Windows(ctx)
+	if errors.Is(err, maintenance.ErrNoTable) {
+		windows, err = nil, nil
+	}
+	for _, w := range windows {
+		if w.Fault != "" && !k.faulty[w.ID] {
+			zerolog.Ctx(ctx).Warn().Str("window", w.ID).Str("reason", w.Fault).Msg("a maintenance window cannot be read, it is never on")
+			k.faulty[w.ID] = true
+		}
+	}
+	if k.unread.Observe(*zerolog.Ctx(ctx), err, "maintenance windows cannot be read, alerts go on", "maintenance windows are read again"); err == nil {
+		k.judge.plan(windows)
+	}
+}
+
+// sync writes what the database lacks.
+func (k *alertKeeper) sync(ctx context.Context, token lease.Token, at time.Time, checked []probe.Observation) error {
+	log := zerolog.Ctx(ctx)
+	var failed error
+	for _, over := range k.judge.over() {
+		written, err := k.store.RecordAlert(ctx, token, over, k.webhook != nil)
+		if err != nil {
+			if failed = errors.Join(failed, wrap(err, over.Service)); !db.IsServerError(err) {
+				return failed
+			}
+			continue
+		}
+		k.judge.recorded(over)
+		if written {
+			log.Info().Str("monitored", over.Service).Time("from", over.Opened).Time("to", over.Closed).Msg("system alert closed")
+		}
+	}
+	ill, well := k.judge.standing(at, checked)
+	opened, closed, err := k.store.SyncAlerts(ctx, token, ill, well, k.synced != token)
+	if k.synced = token; err != nil {
+		k.synced = lease.Token{}
+	}
+	for _, service := range opened {
+		log.Warn().Str("monitored", service).Msg("system alert opened")
+	}
+	for _, service := range closed {
+		log.Info().Str("monitored", service).Msg("system alert closed")
+	}
+	if failed = errors.Join(failed, err); isAway(failed) || errors.Is(failed, lease.ErrLost) {
+		return failed
+	}
+	return errors.Join(failed, k.refresh(ctx, token), k.noteWatch(ctx, token, at, checked))
+}
+
+// noteWatch notes down for status that the services were watched until now.
+func (k *alertKeeper) noteWatch(ctx context.Context, token lease.Token, at time.Time, checked []probe.Observation) error {
+	services := make([]string, len(checked))
+	for i, o := range checked {
+		services[i] = o.Service
+	}
+	err := k.store.NoteWatch(ctx, token, services, k.judge.watchedSince(), at, k.judge.tolerance())
+	if err == nil {
+		k.judge.noted()
+	}
+	return wrap(err, "note the watch")
+}
+
+// tell tells of what is due, but during maintenance, and notes down of what somebody has
+// been told.
+func (k *alertKeeper) tell(ctx context.Context, token lease.Token, at time.Time, stored bool) error {
+	if k.webhook == nil {
+		return nil
+	}
+	due, firing := k.judge.due(at, k.due)
+	told := k.webhook.Tell(at, due, firing)
+	if len(told) == 0 || !stored {
+		return nil
+	}
+	if err := k.store.MarkTold(ctx, token, told); err != nil {
+		return fmt.Errorf("note down what was told: %w", err)
+	}
+	k.judge.forget(told)
+	return nil
+}
+
+// superseded is called while another replica leads, which tells what is in the database.
+func (k *alertKeeper) superseded() {
+	at := k.lease.Now().Truncate(time.Microsecond)
+	if untold, begins := k.judge.standBy(at); begins && k.webhook != nil {
+		k.webhook.Tell(at, untold, nil)
+	}
+}
+
+// keep keeps in the spool what the database lacks, for the process after this one.
+func (k *alertKeeper) keep(ctx context.Context, stored bool) {
+	var note any
+	if record := k.judge.unsaved(!stored); record != nil {
+		note = record
+	} else if !k.spoolHas {
+		return
+	}
+	err := k.spool.keep(note)
+	k.spoolHas = note != nil || err != nil
+	k.unkept.Observe(*zerolog.Ctx(ctx), err, "the spool cannot be written, alerts are kept in memory alone", "the spool is written again")
+}
+
+// sameEvent reports whether two events are one, whatever their words.
+func sameEvent(a notify.Event) func(notify.Event) bool {
+	return func(b notify.Event) bool { return a.Closing == b.Closing && a.Key() == b.Key() }
+}
+
+// hasEvent reports whether an event is among others.
+func hasEvent(events []notify.Event, e notify.Event) bool {
+	return slices.ContainsFunc(events, sameEvent(e))
+}

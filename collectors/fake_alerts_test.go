@@ -1,0 +1,129 @@
+package collectors
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"ops_worker/internal/lease"
+	"ops_worker/internal/maintenance"
+	"ops_worker/internal/notify"
+)
+
+// fakeAlerts is what a fakeStore has of alerts.
+type fakeAlerts struct {
+	open     map[string]string // service → reason
+	past     []incident        // closed, in the order of their closing
+	all      []bool            // of every call of SyncAlerts
+	streaks  map[string]streak
+	windows  maintenance.Windows
+	messages map[string]message // by key
+	watched  [][2]time.Time
+}
+
+// message is an alert of which somebody is to be told.
+type message struct {
+	notify.Alert
+	openingTold bool
+}
+
+func (f *fakeStore) Streaks(context.Context) (map[string]streak, error) {
+	f.Lock()
+	defer f.Unlock()
+	return maps.Clone(f.streaks), f.Begin("streaks")
+}
+
+func (f *fakeStore) Windows(context.Context) (maintenance.Windows, error) {
+	f.Lock()
+	defer f.Unlock()
+	return f.windows, f.Begin("windows")
+}
+
+func (f *fakeStore) RecordAlert(_ context.Context, token lease.Token, over incident, tell bool) (bool, error) {
+	f.Lock()
+	defer f.Unlock()
+	if err := errors.Join(f.Begin("record"), f.Fence(token)); err != nil {
+		return false, err
+	}
+	delete(f.open, over.Service)
+	f.past = append(f.past, over)
+	if tell {
+		told := f.messages[over.Key()]
+		told.Alert = over.Alert
+		f.messages[over.Key()] = told
+	}
+	return true, nil
+}
+
+func (f *fakeStore) SyncAlerts(_ context.Context, token lease.Token, ill []incident, well []recovery, all bool) (opened, closed []string, err error) {
+	f.Lock()
+	defer f.Unlock()
+	f.all = append(f.all, all)
+	if err := errors.Join(f.Begin("alerts"), f.Fence(token)); err != nil {
+		return nil, nil, err
+	}
+	for _, i := range ill {
+		if _, isOpen := f.open[i.Service]; !isOpen {
+			f.open[i.Service] = i.Reason
+			f.messages[i.Key()] = message{Alert: i.Alert}
+			opened = append(opened, i.Service)
+		}
+	}
+	for _, r := range well {
+		if _, isOpen := f.open[r.Service]; isOpen {
+			delete(f.open, r.Service)
+			closed = append(closed, r.Service)
+		}
+	}
+	return opened, closed, nil
+}
+
+func (f *fakeStore) OpenAlerts(_ context.Context, token lease.Token, tell bool) (open []incident, due []notify.Event, err error) {
+	f.Lock()
+	defer f.Unlock()
+	if err := errors.Join(f.Begin("open"), f.Fence(token)); err != nil {
+		return nil, nil, err
+	}
+	for _, key := range slices.Sorted(maps.Keys(f.messages)) {
+		m := f.messages[key]
+		if _, isOpen := f.open[m.Service]; isOpen && m.Closed.IsZero() {
+			open = append(open, incident{Alert: m.Alert})
+		}
+		if tell && !m.openingTold {
+			due = append(due, notify.Event{Alert: m.Alert})
+		}
+		if tell && !m.Closed.IsZero() {
+			due = append(due, notify.Event{Alert: m.Alert, Closing: true})
+		}
+	}
+	return open, due, nil
+}
+
+func (f *fakeStore) MarkTold(_ context.Context, token lease.Token, told []notify.Event) error {
+	f.Lock()
+	defer f.Unlock()
+	if err := errors.Join(f.Begin("told"), f.Fence(token)); err != nil {
+		return err
+	}
+	for _, e := range told {
+		if e.Closing {
+			delete(f.messages, e.Key())
+		} else if m, exists := f.messages[e.Key()]; exists {
+			m.openingTold = true
+			f.messages[e.Key()] = m
+		}
+	}
+	return nil
+}
+
+func (f *fakeStore) NoteWatch(_ context.Context, token lease.Token, _ []string, since, at time.Time, _ time.Duration) error {
+	f.Lock()
+	defer f.Unlock()
+	if err := errors.Join(f.Begin("watch"), f.Fence(token)); err != nil {
+		return err
+	}
+	f.watched = append(f.watched, [2]time.Time{since, at})
+	return nil
+}
