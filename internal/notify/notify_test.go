@@ -168,7 +168,7 @@ func TestAnEventIsToldOnce(t *testing.T) {
 		equal(t, "sent again", len(fake.take()), 0)
 		equal(t, "told when nothing is due", len(w.Tell(time.Now(), nil, nil)), 0)
 		lines := log.Lines(t, "alert sent")
-		if len(lines) != 2 || lines[0]["service"] != "ingest" || lines[1]["event"] != "closed" || lines[0]["key"] != due[0].Key() || lines[0]["level"] != "info" {
+		if len(lines) != 2 || lines[0]["monitored"] != "ingest" || lines[1]["event"] != "closed" || lines[0]["key"] != due[0].Key() || lines[0]["level"] != "info" {
 			t.Errorf("log: %s", log)
 		}
 	})
@@ -288,7 +288,7 @@ func TestAnEventIsGivenUpAfterAnHour(t *testing.T) {
 				after(2*time.Minute + time.Second)
 				equal(t, "told", w.Tell(time.Now(), due, nil), due)
 				lines := log.Lines(t, "alert not sent for an hour, nobody is told of it")
-				if len(lines) != 2 || lines[0]["level"] != "error" || lines[0]["service"] != "a" || lines[1]["key"] != due[1].Key() {
+				if len(lines) != 2 || lines[0]["level"] != "error" || lines[0]["monitored"] != "a" || lines[1]["key"] != due[1].Key() {
 					t.Errorf("log: %s", log)
 				}
 				fake.take()
