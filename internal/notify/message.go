@@ -65,22 +65,22 @@ func (e Event) text() string {
 
 func withReason(text, reason string) string { return strings.TrimSuffix(text+": "+reason, ": ") }
 
-// body is the message of a group, or of the only event.
-func (w *Webhook) body(group []*delivery) []byte {
-	if len(group) == 1 {
-		m := group[0].message()
+// body is the message of an event, or of a group.
+func (w *Webhook) body(events []Event) []byte {
+	if len(events) == 1 {
+		m := events[0].message()
 		return w.encode(m.Text, m)
 	}
-	var object struct {
+	object := struct {
 		Event  string    `json:"event"`
 		Text   string    `json:"text"`
 		Alerts []message `json:"alerts"`
-	}
-	title, suffix := fmt.Sprintf("%d services turned ill:", len(group)), ""
+	}{Event: events[0].name()}
+	title, suffix := fmt.Sprintf("%d services turned ill:", len(events)), ""
 	lines := title // Slack has no other place for the keys
 	var names []string
-	for _, d := range group {
-		m := d.message()
+	for _, e := range events {
+		m := e.message()
 		object.Alerts = append(object.Alerts, m)
 		lines += fmt.Sprintf("\n%s [%s]", m.Text, m.Key)
 		names = append(names, fmt.Sprintf("%s (%s)", m.Service, cmp.Or(m.Reason, m.Status)))
@@ -88,7 +88,6 @@ func (w *Webhook) body(group []*delivery) []byte {
 			suffix = "; " + cutOff
 		}
 	}
-	object.Event = object.Alerts[0].Event
 	object.Text = humanize.OneLine(title + " " + strings.Join(names, ", ") + suffix)
 	return w.encode(lines, object)
 }

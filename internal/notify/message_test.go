@@ -76,13 +76,9 @@ func TestMessages(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var group []*delivery
-			for _, e := range test.group {
-				group = append(group, &delivery{Event: e})
-			}
 			for format, want := range map[Format]string{JSON: test.json, Slack: test.slack} {
 				w := New(Options{URL: "https://example.org", Format: format})
-				equal(t, string(format), string(w.body(group)), want)
+				equal(t, string(format), string(w.body(test.group)), want)
 			}
 		})
 	}

@@ -18,16 +18,11 @@ import (
 )
 
 const (
-	// giveUpAfter is how long an event may fail after its first attempt.
+	// giveUpAfter is how long a message is tried.
 	giveUpAfter = time.Hour
-	// maxDue is how many due events are held.
-	maxDue = 1000
 	// smallestGroup is how many new openings are one message: an outage of everything is
 	// one piece of news.
 	smallestGroup = 3
-	// idleInterval is how often Run turns while nothing is due, so that the fault log
-	// can say that sending works again.
-	idleInterval = time.Minute
 )
 
 // Alert is a system alert as somebody is told of it.
@@ -67,6 +62,9 @@ type Event struct {
 	Closing bool
 }
 
+// Same reports whether two events are one, whatever their words.
+func (e Event) Same(other Event) bool { return e.Closing == other.Closing && e.Key() == other.Key() }
+
 func (e Event) name() string {
 	if e.Closing {
 		return "closed"
@@ -99,20 +97,16 @@ type Webhook struct {
 	receiver receiver
 	wake     chan struct{}
 
-	mu      sync.Mutex
-	held    []*delivery // one for each due event, in their order
-	firing  *snapshot   // what Alertmanager has yet to get, or nil
-	tells   int
-	crowded faultlog.Log
+	mu     sync.Mutex
+	held   []*delivery // one for each message that is due, in their order
+	firing *snapshot   // what Alertmanager has yet to get, or nil
 }
 
-// delivery is how far the telling of an event is.
+// delivery is how far the telling of a message is.
 type delivery struct {
-	Event
-	tell  int       // the Tell in which it was new
-	round int       // the newest that tried it
-	first time.Time // of the attempts, zero before it
-	done  bool
+	events []Event // one, or the openings of a group
+	since  time.Time
+	done   bool
 }
 
 // snapshot is everything that fires at a check. Once expired it must not be sent: it
@@ -142,49 +136,40 @@ func (w *Webhook) Tell(now time.Time, due []Event, firing []Alert) (told []Event
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.options.Format == Alertmanager {
-		w.hold(now, firing)
-		return due
+	if w.options.Format != Alertmanager {
+		return w.replace(due)
 	}
-	tooMany := max(0, len(due)-maxDue)
-	var err error
-	if tooMany > 0 {
-		err = fmt.Errorf("%d events are due, at most %d are held", len(due), maxDue)
-	}
-	w.crowded.Observe(w.options.Log, err, "too many alerts are due, nobody is told of the oldest", "all due alerts are held again")
-	return append(slices.Clone(due[:tooMany]), w.replace(due[tooMany:])...)
-}
-
-// hold keeps what fires for Alertmanager, which takes it for resolved after four
-// intervals without news.
-func (w *Webhook) hold(now time.Time, firing []Alert) {
 	w.firing = nil
 	if len(firing) > 0 {
-		valid := 4 * w.options.CheckInterval
+		valid := 4 * w.options.CheckInterval // without news, Alertmanager then takes it for resolved
 		w.firing = &snapshot{alertmanagerBody(firing, now.Add(valid)), time.Now().Add(valid)}
 		wakeUp(w.wake)
 	}
+	return due
 }
 
-// replace holds the events of due and no others, and returns those that are done.
+// replace holds the events of due and no others, and returns those that are done. As many
+// new openings as a group are one message.
 func (w *Webhook) replace(due []Event) (done []Event) {
-	id := func(e Event) string { return e.name() + " " + e.Key() }
-	before := map[string]*delivery{}
+	news := slices.Clone(due)
 	for _, d := range w.held {
-		before[id(d.Event)] = d
-	}
-	w.tells++
-	w.held = make([]*delivery, len(due))
-	for i, event := range due {
-		d := before[id(event)]
-		if d == nil {
-			d = &delivery{Event: event, tell: w.tells}
-			wakeUp(w.wake)
-		}
+		d.events = slices.DeleteFunc(d.events, func(e Event) bool { return !slices.ContainsFunc(due, e.Same) })
+		news = slices.DeleteFunc(news, func(e Event) bool { return slices.ContainsFunc(d.events, e.Same) })
 		if d.done {
-			done = append(done, event)
+			done = append(done, d.events...)
 		}
-		w.held[i] = d
+	}
+	w.held = slices.DeleteFunc(w.held, func(d *delivery) bool { return len(d.events) == 0 })
+	group := slices.DeleteFunc(slices.Clone(news), func(e Event) bool { return e.Closing })
+	if len(group) >= smallestGroup {
+		w.held = append(w.held, &delivery{events: group, since: time.Now()})
+		news = slices.DeleteFunc(news, func(e Event) bool { return !e.Closing })
+	}
+	for _, e := range news {
+		w.held = append(w.held, &delivery{events: []Event{e}, since: time.Now()})
+	}
+	if len(news)+len(group) > 0 {
+		wakeUp(w.wake)
 	}
 	return done
 }
@@ -196,110 +181,86 @@ func (w *Webhook) Run(ctx context.Context) {
 	}
 	var faults faultlog.Log
 	retry, failing := newRetry(), false
-	for round := 1; ; round++ {
-		attempts, err := w.send(ctx, round)
+	for {
+		select {
+		case <-w.wake: // by news that is sent now
+		default:
+		}
+		tried, err := w.send(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if attempts > 0 {
+		pause := time.Minute // and then the log may say that sending works again
+		if err == nil {
+			retry.Reset()
+		} else {
+			pause = retry.NextBackOff()
+		}
+		if tried {
 			failing = err != nil
 		}
-		if attempts > 0 || !failing {
+		if tried || !failing {
 			faults.Observe(w.options.Log, err, "alerts cannot be sent", "alerts are sent again")
-		}
-		pause := idleInterval
-		if err != nil {
-			pause = retry.NextBackOff()
-		} else {
-			retry.Reset()
 		}
 		awaitWake(ctx, w.wake, pause)
 	}
 }
 
-// send tries each message once. A refused one says nothing of the others; without an
-// answer they would fail too.
-func (w *Webhook) send(ctx context.Context, round int) (attempts int, failure error) {
+// send tries each message once. A refused one keeps back what comes later of its alert,
+// and says nothing of the others; without an answer they would fail too.
+func (w *Webhook) send(ctx context.Context) (tried bool, failure error) {
 	if w.options.Format == Alertmanager {
 		return w.sendFiring(ctx)
 	}
-	for {
-		group := w.next(round)
-		if len(group) == 0 {
-			return attempts, failure
+	failed := map[string]bool{} // keys
+	for _, d := range w.pending() {
+		if (failure != nil && !refused(failure)) || failed[d.events[0].Key()] {
+			w.finish(d, failure)
+			continue
 		}
-		began := time.Now()
-		err := w.receiver.request(ctx, http.MethodPost, w.body(group))
+		err := w.receiver.request(ctx, http.MethodPost, w.body(d.events))
 		if err != nil && ctx.Err() != nil {
-			return attempts, err
+			return tried, err
 		}
-		attempts++
-		w.finish(group, began, err)
+		tried = true
+		w.finish(d, err)
 		if err != nil {
 			failure = err
-			if !refused(err) {
-				return attempts, failure
+			for _, e := range d.events {
+				failed[e.Key()] = true
 			}
 		}
 	}
+	return tried, failure
 }
 
-// next is the oldest message that the round has not tried. An event waits for an older
-// one of its key.
-func (w *Webhook) next(round int) (group []*delivery) {
+// pending is what is sent of a delivery, which may lose events meanwhile.
+type pending struct {
+	*delivery
+	events []Event
+}
+
+func (w *Webhook) pending() (list []pending) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	forgetWake(w.wake) // all news is seen now
-	waiting := map[string]bool{}
 	for _, d := range w.held {
-		if key := d.Key(); !d.done && !waiting[key] {
-			waiting[key] = true
-			if d.round != round {
-				group = w.groupOf(d)
-				break
-			}
+		if !d.done {
+			list = append(list, pending{d, slices.Clone(d.events)})
 		}
 	}
-	for _, d := range group {
-		d.round = round
-	}
-	return group
+	return list
 }
 
-// groupOf are the events that are told in one message with d.
-func (w *Webhook) groupOf(d *delivery) []*delivery {
-	var group []*delivery
-	for _, other := range w.held {
-		if !d.Closing && !other.Closing && !other.done && other.tell == d.tell {
-			group = append(group, other)
-		}
-	}
-	if len(group) < smallestGroup {
-		return []*delivery{d}
-	}
-	return group
-}
-
-// finish notes how an attempt ended, and gives up what has failed for too long. Without
-// an answer everything has failed.
-func (w *Webhook) finish(group []*delivery, began time.Time, err error) {
+// finish notes that a message is sent, or gives it up if it has failed for too long.
+func (w *Webhook) finish(sent pending, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err != nil && !refused(err) {
-		group = w.held
+	if err != nil && time.Since(sent.since) < giveUpAfter {
+		return
 	}
-	for _, d := range group {
-		if d.done {
-			continue
-		}
-		if d.first.IsZero() {
-			d.first = began
-		}
-		if err != nil && time.Since(d.first) < giveUpAfter {
-			continue
-		}
-		d.done = true
-		log := w.options.Log.With().Str("monitored", d.Service).Str("event", d.name()).Str("key", d.Key()).Logger()
+	sent.done = true
+	for _, e := range sent.events {
+		log := w.options.Log.With().Str("monitored", e.Service).Str("event", e.name()).Str("key", e.Key()).Logger()
 		if err != nil {
 			log.Error().Err(err).Msg("alert not sent for an hour, nobody is told of it")
 		} else {
@@ -308,13 +269,12 @@ func (w *Webhook) finish(group []*delivery, began time.Time, err error) {
 	}
 }
 
-func (w *Webhook) sendFiring(ctx context.Context) (attempts int, err error) {
+func (w *Webhook) sendFiring(ctx context.Context) (tried bool, err error) {
 	w.mu.Lock()
 	newest := w.firing
-	forgetWake(w.wake)
 	w.mu.Unlock()
 	if newest == nil || !time.Now().Before(newest.expires) {
-		return 0, nil
+		return false, nil
 	}
 	err = w.receiver.request(ctx, http.MethodPost, newest.body)
 	w.mu.Lock()
@@ -322,19 +282,12 @@ func (w *Webhook) sendFiring(ctx context.Context) (attempts int, err error) {
 	if err == nil && w.firing == newest {
 		w.firing = nil
 	}
-	return 1, err
+	return true, err
 }
 
 func wakeUp(wake chan<- struct{}) {
 	select {
 	case wake <- struct{}{}:
-	default:
-	}
-}
-
-func forgetWake(wake <-chan struct{}) {
-	select {
-	case <-wake:
 	default:
 	}
 }

@@ -322,21 +322,6 @@ func TestWhatIsNotDueIsForgotten(t *testing.T) {
 	})
 }
 
-func TestNoMoreThanSoManyAreHeld(t *testing.T) {
-	bubble(t, JSON, func(t *testing.T, w *Webhook, fake *fakeReceiver, log *logtest.Log) {
-		fake.answers(refusing)
-		var due []Event
-		for i := range maxDue + 5 {
-			due = append(due, openings(fmt.Sprint("s", i))...)
-		}
-		for range 3 {
-			equal(t, "told", w.Tell(time.Now(), due, nil), due[:5])
-			equal(t, "held", len(w.held), maxDue)
-		}
-		equal(t, "lines", len(log.Lines(t, "too many alerts are due, nobody is told of the oldest")), 1)
-	})
-}
-
 // Alertmanager gets everything that fires at each check, and the newest only.
 func TestAlertmanagerGetsWhatFires(t *testing.T) {
 	bubble(t, Alertmanager, func(t *testing.T, w *Webhook, fake *fakeReceiver, _ *logtest.Log) {

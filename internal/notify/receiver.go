@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 
 	exponential "github.com/cenkalti/backoff/v5"
@@ -33,17 +34,23 @@ func newRetry() *exponential.ExponentialBackOff {
 // receiver is a URL of the settings. Its path, query and user may be a secret, so errors
 // name the setting, the scheme and the host.
 type receiver struct {
-	setting   string
-	url       *url.URL
-	transport http.RoundTripper
+	setting string
+	url     *url.URL
+	client  *http.Client
 }
 
+// newReceiver takes a URL that is one, as the settings are.
 func newReceiver(setting, address string, transport http.RoundTripper) receiver {
 	to, err := url.Parse(address)
 	if err != nil {
-		to = &url.URL{} // which nothing can be sent to; the settings have no such URL
+		to = &url.URL{}
 	}
-	return receiver{setting, to, transport}
+	return receiver{setting, to, &http.Client{
+		Transport: transport,
+		Timeout:   requestTimeout,
+		// No other host gets the message.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
 }
 
 // newTransport gives each request a connection of its own: requests are rare, and a kept
@@ -51,28 +58,22 @@ func newReceiver(setting, address string, transport http.RoundTripper) receiver 
 func newTransport(cas *x509.CertPool) *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DisableKeepAlives = true
-	t.MaxResponseHeaderBytes = 64 << 10
 	t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cas}
 	return t
 }
 
-// request succeeds if the answer is 2xx. RoundTrip follows no redirect: no other host
-// gets the message. Nobody reads the answer's body.
+// request succeeds if the answer is 2xx. Nobody reads the answer's body.
 func (r receiver) request(ctx context.Context, method string, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	request := (&http.Request{Method: method, URL: r.url, Header: http.Header{}}).WithContext(ctx)
-	if body != nil {
-		request.Body, request.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-		request.Header.Set("Content-Type", "application/json")
+	request, err := http.NewRequestWithContext(ctx, method, r.url.String(), bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("%s: is no URL", r.setting) // the error has it
 	}
-	if user := r.url.User; user != nil {
-		password, _ := user.Password()
-		request.SetBasicAuth(user.Username(), password)
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
 	}
 	request.Header.Set("User-Agent", "ops_worker")
 	request.Header.Set("X-Trace-ID", uuid.NewString())
-	response, err := r.transport.RoundTrip(request)
+	response, err := r.client.Do(request)
 	if err == nil {
 		_ = response.Body.Close()
 		if response.StatusCode >= 200 && response.StatusCode <= 299 {
@@ -80,8 +81,7 @@ func (r receiver) request(ctx context.Context, method string, body []byte) error
 		}
 		err = refusal(response.StatusCode)
 	}
-	origin := url.URL{Scheme: r.url.Scheme, Host: r.url.Host}
-	return fmt.Errorf("%s (%s): %w", r.setting, &origin, withoutSecrets(err))
+	return fmt.Errorf("%s (%s://%s): %w", r.setting, r.url.Scheme, r.url.Host, withoutSecrets(err))
 }
 
 // refusal is the HTTP status of an answer other than 2xx.
@@ -112,7 +112,7 @@ func withoutSecrets(err error) error {
 		return errors.New(faultlog.PlainText(certificate.Error()))
 	case errors.As(err, &network):
 		return errors.New(faultlog.PlainText(network.Error()))
-	case errors.Is(err, context.DeadlineExceeded):
+	case os.IsTimeout(err):
 		return fmt.Errorf("no answer within %s", requestTimeout)
 	case errors.Is(err, io.EOF):
 		return errors.New("the connection was closed without an answer")
