@@ -56,7 +56,7 @@ type alertKeeper struct {
 	judge   *judge
 	store   AlertStore
 	lease   *lease.Lease
-	webhook *notify.Webhook // nil where nobody is told
+	webhook teller // nil where nobody is told
 	spool   *queue
 
 	known    lease.Token     // the term in which the judge knows what the database has
@@ -68,7 +68,12 @@ type alertKeeper struct {
 	spoolHas bool
 }
 
-func newAlertKeeper(cfg config.Config, store AlertStore, lease *lease.Lease, webhook *notify.Webhook, spool *queue, log zerolog.Logger) *alertKeeper {
+// teller tells somebody of alerts, as notify.Webhook.
+type teller interface {
+	Tell(now time.Time, due []notify.Event, firing []notify.Alert) (told []notify.Event)
+}
+
+func newAlertKeeper(cfg config.Config, store AlertStore, lease *lease.Lease, webhook teller, spool *queue, log zerolog.Logger) *alertKeeper {
 	var left record
 	if err := spool.kept(&left); err != nil {
 		log.Error().Err(err).Msg("alerts of an earlier process are lost")
@@ -230,12 +235,5 @@ func (k *alertKeeper) keep(ctx context.Context, stored bool) {
 	k.unkept.Observe(*zerolog.Ctx(ctx), err, "the spool cannot be written, alerts are kept in memory alone", "the spool is written again")
 }
 
-// sameEvent reports whether two events are one, whatever their words.
-func sameEvent(a notify.Event) func(notify.Event) bool {
-	return func(b notify.Event) bool { return a.Closing == b.Closing && a.Key() == b.Key() }
-}
-
 // hasEvent reports whether an event is among others.
-func hasEvent(events []notify.Event, e notify.Event) bool {
-	return slices.ContainsFunc(events, sameEvent(e))
-}
+func hasEvent(events []notify.Event, e notify.Event) bool { return slices.ContainsFunc(events, e.Same) }

@@ -15,8 +15,9 @@ import (
 // fakeAlerts is what a fakeStore has of alerts.
 type fakeAlerts struct {
 	open     map[string]string // service → reason
-	past     []incident        // closed, in the order of their closing
-	all      []bool            // of every call of SyncAlerts
+	opened   map[string]time.Time
+	past     []incident // closed, in the order of their closing
+	all      []bool     // of every call of SyncAlerts
 	streaks  map[string]streak
 	windows  maintenance.Windows
 	messages map[string]message // by key
@@ -26,7 +27,7 @@ type fakeAlerts struct {
 // message is an alert of which somebody is to be told.
 type message struct {
 	notify.Alert
-	openingTold bool
+	openingTold, tracked bool
 }
 
 func (f *fakeStore) Streaks(context.Context) (map[string]streak, error) {
@@ -47,13 +48,16 @@ func (f *fakeStore) RecordAlert(_ context.Context, token lease.Token, over incid
 	if err := errors.Join(f.Begin("record"), f.Fence(token)); err != nil {
 		return false, err
 	}
-	delete(f.open, over.Service)
-	f.past = append(f.past, over)
-	if tell {
-		told := f.messages[over.Key()]
-		told.Alert = over.Alert
-		f.messages[over.Key()] = told
+	if _, isOpen := f.open[over.Service]; isOpen {
+		over.Opened = f.opened[over.Service]
+		delete(f.open, over.Service)
+	} else if slices.ContainsFunc(f.past, func(p incident) bool {
+		return p.Service == over.Service && p.Opened.Before(over.Closed) && over.Opened.Before(p.Closed)
+	}) {
+		return false, nil
 	}
+	f.past = append(f.past, over)
+	f.messages[over.Key()] = message{over.Alert, f.messages[over.Key()].openingTold, tell}
 	return true, nil
 }
 
@@ -66,7 +70,7 @@ func (f *fakeStore) SyncAlerts(_ context.Context, token lease.Token, ill []incid
 	}
 	for _, i := range ill {
 		if _, isOpen := f.open[i.Service]; !isOpen {
-			f.open[i.Service] = i.Reason
+			f.open[i.Service], f.opened[i.Service] = i.Reason, i.Opened
 			f.messages[i.Key()] = message{Alert: i.Alert}
 			opened = append(opened, i.Service)
 		}
@@ -90,11 +94,13 @@ func (f *fakeStore) OpenAlerts(_ context.Context, token lease.Token, tell bool) 
 		m := f.messages[key]
 		if _, isOpen := f.open[m.Service]; isOpen && m.Closed.IsZero() {
 			open = append(open, incident{Alert: m.Alert})
+			m.tracked = m.tracked || tell
+			f.messages[key] = m
 		}
-		if tell && !m.openingTold {
+		if tell && m.tracked && !m.openingTold {
 			due = append(due, notify.Event{Alert: m.Alert})
 		}
-		if tell && !m.Closed.IsZero() {
+		if tell && m.tracked && !m.Closed.IsZero() {
 			due = append(due, notify.Event{Alert: m.Alert, Closing: true})
 		}
 	}

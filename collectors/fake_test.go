@@ -14,7 +14,6 @@ import (
 	"ops_worker/internal/config"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/lease/leasetest"
-	"ops_worker/internal/notify"
 	"ops_worker/internal/probe"
 	"ops_worker/internal/spool"
 )
@@ -33,7 +32,7 @@ type fakeStore struct {
 }
 
 func newFakeStore() *fakeStore {
-	return &fakeStore{health: map[string]probe.Observation{}, fakeAlerts: fakeAlerts{open: map[string]string{}, streaks: map[string]streak{}, messages: map[string]message{}}}
+	return &fakeStore{health: map[string]probe.Observation{}, fakeAlerts: fakeAlerts{open: map[string]string{}, opened: map[string]time.Time{}, streaks: map[string]streak{}, messages: map[string]message{}}}
 }
 
 func (f *fakeStore) Ping(context.Context) error {
@@ -177,7 +176,7 @@ func monitorOf(targets []probe.Target, store Store, lease *lease.Lease, interval
 	return monitorWith(targets, store, lease, interval, after, nil, spool.NewMemory(1))
 }
 
-func monitorWith(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, after alertsAfter, webhook *notify.Webhook, buffer spool.Buffer) *healthMonitor {
+func monitorWith(targets []probe.Target, store Store, lease *lease.Lease, interval time.Duration, after alertsAfter, webhook teller, buffer spool.Buffer) *healthMonitor {
 	cfg := config.Config{SystemAlerts: after.failures > 0, AlertAfterFailures: after.failures, AlertAfterSuccesses: after.successes, HealthInterval: interval}
 	return &healthMonitor{targets: targets, store: store, lease: lease, latencies: &latencies{}, observer: NoObserver, warned: map[string]time.Time{}, timeout: min(probe.Timeout, interval*6/10),
 		alerts: newAlertKeeper(cfg, store, lease, webhook, newQueue(buffer), zerolog.Nop())}

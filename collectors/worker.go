@@ -96,8 +96,10 @@ func NewWorker(o Options) *Worker {
 // newJobs makes the jobs.
 func newJobs(cfg config.Config, targets []probe.Target, store Store, leases lease.Store, buffer spool.Buffer, heart Heart, observer Observer, log zerolog.Logger) *jobs {
 	j := &jobs{observer: observer}
+	var told teller // not a nil *notify.Webhook, which would be one
 	if cfg.AlertWebhookURL != "" && cfg.SystemAlerts {
 		j.webhook = notify.New(notify.Options{URL: cfg.AlertWebhookURL, Format: notify.Format(cfg.AlertWebhookFormat), CheckInterval: cfg.HealthInterval, CAs: cfg.HealthCAs, Log: log})
+		told = j.webhook
 	}
 	if cfg.HeartbeatURL != "" {
 		j.heartbeat = notify.NewHeartbeat(cfg.HeartbeatURL, cfg.HealthCAs, log)
@@ -114,7 +116,7 @@ func newJobs(cfg config.Config, targets []probe.Target, store Store, leases leas
 	schedule := newSchedule(Aggregates, cfg.MetricsInterval, cfg.AggregateBudget.Share())
 	j.metrics = newMetricsCollector(targets, store, j.Lease, buffer, cfg.MetricsInterval, schedule, latencies, storeObserver{observer, j.heartbeat})
 	j.health = &healthMonitor{targets: targets, store: store, lease: j.Lease, latencies: latencies, observer: observer, warned: map[string]time.Time{},
-		alerts: newAlertKeeper(cfg, store, j.Lease, j.webhook, j.metrics.queue, log), timeout: min(probe.Timeout, cfg.HealthInterval*6/10)}
+		alerts: newAlertKeeper(cfg, store, j.Lease, told, j.metrics.queue, log), timeout: min(probe.Timeout, cfg.HealthInterval*6/10)}
 	if cfg.MetricsRetention > 0 {
 		j.retention = newRetention(store, j.Lease, cfg.MetricsRetention)
 	}

@@ -3,12 +3,16 @@ package collectors
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/rs/zerolog"
@@ -243,4 +247,32 @@ func TestALeaderIsReadyWhileItStores(t *testing.T) {
 	}
 	database.Exec(t, "ALTER TABLE system_metrics DROP CONSTRAINT full_up")
 	pgtest.Eventually(t, "ready again", func() bool { return worker.Ready() == nil })
+}
+
+// A worker that stores asks for HEARTBEAT_URL, and tells ALERT_WEBHOOK_URL of an alert.
+func TestAWorkerTellsWhoeverTheSettingsName(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	came := make(chan string, 100)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		came <- r.Method + r.URL.Path + string(body)
+	}))
+	defer server.Close()
+	secret := filepath.Join(t.TempDir(), "url")
+	if err := os.WriteFile(secret, []byte(server.URL+"/hook\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop := startWorker(t, workerConfig(t, database.URL, "HEARTBEAT_URL="+server.URL+"/beat", "ALERT_WEBHOOK_URL_FILE="+secret,
+		"HEALTH_SERVICES=web=tcp://127.0.0.1:1"), zerolog.Nop())
+	defer stop()
+	wanted := []string{"GET/beat", `POST/hook{"event":"opened","service":"web"`}
+	for len(wanted) > 0 {
+		select {
+		case request := <-came:
+			wanted = slices.DeleteFunc(wanted, func(want string) bool { return strings.HasPrefix(request, want) })
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%q did not come", wanted)
+		}
+	}
 }

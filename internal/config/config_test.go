@@ -205,6 +205,10 @@ func TestEachWrongSettingHasItsMessage(t *testing.T) {
 		"DELIVERY_HEALTH_URL=" + manyURLs(257):                                           "DELIVERY_HEALTH_URL: may name at most 256 instances of a service",
 		"HEALTH_SERVICES=a=http://hunter2,http://hunter2":                                "HEALTH_SERVICES: entry 2 is not of the form name=url: a second URL has a name of its own",
 		"MQTT_HOST=a,":                                                                   "MQTT_HOST: must be a host name or an address",
+		"ALERT_WEBHOOK_URL=hooks/hunter2":                                                "ALERT_WEBHOOK_URL: must be a URL like http://host:8080",
+		"ALERT_WEBHOOK_URL=ftp://h/hunter2":                                              "ALERT_WEBHOOK_URL: must be a URL like http://host:8080",
+		"ALERT_WEBHOOK_FORMAT=hunter2":                                                   "ALERT_WEBHOOK_FORMAT: must be json, slack or alertmanager",
+		"HEARTBEAT_URL=hc-ping.com/hunter2":                                              "HEARTBEAT_URL: must be a URL like http://host:8080",
 		"INSTANCES=some":                                                                 "INSTANCES: must be true or false (or 1, yes, on, 0, no, off)",
 		"INGEST_HEALTH_URL=http://x?hunter2":                                             "INGEST_HEALTH_URL: must end with the host, the port or a path: a query or a fragment cannot be sent",
 		"INGEST_HEALTH_URL=http://x/health/":                                             "INGEST_HEALTH_URL: must not end in /health, which is added",
@@ -400,6 +404,7 @@ func TestASecretMayStandInAFile(t *testing.T) {
 		{"PG_PASS_FILE=" + t.TempDir(), "PG_PASS_FILE: the file cannot be read: is a directory"},
 		{"PG_PASS_FILE=" + write(strings.Repeat("x", maxFile+1)), "PG_PASS_FILE: the file is longer than 1 MiB"},
 		{"HEALTH_SERVICES_FILE=" + write("hunter2"), "HEALTH_SERVICES"},
+		{"ALERT_WEBHOOK_URL_FILE=" + write("hunter2"), "ALERT_WEBHOOK_URL: must be a URL"},
 		{"HEALTH_CA_FILE=" + write("hunter2"), "HEALTH_CA_FILE: the file holds no certificate"},
 	} {
 		_, err := FromEnvironment([]string{test.setting})

@@ -3,11 +3,13 @@ package lease_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
 
 	"ops_worker/internal/lease"
@@ -214,6 +216,51 @@ func TestALeaderThatDiesInAnOutageIsReplacedAfterIt(t *testing.T) {
 		const earliest, latest = 76 * time.Second, 78 * time.Second
 		if len(terms) != 1 || terms[0].begin < earliest || terms[0].begin > latest {
 			t.Errorf("terms: %v, want one a lease's length after the outage", terms)
+		}
+	})
+}
+
+// A standby tells of each outage when it is over; not a leader, nor a process that has
+// not read the lease before.
+func TestAStandbyTellsOfAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &leasetest.Store{Fail: func(string) error { return errors.New("away") }}
+		store.Usurp("other", 1)
+		var told []string
+		began := time.Now()
+		l := lease.New(store, "me", 15*time.Second, zerolog.Nop(), lease.Hooks{Answered: func(away, back time.Time) {
+			told = append(told, fmt.Sprint(away.Sub(began).Round(5*time.Second), back.Sub(began).Round(5*time.Second)))
+		}})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			l.Run(ctx, func(ctx context.Context) { <-ctx.Done() })
+		}()
+		outage := func(fail func(string) error) {
+			pass(time.Minute)
+			store.SetFail(fail)
+		}
+		outage(nil) // after the first minute
+		outage(func(string) error { return errors.New("away") })
+		outage(nil)
+		outage(func(operation string) error { // which answers, and refuses writes
+			if operation == "look" {
+				return nil
+			}
+			return errors.New("read-only")
+		})
+		store.Lock()
+		store.Holder = ""
+		store.Unlock()
+		outage(nil) // it leads from here on
+		outage(func(string) error { return errors.New("away") })
+		outage(nil)
+		pass(time.Minute)
+		stop()
+		<-ended
+		if diff := cmp.Diff([]string{"2m0s 3m0s"}, told); diff != "" {
+			t.Error(diff)
 		}
 	})
 }

@@ -378,3 +378,47 @@ func TestAStartNeedsNoRoomToReadTheFile(t *testing.T) {
 		t.Errorf("in the file: %s", diff)
 	}
 }
+
+func TestANoteOutlivesTheProcess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	kept := func(s *Spool) (note map[string]int) {
+		t.Helper()
+		if err := s.Kept(&note); err != nil {
+			t.Error(err)
+		}
+		return note
+	}
+	s, _ := openSpool(t, dir, 10)
+	if note := kept(s); note != nil {
+		t.Errorf("a new spool has %v", note)
+	}
+	for n := range 3 {
+		if err := s.Keep(map[string]int{"n": n}); err != nil {
+			t.Error(err)
+		}
+	}
+	s.Close()
+	if err := s.Keep(map[string]int{"n": 9}); err == nil {
+		t.Error("a spool that is not open, perhaps since another process has it, is written")
+	}
+	s, _ = openSpool(t, dir, 10)
+	if note := kept(s); note["n"] != 2 {
+		t.Errorf("it has %v", note)
+	}
+	for range 2 {
+		if err := s.Keep(nil); err != nil {
+			t.Error(err)
+		}
+	}
+	if note := kept(s); note != nil {
+		t.Errorf("it still has %v", note)
+	}
+	if err := os.WriteFile(filepath.Join(dir, noteName), []byte("{torn"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var note map[string]int
+	if err := s.Kept(&note); err == nil || !strings.Contains(err.Error(), "SPOOL_DIR") {
+		t.Errorf("a torn note: %v", err)
+	}
+}
