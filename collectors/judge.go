@@ -124,7 +124,7 @@ func (j *judge) decide(at time.Time, checked []probe.Observation) (events []noti
 		if o.Up() {
 			s.Held = false
 			if s.Open != nil && s.Checks >= j.afterSuccesses {
-				events = append(events, j.close(s, s.Since))
+				events = append(events, j.close(s, s.Since, away))
 			}
 			continue
 		}
@@ -155,10 +155,10 @@ func newIncident(o probe.Observation, since time.Time, away bool) *incident {
 }
 
 // close ends the open alert of a service.
-func (j *judge) close(s *streak, at time.Time) notify.Event {
+func (j *judge) close(s *streak, at time.Time, away bool) notify.Event {
 	i := *s.Open
 	s.Open = nil
-	i.Closed = at
+	i.Closed, i.DatabaseAway = at, away
 	if at.Before(i.Opened) {
 		i.Closed = i.Opened
 	}
@@ -190,7 +190,7 @@ func (j *judge) abandon(s *streak, at time.Time) {
 		return
 	}
 	opening := notify.Event{Alert: s.Open.Alert}
-	if closing := j.close(s, at); hasEvent(j.Untold, opening) {
+	if closing := j.close(s, at, false); hasEvent(j.Untold, opening) {
 		j.untold(closing)
 	}
 }
