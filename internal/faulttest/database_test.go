@@ -25,14 +25,7 @@ func TestTheDatabaseRestarts(t *testing.T) {
 			r := newRig(t)
 			leader, _ := r.pair()
 			r.mark()
-			if err := r.server.Halt(signal); err != nil {
-				t.Fatal(err)
-			}
-			r.lasting(away)
-			if err := r.server.Resume(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			r.direct.Reset()
+			r.halted(signal, func() { r.lasting(away) })
 			r.holds(fmt.Sprintf("%s of the database, %s", name, away), noGap)
 			if !r.leads(leader) {
 				t.Error("the leader, who had the cycles, has lost its lease")

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -29,25 +30,36 @@ func TestRandomFaults(t *testing.T) {
 	r := newRig(t)
 	r.shimClock()
 	spools := []string{filepath.Join(t.TempDir(), "spool"), filepath.Join(t.TempDir(), "spool")}
-	start := func(i int) *worker { return r.start("SPOOL_DIR=" + spools[i]) }
+	hook := newWebhook(t)
+	start := func(i int) *worker { return r.start("SPOOL_DIR="+spools[i], hook.setting()) }
 	workers := []*worker{start(0), start(1)}
+	noDisk := []time.Time{{}, {}} // when the disk last failed, by worker
+	forgotten := 0                // how often a worker ended without a disk for what it had told
+	end := func(i int, s syscall.Signal) {
+		// The disk has the alerts again after the next check.
+		if time.Since(noDisk[i]) < 2*healthInterval {
+			forgotten++
+		}
+		if status := workers[i].end(s); status != 0 && s != syscall.SIGKILL {
+			t.Errorf("status %d", status)
+		}
+	}
 	r.settle()
 	r.mark()
 
+	halts := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT}
 	brief := func() { r.lasting(time.Duration(random.IntN(int(leaseTTL / 2)))) }
 	kinds := []struct {
 		name  string
 		fault func(i int)
 	}{
 		{"kill -9", func(i int) {
-			workers[i].end(syscall.SIGKILL)
+			end(i, syscall.SIGKILL)
 			brief()
 			workers[i] = start(i)
 		}},
 		{"SIGTERM", func(i int) {
-			if status := workers[i].end(syscall.SIGTERM); status != 0 {
-				t.Errorf("status %d", status)
-			}
+			end(i, syscall.SIGTERM)
 			workers[i] = start(i)
 		}},
 		{"SIGSTOP", func(i int) {
@@ -102,6 +114,7 @@ func TestRandomFaults(t *testing.T) {
 			if err := os.Remove(spools[i]); err != nil {
 				t.Fatal(err)
 			}
+			noDisk[i] = time.Now()
 		}},
 		{"a clock that jumps", func(int) {
 			r.setClock([]time.Duration{400 * 24 * time.Hour, 2 * time.Hour, -2 * time.Hour, 3 * time.Second, -3 * time.Second}[random.IntN(5)])
@@ -110,28 +123,37 @@ func TestRandomFaults(t *testing.T) {
 		}},
 		{"SIGTERM over dead connections", func(i int) {
 			r.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ops_worker'")
-			if status := workers[i].end(syscall.SIGTERM); status != 0 {
-				t.Errorf("status %d", status)
-			}
+			end(i, syscall.SIGTERM)
 			workers[i] = start(i)
 		}},
-		{"restart", func(int) {
-			signals := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT}
-			if err := r.server.Halt(signals[random.IntN(2)]); err != nil {
-				t.Fatal(err)
+		{"restart", func(int) { r.halted(halts[random.IntN(2)], brief) }},
+		{"an outage", func(i int) {
+			r.halted(halts[random.IntN(2)], func() {
+				r.lasting(healthInterval + time.Duration(random.IntN(int(leaseTTL))))
+				if random.IntN(2) > 0 {
+					end(i, syscall.SIGKILL)
+					workers[i] = start(i)
+				}
+				brief()
+			})
+		}},
+		{"a service turns", func(int) {
+			if r.evaluate.Load() == http.StatusOK {
+				r.evaluate.Store(http.StatusServiceUnavailable)
+			} else {
+				r.evaluate.Store(http.StatusOK)
 			}
-			brief()
-			if err := r.server.Resume(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			r.direct.Reset()
+		}},
+		{"the webhook turns", func(int) {
+			hook.set([]int{http.StatusOK, http.StatusOK, http.StatusInternalServerError, hung}[random.IntN(4)])
 		}},
 	}
+	seldom := map[string]int{"restart": 2, "an outage": 3}
 	counts := map[string]int{}
 	for range *faults {
-		// A restart of the server takes a second, so it comes less often.
+		// What takes long comes less often.
 		kind := kinds[random.IntN(len(kinds))]
-		if kind.name == "restart" && random.IntN(3) > 0 {
+		if random.IntN(seldom[kind.name]+1) > 0 {
 			kind = kinds[0]
 		}
 		counts[kind.name]++
@@ -139,7 +161,18 @@ func TestRandomFaults(t *testing.T) {
 		r.lasting(time.Duration(random.IntN(int(interval))))
 	}
 	t.Logf("faults: %v", counts)
+	r.evaluate.Store(http.StatusOK)
+	hook.set(http.StatusOK)
 	// Faults follow on each other, so the time without a leader adds up; that
 	// nothing is lost or doubled and that it all ends well does not depend on it.
 	r.holds(fmt.Sprintf("%d random faults", *faults), 2*time.Minute)
+	r.tellsOfEveryAlert(hook)
+	// A worker that ends without a disk takes with it what it has told and could not
+	// store. Nobody knows then that it told of an alert.
+	unclosed := func() string {
+		return fmt.Sprintf("%d openings have no closing, %d may have none: %q", len(hook.unclosed()), forgotten, hook.unclosed())
+	}
+	r.withinSaying(righting, unclosed, func() bool { return len(hook.unclosed()) <= forgotten })
+	events, again := hook.counted()
+	t.Logf("%s; %d events were heard, %d times more than once", unclosed(), events, again)
 }

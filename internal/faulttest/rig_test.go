@@ -341,13 +341,32 @@ func (r *rig) eventually(what string, condition func() bool) {
 
 func (r *rig) within(limit time.Duration, what string, condition func() bool) {
 	r.t.Helper()
+	r.withinSaying(limit, func() string { return what }, condition)
+}
+
+// withinSaying is within, but asks only in the end what is missing.
+func (r *rig) withinSaying(limit time.Duration, what func() string, condition func() bool) {
+	r.t.Helper()
 	ticker := time.NewTicker(25 * time.Millisecond)
 	defer ticker.Stop()
 	for deadline := time.Now().Add(limit); !condition(); <-ticker.C {
 		if time.Now().After(deadline) {
-			r.t.Fatalf("not within %s: %s", limit, what)
+			r.t.Fatalf("not within %s: %s", limit, what())
 		}
 	}
+}
+
+// halted keeps the server halted while during runs.
+func (r *rig) halted(signal syscall.Signal, during func()) {
+	r.t.Helper()
+	if err := r.server.Halt(signal); err != nil {
+		r.t.Fatal(err)
+	}
+	during()
+	if err := r.server.Resume(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
+	r.direct.Reset()
 }
 
 // lasting keeps a fault up for d.
