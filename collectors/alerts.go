@@ -126,9 +126,8 @@ func (k *alertKeeper) cycle(ctx context.Context, token lease.Token, at time.Time
 	if !stored && k.webhook != nil {
 		k.judge.keep(events)
 	}
-	err = wrap(errors.Join(err, k.tell(ctx, token, at, stored)), "system alerts are not saved")
-	k.keep(ctx, stored)
-	return err
+	k.keep(ctx, stored) // first, or after a crash nobody knows what was told
+	return wrap(errors.Join(err, k.tell(ctx, token, at, stored)), "system alerts are not saved")
 }
 
 // readWindows reads the maintenance windows. Those that were read last are kept while
