@@ -26,153 +26,198 @@ func TestRandomFaults(t *testing.T) {
 		*seed = rand.Uint64()
 	}
 	t.Logf("run it again with: go test -race -run RandomFaults ./internal/faulttest -seed %d -faults %d", *seed, *faults)
-	random := rand.New(rand.NewPCG(*seed, 0))
-	r := newRig(t)
-	r.shimClock()
-	spools := []string{filepath.Join(t.TempDir(), "spool"), filepath.Join(t.TempDir(), "spool")}
-	hook := newWebhook(t)
-	start := func(i int) *worker { return r.start("SPOOL_DIR="+spools[i], hook.setting()) }
-	workers := []*worker{start(0), start(1)}
-	noDisk := []time.Time{{}, {}} // when the disk last failed, by worker
-	forgotten := 0                // how often a worker ended without a disk for what it had told
-	end := func(i int, s syscall.Signal) {
-		// The disk has the alerts again after the next check.
-		if time.Since(noDisk[i]) < 2*healthInterval {
-			forgotten++
-		}
-		if status := workers[i].end(s); status != 0 && s != syscall.SIGKILL {
-			t.Errorf("status %d", status)
-		}
-	}
-	r.settle()
-	r.mark()
-
-	halts := []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT}
-	brief := func() { r.lasting(time.Duration(random.IntN(int(leaseTTL / 2)))) }
-	kinds := []struct {
-		name  string
-		fault func(i int)
-	}{
-		{"kill -9", func(i int) {
-			end(i, syscall.SIGKILL)
-			brief()
-			workers[i] = start(i)
-		}},
-		{"SIGTERM", func(i int) {
-			end(i, syscall.SIGTERM)
-			workers[i] = start(i)
-		}},
-		{"SIGSTOP", func(i int) {
-			workers[i].signal(syscall.SIGSTOP)
-			brief()
-			brief()
-			workers[i].signal(syscall.SIGCONT)
-		}},
-		{"terminate", func(int) {
-			r.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ops_worker'")
-		}},
-		{"cut", func(int) { r.proxy.cut() }},
-		{"refuse", func(int) {
-			r.proxy.set(func(p *proxy) { p.refuse = true })
-			r.proxy.cut()
-			brief()
-			r.proxy.heal()
-		}},
-		{"hole", func(int) {
-			r.proxy.set(func(p *proxy) { p.hole = true })
-			brief()
-			r.proxy.heal()
-		}},
-		{"freeze", func(int) { r.proxy.freeze() }},
-		{"latency", func(int) {
-			r.proxy.set(func(p *proxy) { p.latency = time.Duration(random.IntN(60)) * time.Millisecond })
-			brief()
-			r.proxy.heal()
-		}},
-		{"slow table", func(int) {
-			r.slowTable(time.Duration(random.IntN(20)) * time.Millisecond)
-			brief()
-			r.slowTable(0)
-		}},
-		{"hung service beside a slow table", func(int) {
-			r.hang.Store(true)
-			r.slowTable(time.Duration(random.IntN(10)) * time.Millisecond)
-			brief()
-			r.slowTable(0)
-			r.hang.Store(false)
-		}},
-		{"refused rows", func(int) {
-			r.refuseWrites([]string{"23502", "23514", "22003", "42501"}[random.IntN(4)])
-			brief()
-			r.acceptWrites()
-		}},
-		{"no disk for the spool", func(i int) {
-			if err := errors.Join(os.RemoveAll(spools[i]), os.WriteFile(spools[i], nil, 0o600)); err != nil {
-				t.Fatal(err)
-			}
-			brief()
-			if err := os.Remove(spools[i]); err != nil {
-				t.Fatal(err)
-			}
-			noDisk[i] = time.Now()
-		}},
-		{"a clock that jumps", func(int) {
-			r.setClock([]time.Duration{400 * 24 * time.Hour, 2 * time.Hour, -2 * time.Hour, 3 * time.Second, -3 * time.Second}[random.IntN(5)])
-			brief()
-			r.setClock(0)
-		}},
-		{"SIGTERM over dead connections", func(i int) {
-			r.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ops_worker'")
-			end(i, syscall.SIGTERM)
-			workers[i] = start(i)
-		}},
-		{"restart", func(int) { r.halted(halts[random.IntN(2)], brief) }},
-		{"an outage", func(i int) {
-			r.halted(halts[random.IntN(2)], func() {
-				r.lasting(healthInterval + time.Duration(random.IntN(int(leaseTTL))))
-				if random.IntN(2) > 0 {
-					end(i, syscall.SIGKILL)
-					workers[i] = start(i)
-				}
-				brief()
-			})
-		}},
-		{"a service turns", func(int) {
-			if r.evaluate.Load() == http.StatusOK {
-				r.evaluate.Store(http.StatusServiceUnavailable)
-			} else {
-				r.evaluate.Store(http.StatusOK)
-			}
-		}},
-		{"the webhook turns", func(int) {
-			hook.set([]int{http.StatusOK, http.StatusOK, http.StatusInternalServerError, hung}[random.IntN(4)])
-		}},
-	}
-	seldom := map[string]int{"restart": 2, "an outage": 3}
+	c := newChance(t, rand.New(rand.NewPCG(*seed, 0)))
+	c.settle()
+	c.mark()
+	kinds := c.kinds()
 	counts := map[string]int{}
 	for range *faults {
-		// What takes long comes less often.
-		kind := kinds[random.IntN(len(kinds))]
-		if random.IntN(seldom[kind.name]+1) > 0 {
+		kind := kinds[c.random.IntN(len(kinds))]
+		if c.random.IntN(kind.seldom+1) > 0 {
 			kind = kinds[0]
 		}
 		counts[kind.name]++
-		kind.fault(random.IntN(2))
-		r.lasting(time.Duration(random.IntN(int(interval))))
+		kind.fault(c.random.IntN(2))
+		c.lasting(time.Duration(c.random.IntN(int(interval))))
 	}
 	t.Logf("faults: %v", counts)
-	r.evaluate.Store(http.StatusOK)
-	hook.set(http.StatusOK)
+	c.evaluate.Store(http.StatusOK)
+	c.hook.set(http.StatusOK)
 	// Faults follow on each other, so the time without a leader adds up; that
 	// nothing is lost or doubled and that it all ends well does not depend on it.
-	r.holds(fmt.Sprintf("%d random faults", *faults), 2*time.Minute)
-	r.tellsOfEveryAlert(hook)
+	c.holds(fmt.Sprintf("%d random faults", *faults), 2*time.Minute)
+	c.tellsOfEveryAlert(c.hook)
 	// A worker that ends without a disk takes with it what it has told and could not
-	// store. Nobody knows then that it told of an alert.
+	// store: nobody knows then that it told of an alert.
 	unclosed := func() string {
-		return fmt.Sprintf("%d openings have no closing, %d may have none: %q", len(hook.unclosed()), forgotten, hook.unclosed())
+		return fmt.Sprintf("%d openings have no closing, %d may have none: %q", len(c.hook.unclosed()), c.forgotten, c.hook.unclosed())
 	}
-	r.withinSaying(righting, unclosed, func() bool { return len(hook.unclosed()) <= forgotten })
-	events, again := hook.counted()
-	t.Logf("%s; %d events were heard, %d times more than once", unclosed(), events, again)
+	c.withinSaying(righting, unclosed, func() bool { return len(c.hook.unclosed()) <= c.forgotten })
+	events, again := c.hook.counted()
+	t.Logf("%s; %d events were heard, and came %d times more", unclosed(), events, again)
+}
+
+// chance is a rig with two workers that random faults meet.
+type chance struct {
+	*rig
+	random    *rand.Rand
+	hook      *webhook
+	spools    []string
+	workers   []*worker
+	noDisk    []time.Time // when the disk last failed, by worker
+	forgotten int         // how often a worker ended without a disk for what it had told
+}
+
+func newChance(t *testing.T, random *rand.Rand) *chance {
+	t.Helper()
+	c := &chance{rig: newRig(t), random: random, hook: newWebhook(t), noDisk: make([]time.Time, 2)}
+	c.shimClock()
+	for i := range 2 {
+		c.spools = append(c.spools, filepath.Join(t.TempDir(), "spool"))
+		c.workers = append(c.workers, nil)
+		c.begin(i)
+	}
+	return c
+}
+
+func (c *chance) begin(i int) { c.workers[i] = c.start("SPOOL_DIR="+c.spools[i], c.hook.setting()) }
+
+func (c *chance) end(i int, s syscall.Signal) {
+	if time.Since(c.noDisk[i]) < 2*healthInterval { // after a check the disk has the alerts again
+		c.forgotten++
+	}
+	if status := c.workers[i].end(s); status != 0 && s != syscall.SIGKILL {
+		c.t.Errorf("status %d", status)
+	}
+}
+
+// brief lasts a second at most.
+func (c *chance) brief() { c.lasting(time.Duration(c.random.IntN(int(leaseTTL / 2)))) }
+
+// halt is a signal that halts the server.
+func (c *chance) halt() syscall.Signal {
+	return []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT}[c.random.IntN(2)]
+}
+
+// kind is a kind of fault, of worker i where it is one worker's. For one that is seldom
+// the first kind stands in so many times out of seldom + 1.
+type kind struct {
+	name   string
+	seldom int
+	fault  func(i int)
+}
+
+func (c *chance) kinds() []kind {
+	return append(append(c.processFaults(), c.databaseFaults()...), c.otherFaults()...)
+}
+
+func (c *chance) processFaults() []kind {
+	return []kind{
+		{"kill -9", 0, func(i int) {
+			c.end(i, syscall.SIGKILL)
+			c.brief()
+			c.begin(i)
+		}},
+		{"SIGTERM", 0, func(i int) {
+			c.end(i, syscall.SIGTERM)
+			c.begin(i)
+		}},
+		{"SIGSTOP", 0, func(i int) {
+			c.workers[i].signal(syscall.SIGSTOP)
+			c.brief()
+			c.brief()
+			c.workers[i].signal(syscall.SIGCONT)
+		}},
+		{"SIGTERM over dead connections", 0, func(i int) {
+			c.terminate()
+			c.end(i, syscall.SIGTERM)
+			c.begin(i)
+		}},
+	}
+}
+
+func (c *chance) terminate() {
+	c.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ops_worker'")
+}
+
+func (c *chance) databaseFaults() []kind {
+	return []kind{
+		{"terminate", 0, func(int) { c.terminate() }},
+		{"cut", 0, func(int) { c.proxy.cut() }},
+		{"refuse", 0, func(int) {
+			c.proxy.set(func(p *proxy) { p.refuse = true })
+			c.proxy.cut()
+			c.brief()
+			c.proxy.heal()
+		}},
+		{"hole", 0, func(int) {
+			c.proxy.set(func(p *proxy) { p.hole = true })
+			c.brief()
+			c.proxy.heal()
+		}},
+		{"freeze", 0, func(int) { c.proxy.freeze() }},
+		{"latency", 0, func(int) {
+			c.proxy.set(func(p *proxy) { p.latency = time.Duration(c.random.IntN(60)) * time.Millisecond })
+			c.brief()
+			c.proxy.heal()
+		}},
+		{"slow table", 0, func(int) {
+			c.slowTable(time.Duration(c.random.IntN(20)) * time.Millisecond)
+			c.brief()
+			c.slowTable(0)
+		}},
+		{"refused rows", 0, func(int) {
+			c.refuseWrites([]string{"23502", "23514", "22003", "42501"}[c.random.IntN(4)])
+			c.brief()
+			c.acceptWrites()
+		}},
+		{"a clock that jumps", 0, func(int) {
+			c.setClock([]time.Duration{400 * 24 * time.Hour, 2 * time.Hour, -2 * time.Hour, 3 * time.Second, -3 * time.Second}[c.random.IntN(5)])
+			c.brief()
+			c.setClock(0)
+		}},
+		// These take long.
+		{"restart", 2, func(int) { c.halted(c.halt(), c.brief) }},
+		{"an outage longer than a check", 3, func(i int) {
+			c.halted(c.halt(), func() {
+				c.lasting(healthInterval + time.Duration(c.random.IntN(int(leaseTTL))))
+				if c.random.IntN(2) > 0 {
+					c.end(i, syscall.SIGKILL)
+					c.begin(i)
+				}
+				c.brief()
+			})
+		}},
+	}
+}
+
+func (c *chance) otherFaults() []kind {
+	return []kind{
+		{"hung service beside a slow table", 0, func(int) {
+			c.hang.Store(true)
+			c.slowTable(time.Duration(c.random.IntN(10)) * time.Millisecond)
+			c.brief()
+			c.slowTable(0)
+			c.hang.Store(false)
+		}},
+		{"a service turns", 0, func(int) {
+			if !c.evaluate.CompareAndSwap(http.StatusOK, http.StatusServiceUnavailable) {
+				c.evaluate.Store(http.StatusOK)
+			}
+		}},
+		// It stays so until the next time.
+		{"the webhook turns", 0, func(int) {
+			c.hook.set([]int{http.StatusOK, http.StatusOK, http.StatusInternalServerError, hung}[c.random.IntN(4)])
+		}},
+		{"no disk for the spool", 0, func(i int) {
+			if err := errors.Join(os.RemoveAll(c.spools[i]), os.WriteFile(c.spools[i], nil, 0o600)); err != nil {
+				c.t.Fatal(err)
+			}
+			c.brief()
+			if err := os.Remove(c.spools[i]); err != nil {
+				c.t.Fatal(err)
+			}
+			c.noDisk[i] = time.Now()
+		}},
+	}
 }
