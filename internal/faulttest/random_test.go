@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -47,8 +48,8 @@ func TestRandomFaults(t *testing.T) {
 	// nothing is lost or doubled and that it all ends well does not depend on it.
 	c.holds(fmt.Sprintf("%d random faults", *faults), 2*time.Minute)
 	c.tellsOfEveryAlert(c.hook)
-	// A worker that ends without a disk takes with it what it has told and could not
-	// store: nobody knows then that it told of an alert.
+	// A worker may have told of an alert that nobody could store. If it then ends, and the
+	// disk has lost its note of that, nobody can tell the end of the alert.
 	unclosed := func() string {
 		return fmt.Sprintf("%d openings have no closing, %d may have none: %q", len(c.hook.unclosed()), c.forgotten, c.hook.unclosed())
 	}
@@ -64,13 +65,13 @@ type chance struct {
 	hook      *webhook
 	spools    []string
 	workers   []*worker
-	noDisk    []time.Time // when the disk last failed, by worker
-	forgotten int         // how often a worker ended without a disk for what it had told
+	bare      []bool // whether the worker has lost the disk's note of its alerts
+	forgotten int    // how many such workers ended
 }
 
 func newChance(t *testing.T, random *rand.Rand) *chance {
 	t.Helper()
-	c := &chance{rig: newRig(t), random: random, hook: newWebhook(t), noDisk: make([]time.Time, 2)}
+	c := &chance{rig: newRig(t), random: random, hook: newWebhook(t), bare: make([]bool, 2)}
 	c.shimClock()
 	for i := range 2 {
 		c.spools = append(c.spools, filepath.Join(t.TempDir(), "spool"))
@@ -80,10 +81,12 @@ func newChance(t *testing.T, random *rand.Rand) *chance {
 	return c
 }
 
-func (c *chance) begin(i int) { c.workers[i] = c.start("SPOOL_DIR="+c.spools[i], c.hook.setting()) }
+func (c *chance) begin(i int) {
+	c.workers[i], c.bare[i] = c.start("SPOOL_DIR="+c.spools[i], c.hook.setting()), false
+}
 
 func (c *chance) end(i int, s syscall.Signal) {
-	if time.Since(c.noDisk[i]) < 2*healthInterval { // after a check the disk has the alerts again
+	if c.bare[i] || strings.Contains(c.workers[i].log.String(), "alerts are kept in memory alone") {
 		c.forgotten++
 	}
 	if status := c.workers[i].end(s); status != 0 && s != syscall.SIGKILL {
@@ -210,6 +213,9 @@ func (c *chance) otherFaults() []kind {
 			c.hook.set([]int{http.StatusOK, http.StatusOK, http.StatusInternalServerError, hung}[c.random.IntN(4)])
 		}},
 		{"no disk for the spool", 0, func(i int) {
+			if _, err := os.Stat(filepath.Join(c.spools[i], "alerts.json")); err == nil {
+				c.bare[i] = true
+			}
 			if err := errors.Join(os.RemoveAll(c.spools[i]), os.WriteFile(c.spools[i], nil, 0o600)); err != nil {
 				c.t.Fatal(err)
 			}
@@ -217,7 +223,6 @@ func (c *chance) otherFaults() []kind {
 			if err := os.Remove(c.spools[i]); err != nil {
 				c.t.Fatal(err)
 			}
-			c.noDisk[i] = time.Now()
 		}},
 	}
 }
