@@ -77,7 +77,7 @@ type MaintenanceWindowsRow struct {
 // it is not ours. One odd row must not cost the others, so no value is null or infinite
 // here: year 1, which is Go's zero time, is a window since ever or with an open end.
 // By the primary key, or a scan of the table, which has a few rows a tenant.
-// Caller: the health monitor, every HEALTH_CHECK_INTERVAL; `maintenance list` and `end`.
+// Caller: the health monitor, every HEALTH_CHECK_INTERVAL; `maintenance list` and `end`; status.
 func (q *Queries) MaintenanceWindows(ctx context.Context) ([]MaintenanceWindowsRow, error) {
 	rows, err := q.db.Query(ctx, maintenanceWindows)
 	if err != nil {

@@ -21,3 +21,9 @@ type OpsWorkerStreak struct {
 	Checks    int32
 	CheckedAt time.Time
 }
+
+type OpsWorkerWatch struct {
+	Service string
+	BeganAt time.Time
+	EndedAt time.Time
+}

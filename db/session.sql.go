@@ -111,7 +111,7 @@ FROM (
 // where it may. Returns the role.
 // The login role is current_user, which ALTER ROLE … SET role may have chosen.
 // Looking for a policy that binds it reads pg_class, unless it is a superuser.
-// Caller: the aggregates, the alerts, every start, and doctor.
+// Caller: the aggregates, the alerts, every start, doctor, and status.
 func (q *Queries) EnterPlatformScope(ctx context.Context) (string, error) {
 	row := q.db.QueryRow(ctx, enterPlatformScope)
 	var role string

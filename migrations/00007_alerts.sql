@@ -33,11 +33,15 @@ LANGUAGE sql STABLE
 AS $$
     SELECT substr(a.fingerprint, 15),
            a.created_at,
-           a.closed_at,
-           coalesce(a.closed_at, now()) - a.created_at,
+           e.ended_at,
+           coalesce(e.ended_at, now()) - a.created_at,
            coalesce(a.details ->> 'reason', substring(a.summary FROM '\((.*)\)$'), ''),
            a.status = 'ACKNOWLEDGED' OR to_jsonb(a) ->> 'acknowledged_at' IS NOT NULL
     FROM public.fleet_alert a
+    -- Of one that was closed by hand without a time nobody knows how long it was.
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN a.status NOT IN ('OPEN', 'ACKNOWLEDGED') THEN coalesce(a.closed_at, a.created_at) END AS ended_at
+    ) e
     WHERE a.tenant_id = '__system__' AND a.fingerprint LIKE 'system-health:%'
 $$;
 -- +goose StatementEnd

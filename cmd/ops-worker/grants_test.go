@@ -97,8 +97,8 @@ func exercise(t *testing.T, database *pgtest.Database, environ []string, login s
 			errs = append(errs, fmt.Errorf("once %s: %s", cycle, r.stderr))
 		}
 	}
-	if r := command(t, environ, "status"); r.status != exitOK {
-		errs = append(errs, fmt.Errorf("status: %s", r.stderr))
+	if r := command(t, environ, "status"); r.status != exitOK || strings.Contains(r.stdout, "not read:") {
+		errs = append(errs, fmt.Errorf("status: %s\n%s", r.stderr, r.stdout))
 	}
 	if pgtest.Count(t, database.Pool(t), "SELECT count(to_regclass('public.alert_maintenance_windows'))::int") == 1 {
 		for _, args := range [][]string{{"start", "--for", "1h", "--reason", "x"}, {"list"}, {"end"}} {

@@ -27,10 +27,11 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the platform is, from the database alone",
-		Long: "Shows the services, the open system alerts, the newest metrics with their last hour,\n" +
-			"and which worker collects, from what stands in the database: also while the API is\n" +
-			"down. It only reads, needs no right but SELECT, and says by the database's clock when\n" +
-			"what it shows is old. What a role may not read costs its own section.\n" +
+		Long: "Shows the services, the open system alerts, the availability over 24 hours, 7 and 30\n" +
+			"days, the newest metrics with their last hour, which worker collects, and maintenance\n" +
+			"that is on, from what stands in the database: also while the API is down. It only reads,\n" +
+			"needs no right but SELECT, and says by the database's clock when what it shows is old.\n" +
+			"What a role may not read costs its own section.\n" +
 			"With --watch it clears the terminal and prints again, as many lines as fit, until q or\n" +
 			"Ctrl-C. Colour goes to a terminal alone, and not with NO_COLOR or TERM=dumb.\n" +
 			"Exits 0 when it could be shown, however the platform is, 1 when the database could not\n" +

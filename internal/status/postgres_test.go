@@ -3,6 +3,7 @@ package status
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/url"
@@ -35,6 +36,7 @@ INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint,
     ('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:odd', 'ACKNOWLEDGED', 'Service unhealthy: odd', now() - interval '2 hours'),
     ('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:ingest', 'CLOSED', 'Service unhealthy: ingest', now() - interval '1 day'),
     ('t1', 's', 'd', 'THRESHOLD', 'x', 'OPEN', 'a tenant''s own', now());
+INSERT INTO ops_worker_watch (service, began_at, ended_at) VALUES ('ingest', now() - interval '8 days', now());
 -- The newest point is a second old, the oldest ten minutes.
 INSERT INTO system_metrics (time, metric_name, service, value)
 SELECT now() - make_interval(secs => 1 + 5 * (120 - i)), x.metric_name, x.service, x.value
@@ -124,6 +126,13 @@ func wantFull(t *testing.T, r Report) {
 	if ends := r.Services[3].CertificateEnds; ends == nil || !ends.Equal(now.Add(25*time.Hour)) || r.Services[0].CertificateEnds != nil {
 		t.Errorf("the certificate ends at %v", ends)
 	}
+	var shares []string
+	for _, a := range r.Availability {
+		shares = append(shares, fmt.Sprint(a.Service, " ", percent(a.Percent24h), " ", percent(a.Percent7d), " ", percent(a.Percent30d), " ", a.LastIncident != nil))
+	}
+	if want := []string{"evaluator ? ? ? true", "odd ? ? ? true", "odder ? ? ? false", "ingest 100% 100% ? true"}; !slices.Equal(shares, want) {
+		t.Errorf("availability %q, want %q", shares, want)
+	}
 	if len(r.Alerts) != 2 || r.Alerts[0].Service != "odd" || r.Alerts[0].Status != "ACKNOWLEDGED" || r.Alerts[1].Service != "evaluator" {
 		t.Errorf("alerts %+v", r.Alerts)
 	}
@@ -197,7 +206,20 @@ func TestReadUnderHostileSettings(t *testing.T) {
 
 // tables are what is read, and of which section.
 var tables = map[Section]string{LeaderSection: "ops_worker_lease", ServicesSection: "service_health", SinceSection: "ops_worker_streak",
-	AlertsSection: "fleet_alert", SeriesSection: "system_metrics"}
+	AlertsSection: "fleet_alert", AvailabilitySection: "ops_worker_watch", SeriesSection: "system_metrics"}
+
+// wantUnreadable fails the test unless the section alone cannot be read; without the
+// alerts there is no availability either.
+func wantUnreadable(t *testing.T, r Report, section Section, reason string) {
+	t.Helper()
+	want := map[Section]string{section: reason}
+	if section == AlertsSection {
+		want[AvailabilitySection] = reason
+	}
+	if !maps.Equal(r.Unreadable, want) {
+		t.Errorf("unreadable %v, want %v", r.Unreadable, want)
+	}
+}
 
 func TestARoleThatMayOnlyReadSeesEverything(t *testing.T) {
 	t.Parallel()
@@ -212,14 +234,12 @@ func TestARoleThatMayOnlyReadSeesEverything(t *testing.T) {
 	for section, table := range tables {
 		database.Exec(t, fmt.Sprintf("REVOKE SELECT ON %s FROM %s", table, role))
 		report := r.report(t)
-		if want := fmt.Sprintf("%s may not read %s", role, table); len(report.Unreadable) != 1 || report.Unreadable[section] != want {
-			t.Errorf("unreadable %v, want %s: %s", report.Unreadable, section, want)
-		}
+		wantUnreadable(t, report, section, fmt.Sprintf("%s may not read %s", role, table))
 		if len(report.Notices) > 0 {
 			t.Errorf("without %s: notices %v", table, report.Notices)
 		}
-		if got := [4]bool{report.Leader != nil, len(report.Services) == 4, len(report.Alerts) == 2, len(report.Series) > 4}; got !=
-			[4]bool{section != LeaderSection, section != ServicesSection, section != AlertsSection, section != SeriesSection} {
+		if got := [5]bool{report.Leader != nil, len(report.Services) == 4, len(report.Alerts) == 2, len(report.Series) > 4, len(report.Availability) > 2}; got !=
+			[5]bool{section != LeaderSection, section != ServicesSection, section != AlertsSection, section != SeriesSection, section != AlertsSection && section != AvailabilitySection} {
 			t.Errorf("without %s: %v", table, got)
 		}
 		printed(t, report, 80, true)
@@ -249,10 +269,7 @@ func TestATableThatIsMissingOrLockedCostsItsSectionAlone(t *testing.T) {
 				} else {
 					database.Exec(t, "DROP TABLE "+table+" CASCADE")
 				}
-				report := r.report(t)
-				if len(report.Unreadable) != 1 || report.Unreadable[section] != want {
-					t.Errorf("unreadable %v, want %s", report.Unreadable, want)
-				}
+				wantUnreadable(t, r.report(t), section, want)
 			})
 		}
 	}
@@ -283,16 +300,15 @@ func TestRowSecurityHidesNothingSilently(t *testing.T) {
 			}
 			database.Exec(t, fmt.Sprintf("ALTER TABLE %s ENABLE ROW LEVEL SECURITY; ALTER TABLE %[1]s FORCE ROW LEVEL SECURITY", table))
 			r := newReader(t, address)
-			report := r.report(t)
-			if want := fmt.Sprintf("row-level security would hide rows of %s from %s", table, role); len(report.Unreadable) != 1 || report.Unreadable[section] != want {
-				t.Errorf("unreadable %v, want %s", report.Unreadable, want)
-			}
+			wantUnreadable(t, r.report(t), section, fmt.Sprintf("row-level security would hide rows of %s from %s", table, role))
 			if section != AlertsSection {
 				return
 			}
-			// With the operator's role all of it is there.
-			database.Exec(t, "GRANT pulse_operator TO "+role)
+			// With the operator's role all of it is there; that needs no right to our own tables.
+			database.Exec(t, "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM pulse_operator; GRANT SELECT ON fleet_alert TO pulse_operator; GRANT pulse_operator TO "+role)
 			wantFull(t, r.report(t))
+			database.Exec(t, "REVOKE SELECT ON fleet_alert FROM pulse_operator")
+			wantUnreadable(t, r.report(t), section, "pulse_operator may not read fleet_alert")
 		})
 	}
 }

@@ -128,6 +128,7 @@ func (r Report) lines(width int) []line {
 	for _, n := range r.Notices {
 		lines = append(lines, line{{"! " + n.Text, alarm}})
 	}
+	lines = append(lines, r.maintenanceLines()...)
 	for _, section := range []struct {
 		name         Section
 		title, empty string
@@ -136,6 +137,7 @@ func (r Report) lines(width int) []line {
 		{LeaderSection, "LEADER", "", r.leaderLines()},
 		{ServicesSection, "SERVICES", "none has been checked", r.serviceLines(width)},
 		{AlertsSection, "ALERTS", "none is open", r.alertLines(width)},
+		{AvailabilitySection, "AVAILABILITY", "no service has been watched", r.availabilityLines(width)},
 		{SeriesSection, "METRICS", "there are no samples", r.seriesLines(width)},
 	} {
 		lines = append(lines, line{})
@@ -145,6 +147,26 @@ func (r Report) lines(width int) []line {
 			lines = append(lines, line{{section.title + gap, bold}, {text: section.empty}})
 		}
 		lines = append(lines, section.lines...)
+	}
+	return lines
+}
+
+func (r Report) maintenanceLines() (lines []line) {
+	if reason := r.Unreadable[MaintenanceSection]; reason != "" {
+		return []line{{{"MAINTENANCE" + gap, bold}, {"not read: " + reason, yellow}}}
+	}
+	for _, w := range r.Maintenance {
+		when, covers := "without an end", "all services"
+		switch {
+		case w.Weekly != nil:
+			when = fmt.Sprintf("from %02d:00 to %02d:00 UTC", w.Weekly.StartHour, w.Weekly.EndHour)
+		case !w.Ends.IsZero():
+			when = "until " + w.Ends.UTC().Format("2006-01-02 15:04 UTC")
+		}
+		if len(w.Services) > 0 {
+			covers = strings.Join(w.Services, ", ")
+		}
+		lines = append(lines, line{{fmt.Sprintf("maintenance %s: %s (%s)", when, w.Name, covers), yellow}})
 	}
 	return lines
 }
@@ -223,6 +245,49 @@ func (r Report) alertLines(width int) []line {
 		lines = append(lines, line{{fmt.Sprintf("and %d more", more), red}})
 	}
 	return lines
+}
+
+func (r Report) availabilityLines(width int) []line {
+	rows, unknown := make([][]cell, len(r.Availability)), false
+	for i, a := range r.Availability {
+		rows[i] = []cell{{text: a.Service}}
+		for _, share := range []*float64{a.Percent24h, a.Percent7d, a.Percent30d} {
+			unknown = unknown || share == nil
+			rows[i] = append(rows[i], cell{text: percent(share)})
+		}
+		rows[i] = append(rows[i], r.incident(a.LastIncident))
+	}
+	lines := table([]column{{head: "AVAILABILITY"}, {"24H", true}, {"7D", true}, {"30D", true}, {head: "LAST INCIDENT"}}, rows, width)
+	if unknown {
+		lines = append(lines, line{{fmt.Sprintf("? is not known: less than %g %% of that time was watched", 100*watchedShare), faint}})
+	}
+	return lines
+}
+
+// percent rounds to three digits, but what is not whole never to 100.
+func percent(share *float64) string {
+	switch {
+	case share == nil:
+		return "?"
+	case *share < 100:
+		return fmt.Sprintf("%.3f%%", min(*share, 99.999))
+	}
+	return "100%"
+}
+
+// incident is when it began, how long it was, and why.
+func (r Report) incident(i *Incident) cell {
+	if i == nil {
+		return cell{text: "none"}
+	}
+	c := cell{text: fmt.Sprintf("%s ago for %s", r.age(i.StartedAt), ago(time.Duration(i.DurationSeconds*float64(time.Second))))}
+	if i.EndedAt == nil {
+		c = cell{"for " + r.age(i.StartedAt) + ", not over", red}
+	}
+	if i.Reason != "" {
+		c.text += ": " + i.Reason
+	}
+	return c
 }
 
 func (r Report) seriesLines(width int) []line {

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"ops_worker/db"
+	"ops_worker/internal/maintenance"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -64,6 +65,13 @@ func sampled() gathering {
 			{Service: "ingest", Status: "OPEN", Summary: "Service unhealthy: ingest (HTTP 503)", CreatedAt: before(12 * time.Minute), Open: 2},
 			{Service: "mqtt", Status: "ACKNOWLEDGED", Summary: "Service unhealthy: mqtt (connection refused)", CreatedAt: before(26 * time.Hour), Open: 2},
 		},
+		availability: []db.StatusAvailabilityRow{
+			{Service: "evaluator", Percent24h: 100, Percent7d: 100, Percent30d: 99.99999, StartedAt: before(20 * 24 * time.Hour), EndedAt: before(20*24*time.Hour - time.Minute), Reason: "HTTP 500"},
+			{Service: "ingest", Percent24h: 99.13734, Percent7d: 99.87686, Percent30d: 99.97127, StartedAt: before(12*time.Minute + 20*time.Second), EndedAt: time.Unix(0, 0), Reason: "HTTP 503"},
+			{Service: "mqtt", Percent24h: 98, Percent7d: 12.5, Percent30d: math.NaN(), StartedAt: before(26 * time.Hour), EndedAt: before(25 * time.Hour), Reason: "lookup mqtt on 10.0.0.2:53: no such host, after three attempts"},
+			{Service: "postgres", Percent24h: 100, Percent7d: 100, Percent30d: 100, StartedAt: time.Unix(0, 0), EndedAt: time.Unix(0, 0)},
+			{Service: "removed", Percent24h: math.NaN(), Percent7d: math.NaN(), Percent30d: 100, StartedAt: time.Unix(0, 0), EndedAt: time.Unix(0, 0)},
+		},
 		series: []db.StatusSeriesRow{
 			wave(db.StatusSeriesRow{Service: "evaluator", MetricName: "healthy"}, 0, buckets, sine(1, 0)),
 			wave(db.StatusSeriesRow{Service: "evaluator", MetricName: "alerts_created"}, 0, buckets, func(i int) float64 { return float64(i%7) / 10 }),
@@ -90,7 +98,7 @@ var stages = map[string]func(*gathering){
 	"empty": func(g *gathering) {
 		*g = gathering{server: g.server, unreadable: map[Section]string{
 			LeaderSection: "there is no table ops_worker_lease", ServicesSection: "there is no table service_health", SinceSection: "there is no table ops_worker_streak",
-			AlertsSection: "there is no table fleet_alert", SeriesSection: "there is no table system_metrics"}}
+			AlertsSection: "there is no table fleet_alert", AvailabilitySection: "there is no table ops_worker_watch", SeriesSection: "there is no table system_metrics"}}
 	},
 	"ceased": func(g *gathering) { // the series of one service
 		for i := range g.series {
@@ -106,6 +114,23 @@ var stages = map[string]func(*gathering){
 		}
 	},
 	"migrated": func(g *gathering) { *g = gathering{server: g.server, unreadable: map[Section]string{}} },
+	"planned": func(g *gathering) { // and alerts were never on
+		g.alerts, g.availability = nil, []db.StatusAvailabilityRow{}
+		g.windows = maintenance.Windows{
+			{ID: "1", Name: "planned upgrade", Starts: before(time.Hour), Ends: now.Add(time.Hour)},
+			{ID: "2", Name: "backup", Starts: before(72 * time.Hour), Weekly: &maintenance.Weekly{StartHour: 12, EndHour: 13}, Services: []string{"ingest", "mqtt"}},
+			{ID: "3", Name: "not yet\x1b[2J known", Starts: before(time.Minute), Services: []string{"re\nport"}},
+			{ID: "4", Name: "to come", Starts: now.Add(time.Minute)},
+			{ID: "5", Name: "over", Starts: before(time.Hour), Ends: now},
+		}
+	},
+	"forbidden": func(g *gathering) {
+		for _, s := range sections {
+			g.unreadable[s.name] = "iot may not read " + s.table
+		}
+		*g = gathering{server: g.server, unreadable: g.unreadable}
+	},
+	"servicesless": func(g *gathering) { g.unreadable[ServicesSection], g.services = "service_health is locked", nil },
 	"old": func(g *gathering) {
 		g.lease.Held, g.lease.ExpiresAt, g.lease.LastCycleAt = false, before(26*time.Hour), before(26*time.Hour+14*time.Second)
 		for i := range g.services {
@@ -130,6 +155,7 @@ var stages = map[string]func(*gathering){
 		g.lease.Held, g.lease.ExpiresAt, g.lease.LastCycleAt = false, before(29*time.Second), before(44*time.Second)
 		g.unreadable[SinceSection], g.streaks = "there is no table ops_worker_streak", nil
 		g.unreadable[AlertsSection], g.alerts = "row-level security would hide rows of fleet_alert from iot", nil
+		g.unreadable[AvailabilitySection], g.availability = g.unreadable[AlertsSection], nil
 	},
 	"hostile": func(g *gathering) {
 		evil := "\x1b[2J\x1b]0;owned\x07\u009b31m\r\nline\ttwo \u202eright to left\u200b \xff" + strings.Repeat("漢字", 90)
@@ -140,6 +166,8 @@ var stages = map[string]func(*gathering){
 			{Service: "evaluator", Status: "healthy", LatencyMs: -1, State: evil, Error: evil, CertificateEnds: evil, CheckedAt: now},
 		}
 		g.alerts = []db.OpenSystemAlertsRow{{Service: strings.Repeat("y", 64), Status: "OPEN", Summary: evil, CreatedAt: before(-time.Hour)}}
+		g.availability = []db.StatusAvailabilityRow{{Service: "ingest", Percent24h: -1.7e308, Percent7d: math.Inf(1), Percent30d: math.Inf(-1), StartedAt: before(-time.Hour), EndedAt: before(time.Hour), Reason: evil}}
+		g.windows = maintenance.Windows{{Name: evil, Services: []string{evil, ""}}}
 		g.series = append(g.series, db.StatusSeriesRow{Service: strings.Repeat("z", 64), MetricName: evil, Newest: before(-2 * time.Hour), Value: -1.7e308,
 			Buckets: []int64{0, 10, 19, 20, 1 << 62}, Averages: []float64{1.7e308, -1.7e308, math.Inf(1), 3, 4}, Rates: make([]float64, 5)})
 	},
@@ -150,7 +178,7 @@ func TestGolden(t *testing.T) {
 	for name, stage := range stages {
 		widths := []int{80}
 		if name == "well" {
-			widths = []int{80, 140}
+			widths = []int{80, 120, 140}
 		}
 		for _, width := range widths {
 			golden(t, fmt.Sprintf("%s-%d", name, width), printed(t, reportOf(stage), width, false))
@@ -163,7 +191,7 @@ func TestGolden(t *testing.T) {
 // The names are what scripts build on.
 func TestGoldenJSON(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"well", "empty", "standby", "hostile"} {
+	for _, name := range []string{"well", "empty", "standby", "hostile", "planned"} {
 		r := reportOf(stages[name])
 		for i := range r.Series { // an hour is long
 			r.Series[i].LastHour = r.Series[i].LastHour[len(r.Series[i].LastHour)-2:]

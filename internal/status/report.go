@@ -12,6 +12,7 @@ import (
 	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/humanize"
+	"ops_worker/internal/maintenance"
 	"ops_worker/internal/pace"
 	"ops_worker/internal/probe"
 )
@@ -31,9 +32,13 @@ type Report struct {
 	NewestCheck  *time.Time `json:"newest_check_at"`
 	Services     []Service  `json:"services"`
 	// Alerts are the oldest open ones; AlertsOpen counts them all.
-	Alerts     []Alert  `json:"alerts"`
-	AlertsOpen int      `json:"alerts_open"`
-	Series     []Series `json:"series"`
+	Alerts     []Alert `json:"alerts"`
+	AlertsOpen int     `json:"alerts_open"`
+	// Maintenance are the windows that are on: no alert opens for what they cover.
+	Maintenance []maintenance.Window `json:"maintenance"`
+	// Availability is of the services above, or of all where these cannot be read.
+	Availability []Availability `json:"availability"`
+	Series       []Series       `json:"series"`
 }
 
 // Database is the server that was asked.
@@ -51,11 +56,13 @@ type Section string
 
 // The sections.
 const (
-	LeaderSection   Section = "leader"
-	ServicesSection Section = "services"
-	SinceSection    Section = "since"
-	AlertsSection   Section = "alerts"
-	SeriesSection   Section = "series"
+	LeaderSection       Section = "leader"
+	ServicesSection     Section = "services"
+	SinceSection        Section = "since"
+	AlertsSection       Section = "alerts"
+	MaintenanceSection  Section = "maintenance"
+	AvailabilitySection Section = "availability"
+	SeriesSection       Section = "series"
 )
 
 // Notice is one warning. Kind is standby, no_leader, old_samples, old_checks or
@@ -104,6 +111,27 @@ type Alert struct {
 	Summary  string    `json:"summary"`
 }
 
+// Availability is in how much of the time a service was well, by its system alerts.
+type Availability struct {
+	Service string `json:"service"`
+	// In percent of the time in which it was watched; 100 is no incident at all. Nil if
+	// that was less than watchedShare of the span: no worker ran, its system alerts were
+	// off, or it has not been there for so long.
+	Percent24h *float64 `json:"percent_24h"`
+	Percent7d  *float64 `json:"percent_7d"`
+	Percent30d *float64 `json:"percent_30d"`
+	// LastIncident is nil if there never was one.
+	LastIncident *Incident `json:"last_incident"`
+}
+
+// Incident is a time in which a service was ill.
+type Incident struct {
+	StartedAt       time.Time  `json:"started_at"`
+	EndedAt         *time.Time `json:"ended_at"` // nil while it lasts
+	DurationSeconds float64    `json:"duration_seconds"`
+	Reason          string     `json:"reason"`
+}
+
 // Series is the newest sample of one series, and its last hour.
 type Series struct {
 	Service string `json:"service"`
@@ -127,13 +155,15 @@ type Series struct {
 func (g *gathering) report(metrics, health time.Duration) Report {
 	version, _, _ := strings.Cut(clean(g.server.Version), " ")
 	r := Report{
-		At:         g.server.Now,
-		Database:   Database{Name: clean(g.server.Database), Version: version, Standby: g.server.Standby},
-		Notices:    []Notice{},
-		Unreadable: g.unreadable,
-		Services:   []Service{},
-		Alerts:     []Alert{},
-		Series:     []Series{},
+		At:           g.server.Now,
+		Database:     Database{Name: clean(g.server.Database), Version: version, Standby: g.server.Standby},
+		Notices:      []Notice{},
+		Unreadable:   g.unreadable,
+		Services:     []Service{},
+		Alerts:       []Alert{},
+		Maintenance:  []maintenance.Window{},
+		Availability: []Availability{},
+		Series:       []Series{},
 	}
 	r.addReplay(g.replayedAt)
 	if g.lease != nil && g.lease.CycleSeconds > 0 {
@@ -145,6 +175,8 @@ func (g *gathering) report(metrics, health time.Duration) Report {
 		r.Alerts = append(r.Alerts, Alert{Service: clean(a.Service), Status: a.Status, OpenedAt: a.CreatedAt, Summary: clean(a.Summary)})
 		r.AlertsOpen = int(a.Open)
 	}
+	r.addMaintenance(g.windows)
+	r.addAvailability(g.availability)
 	r.addSeries(g.series, metrics)
 	return r
 }
@@ -245,6 +277,56 @@ func (r *Report) judgeAge(kind, what string, newest *time.Time, interval time.Du
 		r.note(kind, fmt.Sprintf("the newest %s is %s old, with an interval of %s", what, ago(old), humanize.Age(interval)))
 	case old < -time.Minute:
 		r.note("future", fmt.Sprintf("the newest %s lies %s ahead of the database's clock", what, ago(old)))
+	}
+}
+
+func (r *Report) addMaintenance(windows maintenance.Windows) {
+	for _, w := range windows {
+		if !w.On(r.At) {
+			continue
+		}
+		w.Name, w.Services = clean(w.Name), slices.Clone(w.Services)
+		for i, service := range w.Services {
+			w.Services[i] = clean(service)
+		}
+		r.Maintenance = append(r.Maintenance, w)
+	}
+}
+
+// addAvailability adds it in the order of the services, also of one that nobody has
+// watched yet. No rows but nil are none: then it was not read.
+func (r *Report) addAvailability(rows []db.StatusAvailabilityRow) {
+	if rows == nil {
+		return
+	}
+	found := map[string]Availability{}
+	for _, row := range rows {
+		a := Availability{Service: clean(row.Service), Percent24h: number(row.Percent24h), Percent7d: number(row.Percent7d), Percent30d: number(row.Percent30d)}
+		if row.StartedAt.After(time.Unix(0, 0)) {
+			a.LastIncident = &Incident{StartedAt: row.StartedAt, Reason: clean(row.Reason)}
+			ended := r.At
+			if row.EndedAt.After(time.Unix(0, 0)) {
+				ended, a.LastIncident.EndedAt = row.EndedAt, &row.EndedAt
+			}
+			a.LastIncident.DurationSeconds = max(0, ended.Sub(row.StartedAt)).Seconds()
+		}
+		found[a.Service] = a
+		if r.Unreadable[ServicesSection] != "" {
+			r.Availability = append(r.Availability, a)
+		}
+	}
+	for _, s := range r.Services {
+		a := found[s.Service]
+		a.Service = s.Service
+		r.Availability = append(r.Availability, a)
+	}
+}
+
+// keepAvailability takes the availability over from an earlier reading.
+func (r *Report) keepAvailability(earlier Report) {
+	r.Availability = earlier.Availability
+	if reason := earlier.Unreadable[AvailabilitySection]; reason != "" {
+		r.Unreadable[AvailabilitySection] = reason
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package status reads how the platform is from the database alone, for the moment
-// when the API, and with it the dashboard, is what is down: the services, the open
-// alerts, the newest numbers and who collects them. It writes nothing, and needs no
+// when the API, and with it the dashboard, is what is down: the services and how
+// available they were, the open alerts, the newest numbers and who collects them. It writes nothing, and needs no
 // right but to read; what it may not or cannot read costs its own section.
 package status
 
@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,11 +16,16 @@ import (
 
 	"ops_worker/db"
 	"ops_worker/internal/config"
+	"ops_worker/internal/maintenance"
 	"ops_worker/internal/schema"
 )
 
 // readTimeout bounds a reading.
 const readTimeout = 5 * time.Second
+
+// watchedShare is the part of a span in which a service must have been watched, or its
+// availability in that span is not known.
+const watchedShare = 0.9
 
 // The sparklines: an hour in buckets of three minutes, a character each, so that they fit
 // into 80 columns.
@@ -54,13 +60,14 @@ func Open(ctx context.Context, cfg config.Config) (*Reader, error) {
 // Close frees the connections.
 func (r *Reader) Close() { db.Close(r.pool) }
 
-// Read reads everything anew. It fails when the database cannot be asked, goes away
-// meanwhile, or has none of the worker's tables; the error holds no secret.
-func (r *Reader) Read(ctx context.Context) (Report, error) {
+// Read reads everything anew, but for the sections to leave out. It fails when the
+// database cannot be asked, goes away meanwhile, or has none of the worker's tables; the
+// error holds no secret.
+func (r *Reader) Read(ctx context.Context, leaveOut ...Section) (Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	g := gathering{unreadable: map[Section]string{}}
-	err := db.Unreachable(r.pool, r.gather(ctx, &g))
+	err := db.Unreachable(r.pool, r.gather(ctx, &g, leaveOut))
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) && err != nil {
 		err = &db.UnreachableError{Cause: "no answer within " + r.timeout.String(), Target: r.target()}
 	}
@@ -74,24 +81,33 @@ func (r *Reader) target() string { return db.Target(r.pool.Config().ConnConfig.C
 
 // gathering is what the sections brought back, as the database has it.
 type gathering struct {
-	server     db.StatusServerRow
-	replayedAt time.Time // of a standby; the epoch or zero where that is not known
-	lease      *db.ReadLeaseRow
-	services   []db.StatusServicesRow
-	streaks    []db.StatusStreaksRow
-	alerts     []db.OpenSystemAlertsRow
-	series     []db.StatusSeriesRow
-	unreadable map[Section]string
+	server       db.StatusServerRow
+	replayedAt   time.Time // of a standby; the epoch or zero where that is not known
+	lease        *db.ReadLeaseRow
+	services     []db.StatusServicesRow
+	streaks      []db.StatusStreaksRow
+	alerts       []db.OpenSystemAlertsRow
+	windows      maintenance.Windows
+	availability []db.StatusAvailabilityRow // nil if it was not read
+	series       []db.StatusSeriesRow
+	unreadable   map[Section]string
+	reading      reading
 }
 
-// sections are in the order of reading, each with its table: the one that may take the
-// longest comes last, when all the time that is left is its own.
+// reading is what is being read, as which role, for the reason of a failure.
+type reading struct{ role, table string }
+
+// sections are in the order of reading, each with the table that it reads first: the
+// section that may take the longest comes last, when all the time that is left is its
+// own.
 var sections = []struct {
-	name  Section
-	table string
+	name     Section
+	table    string
+	platform bool // the table is the platform's, not the worker's own
 }{
-	{LeaderSection, schema.LeaseTable}, {ServicesSection, "service_health"}, {SinceSection, "ops_worker_streak"},
-	{AlertsSection, "fleet_alert"}, {SeriesSection, "system_metrics"},
+	{LeaderSection, schema.LeaseTable, false}, {ServicesSection, "service_health", false}, {SinceSection, "ops_worker_streak", false},
+	{AlertsSection, "fleet_alert", true}, {MaintenanceSection, "alert_maintenance_windows", true},
+	{AvailabilitySection, "ops_worker_watch", false}, {SeriesSection, "system_metrics", false},
 }
 
 func (g *gathering) readSection(ctx context.Context, q *db.Queries, name Section) (err error) {
@@ -108,18 +124,56 @@ func (g *gathering) readSection(ctx context.Context, q *db.Queries, name Section
 	case SinceSection:
 		g.streaks, err = q.StatusStreaks(ctx)
 	case AlertsSection:
-		if _, err = q.EnterPlatformScope(ctx); err == nil {
+		if err = g.enterPlatformScope(ctx, q); err == nil {
 			g.alerts, err = q.OpenSystemAlerts(ctx)
 		}
+	case MaintenanceSection:
+		if err = g.enterPlatformScope(ctx, q); err == nil {
+			g.windows, err = maintenance.Read(ctx, q)
+		}
+		if errors.Is(err, maintenance.ErrNoTable) { // an older release
+			return nil
+		}
+	case AvailabilitySection:
+		return g.readAvailability(ctx, q)
 	case SeriesSection:
 		g.series, err = q.StatusSeries(ctx, db.StatusSeriesParams{BucketSeconds: bucket.Seconds(), Buckets: buckets})
 	}
 	return err
 }
 
+func (g *gathering) enterPlatformScope(ctx context.Context, q *db.Queries) (err error) {
+	role, err := q.EnterPlatformScope(ctx)
+	if err == nil {
+		g.reading.role = role
+	}
+	return err
+}
+
+// readAvailability reads the worker's own table as the login role, and the platform's
+// in the platform's scope, so that the operator's role needs no right to the former.
+func (g *gathering) readAvailability(ctx context.Context, q *db.Queries) error {
+	watched, err := q.StatusWatched(ctx)
+	if err != nil {
+		return err
+	}
+	if err := g.enterPlatformScope(ctx, q); err != nil {
+		return err
+	}
+	g.reading.table = "fleet_alert"
+	params := db.StatusAvailabilityParams{WatchedShare: watchedShare}
+	for _, w := range watched {
+		params.Services = append(params.Services, w.Service)
+		params.BeganAts = append(params.BeganAts, w.BeganAt)
+		params.EndedAts = append(params.EndedAts, w.EndedAt)
+	}
+	g.availability, err = q.StatusAvailability(ctx, params)
+	return err
+}
+
 // gather reads section by section, each in a transaction of its own, all on one
 // connection: a database that has none to spare is when one looks.
-func (r *Reader) gather(ctx context.Context, g *gathering) error {
+func (r *Reader) gather(ctx context.Context, g *gathering, leaveOut []Section) error {
 	_, err := r.read(ctx, len(sections)+1, func(ctx context.Context, q *db.Queries) (err error) {
 		g.server, err = q.StatusServer(ctx)
 		return err
@@ -137,22 +191,30 @@ func (r *Reader) gather(ctx context.Context, g *gathering) error {
 			return err
 		}
 	}
-	missing := 0
+	own, missing := 0, 0
 	for i, s := range sections {
-		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error { return g.readSection(ctx, q, s.name) })
+		if slices.Contains(leaveOut, s.name) {
+			continue
+		}
+		if !s.platform {
+			own++
+		}
+		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error {
+			g.reading = reading{g.server.LoginRole, s.table}
+			return g.readSection(ctx, q, s.name)
+		})
 		switch {
 		case err == nil:
 		case ofItsSection(err):
-			g.unreadable[s.name] = g.reason(err, s.table, limit)
-			if db.IsMissingTable(err) {
+			g.unreadable[s.name] = g.reason(err, limit)
+			if !s.platform && db.IsMissingTable(err) {
 				missing++
 			}
 		default:
 			return err
 		}
 	}
-	// fleet_alert is the platform's; the others are the worker's own.
-	if missing >= len(sections)-1 {
+	if missing == own {
 		return fmt.Errorf("none of the worker's tables is there: %s; is it the right database? `ops-worker migrate up` makes them, or says why not", r.target())
 	}
 	return nil
@@ -175,13 +237,14 @@ func (r *Reader) read(ctx context.Context, sectionsLeft int, fn func(context.Con
 	return limit, r.client.ReadWithin(ctx, db.Limits{Statement: limit, Lock: limit / 4}, fn)
 }
 
-// reason says in a few words why a section could not be read.
-func (g *gathering) reason(err error, table string, limit time.Duration) string {
+// reason says in a few words why what is being read could not be read.
+func (g *gathering) reason(err error, limit time.Duration) string {
+	role, table := g.reading.role, g.reading.table
 	switch {
 	case db.IsRowSecurity(err):
-		return fmt.Sprintf("row-level security would hide rows of %s from %s", table, g.server.LoginRole)
+		return fmt.Sprintf("row-level security would hide rows of %s from %s", table, role)
 	case db.IsForbidden(err):
-		return fmt.Sprintf("%s may not read %s", g.server.LoginRole, table)
+		return fmt.Sprintf("%s may not read %s", role, table)
 	case db.IsMissingTable(err):
 		return "there is no table " + table
 	case db.IsLocked(err):

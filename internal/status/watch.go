@@ -13,9 +13,16 @@ import (
 // clearScreen moves the cursor to the top and clears what is below it.
 const clearScreen = "\x1b[H\x1b[2J"
 
+// availabilityEvery is how often Watch reads the availability, which changes slowly and
+// costs the most where there were many alerts.
+const availabilityEvery = time.Minute
+
+// ReadFunc is Reader.Read.
+type ReadFunc func(ctx context.Context, leaveOut ...Section) (Report, error)
+
 // Watch prints a report every so often on a terminal, until q or Ctrl-C is pressed or
 // ctx ends. While the database is away, the newest report stays, with its age.
-func Watch(ctx context.Context, read func(context.Context) (Report, error), in, out *os.File, colour bool, every time.Duration) error {
+func Watch(ctx context.Context, read ReadFunc, in, out *os.File, colour bool, every time.Duration) error {
 	before, err := term.MakeRaw(int(in.Fd())) // so that a key comes without Enter
 	if err != nil {
 		return fmt.Errorf("--watch: %w", err)
@@ -31,7 +38,27 @@ func Watch(ctx context.Context, read func(context.Context) (Report, error), in, 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go untilQuit(in, cancel)
-	return watch(ctx, read, out, size, colour, every)
+	return watch(ctx, sparing(read), out, size, colour, every)
+}
+
+// sparing reads the availability every availabilityEvery, and keeps it meanwhile.
+func sparing(read ReadFunc) func(context.Context) (Report, error) {
+	var kept Report
+	var keptAt time.Time
+	return func(ctx context.Context) (Report, error) {
+		if time.Since(keptAt) < availabilityEvery {
+			report, err := read(ctx, AvailabilitySection)
+			if err == nil {
+				report.keepAvailability(kept)
+			}
+			return report, err
+		}
+		report, err := read(ctx)
+		if err == nil {
+			kept, keptAt = report, time.Now()
+		}
+		return report, err
+	}
 }
 
 // untilQuit waits for q, Ctrl-C or the end of the keys.

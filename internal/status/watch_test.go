@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,14 +15,21 @@ import (
 
 func screen() (width, height int) { return 80, 8 }
 
+func tall() (width, height int) { return 80, 80 }
+
 // pages runs watch for some time, and returns what it printed, page by page.
-func pages(t *testing.T, runs time.Duration, read func(context.Context) (Report, error)) (pages []string) {
+func pages(t *testing.T, runs time.Duration, read func(context.Context) (Report, error)) []string {
+	t.Helper()
+	return pagesOn(t, screen, runs, read)
+}
+
+func pagesOn(t *testing.T, size func() (int, int), runs time.Duration, read func(context.Context) (Report, error)) (pages []string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), runs)
 		defer cancel()
 		var out bytes.Buffer
-		if err := watch(ctx, read, &out, screen, false, 5*time.Second); err != nil {
+		if err := watch(ctx, read, &out, size, false, 5*time.Second); err != nil {
 			t.Error(err)
 		}
 		pages = strings.Split(out.String(), clearScreen)[1:]
@@ -36,6 +45,45 @@ func TestWatchPrintsAPageAgainAndAgain(t *testing.T) {
 	}
 	if n := strings.Count(got[0], "\r\n"); n != 7 || !strings.HasPrefix(got[0], "ops-worker status") {
 		t.Errorf("%d lines on a screen of 8:\n%s", n, got[0])
+	}
+}
+
+// The availability is read once a minute, and shown on every page.
+func TestWatchReadsTheAvailabilityOnceAMinute(t *testing.T) {
+	t.Parallel()
+	var readAt []int // pages
+	reading := 0
+	read := func(_ context.Context, leaveOut ...Section) (Report, error) {
+		reading++
+		if reading == 1 || reading == 15 { // what fails is tried again
+			return Report{}, errors.New("away")
+		}
+		report := reportOf(stages["well"])
+		if slices.Contains(leaveOut, AvailabilitySection) {
+			report.Availability = []Availability{}
+			return report, nil
+		}
+		readAt = append(readAt, reading)
+		report.Availability[0].Service = fmt.Sprintf("of page %d.", reading)
+		if reading > 20 {
+			report.Availability, report.Unreadable[AvailabilitySection] = nil, fmt.Sprintf("of page %d.", reading)
+		}
+		return report, nil
+	}
+	got := pagesOn(t, tall, 132*time.Second, sparing(read))
+	if want := []int{2, 14, 26}; !slices.Equal(readAt, want) {
+		t.Errorf("read for the pages %v, want %v", readAt, want)
+	}
+	for i, page := range got {
+		if i == 0 || i == 14 { // away
+			continue
+		}
+		if want := fmt.Sprintf("of page %d.", 2+(i-1)/12*12); !strings.Contains(page, want) {
+			t.Errorf("page %d has no availability %q:\n%s", i+1, want, page)
+		}
+	}
+	if len(got) != 27 {
+		t.Errorf("%d pages", len(got))
 	}
 }
 

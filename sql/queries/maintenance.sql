@@ -12,7 +12,7 @@ SELECT (to_regclass('public.alert_maintenance_windows') IS NOT NULL)::boolean AS
 -- it is not ours. One odd row must not cost the others, so no value is null or infinite
 -- here: year 1, which is Go's zero time, is a window since ever or with an open end.
 -- By the primary key, or a scan of the table, which has a few rows a tenant.
--- Caller: the health monitor, every HEALTH_CHECK_INTERVAL; `maintenance list` and `end`.
+-- Caller: the health monitor, every HEALTH_CHECK_INTERVAL; `maintenance list` and `end`; status.
 SELECT window_id,
        coalesce(name, '')::text AS name,
        greatest(starts_at, '0001-01-01 00:00:00Z')::timestamptz AS starts_at,

@@ -36,7 +36,7 @@ WHERE me.rolname = current_user;
 -- where it may. Returns the role.
 -- The login role is current_user, which ALTER ROLE … SET role may have chosen.
 -- Looking for a policy that binds it reads pg_class, unless it is a superuser.
--- Caller: the aggregates, the alerts, every start, and doctor.
+-- Caller: the aggregates, the alerts, every start, doctor, and status.
 SELECT set_config('role', found.role, true)::text AS role
 FROM (
     SELECT coalesce(operator.rolname, current_user)::text AS role
