@@ -3,8 +3,6 @@ package collectors
 import (
 	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -44,8 +42,22 @@ func enterPlatformScope(ctx context.Context, q *db.Queries) error {
 	return wrap(err, "take on a role")
 }
 
-// RecordAlert writes it in a transaction of its own.
-func (p *Postgres) RecordAlert(ctx context.Context, token lease.Token, over incident, tell bool) (written bool, err error) {
+// OpenAlert opens it in a transaction of its own.
+func (p *Postgres) OpenAlert(ctx context.Context, token lease.Token, i incident) (opened bool, err error) {
+	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
+		if err := enterPlatformScope(ctx, q); err != nil {
+			return err
+		}
+		rows, err := q.OpenSystemAlert(ctx, db.OpenSystemAlertParams{
+			Fingerprint: i.Fingerprint(), OpenedAt: i.Opened, Summary: i.Summary(), Details: string(i.Details)})
+		opened = rows > 0
+		return wrap(explain(err, alertAdvice), "open system alert")
+	})
+	return opened && err == nil, err
+}
+
+// CloseAlert closes it in a transaction of its own.
+func (p *Postgres) CloseAlert(ctx context.Context, token lease.Token, over incident, tell bool) (closed bool, err error) {
 	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
 		role, err := q.CurrentRole(ctx)
 		if err != nil {
@@ -54,66 +66,17 @@ func (p *Postgres) RecordAlert(ctx context.Context, token lease.Token, over inci
 		if err := enterPlatformScope(ctx, q); err != nil {
 			return err
 		}
-		openedAt, err := q.RecordSystemAlert(ctx, db.RecordSystemAlertParams{
+		openedAt, err := q.CloseSystemAlert(ctx, db.CloseSystemAlertParams{
 			Fingerprint: over.Fingerprint(), OpenedAt: over.Opened, ClosedAt: over.Closed, Summary: over.Summary(), Details: cmp.Or(string(over.Details), "{}")})
-		if written = openedAt.After(time.Unix(0, 0)); err != nil || !written || !tell {
-			return wrap(explain(err, alertAdvice), "record system alert")
+		if closed = openedAt.After(time.Unix(0, 0)); err != nil || !closed || !tell {
+			return wrap(explain(err, alertAdvice), "close system alert")
 		}
 		if err := q.LeavePlatformScope(ctx, role); err != nil {
 			return fmt.Errorf("leave a role: %w", err)
 		}
 		return wrap(q.TrackMessages(ctx, db.TrackMessagesParams{Fingerprints: []string{over.Fingerprint()}, OpenedAts: []time.Time{openedAt}}), "note down a message")
 	})
-	return written && err == nil, err
-}
-
-// SyncAlerts closes all that may close in one statement, and opens each alert in one of
-// its own. So an alert that the database refuses does not affect the others.
-func (p *Postgres) SyncAlerts(ctx context.Context, token lease.Token, ill []incident, well []recovery, all bool) (opened, closed []string, err error) {
-	for _, i := range ill {
-		o, _, failed := p.syncBatch(ctx, token, []incident{i}, nil, all)
-		opened, err = append(opened, o...), errors.Join(err, wrap(failed, i.Service))
-		if failed != nil && !db.IsServerError(failed) {
-			return opened, nil, err // no lease, or no connection
-		}
-	}
-	if len(well) > 0 {
-		_, c, failed := p.syncBatch(ctx, token, nil, well, all)
-		closed, err = c, errors.Join(err, failed)
-	}
-	return opened, closed, err
-}
-
-func (p *Postgres) syncBatch(ctx context.Context, token lease.Token, ill []incident, well []recovery, all bool) (opened, closed []string, err error) {
-	params := db.SyncSystemAlertsParams{Acknowledged: all}
-	add := func(service string, healthy bool, since time.Time, reason string, details json.RawMessage) {
-		params.Services = append(params.Services, service)
-		params.Healthy = append(params.Healthy, healthy)
-		params.Since = append(params.Since, since)
-		params.Reasons = append(params.Reasons, reason)
-		params.Details = append(params.Details, string(details))
-	}
-	for _, i := range ill {
-		add(i.Service, false, i.Opened, i.Reason, i.Details)
-	}
-	for _, r := range well {
-		add(r.Service, true, r.Since, "", json.RawMessage("{}"))
-		if r.Former != "" { // an alert of the monitor before this worker
-			add(r.Former, true, r.Since, "", json.RawMessage("{}"))
-		}
-	}
-	var row db.SyncSystemAlertsRow
-	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
-		if err := enterPlatformScope(ctx, q); err != nil {
-			return err
-		}
-		row, err = q.SyncSystemAlerts(ctx, params)
-		return wrap(explain(err, alertAdvice), "sync system alerts")
-	})
-	if err != nil { // perhaps of the commit
-		return nil, nil, err
-	}
-	return row.Opened, row.Closed, nil
+	return closed && err == nil, err
 }
 
 // OpenAlerts notes down and reads in one transaction, so that an alert that has opened is

@@ -40,7 +40,7 @@ func TestAnAlertThatIsOverIsRecordedOnce(t *testing.T) {
 			token := acquire(t, store, "a")
 			record := func(i incident, want bool) {
 				t.Helper()
-				if written, err := store.RecordAlert(t.Context(), token, i, true); err != nil || written != want {
+				if written, err := store.CloseAlert(t.Context(), token, i, true); err != nil || written != want {
 					t.Errorf("%s: %t, %v", i.Key(), written, err)
 				}
 			}
@@ -67,7 +67,7 @@ func TestAnAlertThatIsOverIsRecordedOnce(t *testing.T) {
 			pgtest.WantRows(t, pool, alertMinutes, "evaluator CLOSED 7 9", "ingest CLOSED 7 9")
 			pgtest.WantRows(t, pool, "SELECT details - 'resolved_at' FROM fleet_alert", "map[duration_seconds:120]", "map[duration_seconds:120]")
 			database.Exec(t, "UPDATE ops_worker_lease SET epoch = 99")
-			if _, err := store.RecordAlert(t.Context(), token, over("x", 1, 2), true); err != lease.ErrLost {
+			if _, err := store.CloseAlert(t.Context(), token, over("x", 1, 2), true); err != lease.ErrLost {
 				t.Errorf("without the lease: %v", err)
 			}
 		})
@@ -98,11 +98,11 @@ func TestWhatIsDueFollowsFromTheAlerts(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := store.RecordAlert(t.Context(), token, over("silent", 1, 2), false); err != nil {
+	if _, err := store.CloseAlert(t.Context(), token, over("silent", 1, 2), false); err != nil {
 		t.Error(err)
 	}
 	due() // nobody was to be told of that one
-	if _, err := store.RecordAlert(t.Context(), token, over("postgres", 1, 4), true); err != nil {
+	if _, err := store.CloseAlert(t.Context(), token, over("postgres", 1, 4), true); err != nil {
 		t.Error(err)
 	}
 	down := observation("ingest", probe.Reading{Status: probe.Degraded, HTTPStatus: 503})
@@ -125,8 +125,8 @@ func TestWhatIsDueFollowsFromTheAlerts(t *testing.T) {
 
 	// A closed alert of a service that is still ill opens again, as another one.
 	for range 2 {
-		if opened, _, err := store.SyncAlerts(t.Context(), token, []incident{over("web", 1, 2)}, nil, false); err != nil || len(opened) != 1 {
-			t.Errorf("opened %v, %v", opened, err)
+		if opened, err := store.OpenAlert(t.Context(), token, over("web", 1, 2)); err != nil || !opened {
+			t.Errorf("opened %t, %v", opened, err)
 		}
 		database.Exec(t, "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE fingerprint = 'system-health:web'")
 	}
@@ -140,7 +140,7 @@ func TestMessagesUnderForcedRowSecurity(t *testing.T) {
 	database.Exec(t, "GRANT SELECT, INSERT, UPDATE ON fleet_alert, tenants TO pulse_operator; GRANT USAGE ON SEQUENCE fleet_alert_id_seq TO pulse_operator")
 	store, _ := loginRole(t, database, "IN ROLE pulse_operator")
 	token := acquire(t, store, "a")
-	if written, err := store.RecordAlert(t.Context(), token, over("postgres", 1, 4), true); err != nil || !written {
+	if written, err := store.CloseAlert(t.Context(), token, over("postgres", 1, 4), true); err != nil || !written {
 		t.Errorf("%t, %v", written, err)
 	}
 	if _, due, err := store.OpenAlerts(t.Context(), token, true); err != nil || len(due) != 2 {

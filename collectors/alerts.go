@@ -26,13 +26,11 @@ type AlertStore interface {
 	// Windows reads the maintenance windows; maintenance.ErrNoTable where the release
 	// of the platform has none.
 	Windows(ctx context.Context) (maintenance.Windows, error)
-	// RecordAlert writes an alert that is over, and reports whether that changed
-	// anything. If somebody is to be told, it notes that down.
-	RecordAlert(ctx context.Context, token lease.Token, over incident, tell bool) (written bool, err error)
-	// SyncAlerts opens an alert for each of ill that has none, and closes those of the
-	// services that are well since a time; of former names and acknowledged ones too if
-	// all is set. It returns the services whose alert it opened or closed.
-	SyncAlerts(ctx context.Context, token lease.Token, ill []incident, well []recovery, all bool) (opened, closed []string, err error)
+	// OpenAlert opens an alert, unless its service has one, and reports whether it did.
+	OpenAlert(ctx context.Context, token lease.Token, i incident) (opened bool, err error)
+	// CloseAlert closes an alert, also one that the database does not have yet, and
+	// reports whether that changed anything. If somebody is to be told, it notes that down.
+	CloseAlert(ctx context.Context, token lease.Token, over incident, tell bool) (closed bool, err error)
 	// OpenAlerts reads the alerts that are open. If somebody is to be told, it also
 	// notes them down, and returns the openings and closings of which nobody has been.
 	OpenAlerts(ctx context.Context, token lease.Token, tell bool) (open []incident, due []notify.Event, err error)
@@ -40,13 +38,6 @@ type AlertStore interface {
 	MarkTold(ctx context.Context, token lease.Token, told []notify.Event) error
 	// NoteWatch notes down that services were checked from since to at.
 	NoteWatch(ctx context.Context, token lease.Token, services []string, since, at time.Time, tolerance time.Duration) error
-}
-
-// recovery is a service that is well since a time.
-type recovery struct {
-	Service string
-	Former  string // its name with the monitor before this worker
-	Since   time.Time
 }
 
 // alertKeeper keeps fleet_alert as the judge decides, and tells of it. What it could not
@@ -60,7 +51,6 @@ type alertKeeper struct {
 	spool   *queue
 
 	known    lease.Token     // the term in which the judge knows what the database has
-	synced   lease.Token     // the term in which all alerts have been synced
 	due      []notify.Event  // by the database, as it was read last
 	unread   faultlog.Log    // of the maintenance windows
 	faulty   map[string]bool // the windows that were logged, by ID
@@ -148,36 +138,30 @@ func (k *alertKeeper) readWindows(ctx context.Context) {
 	}
 }
 
-// sync writes what the database lacks.
+// sync writes what the database lacks, each alert for itself: one that is refused does not
+// affect the others.
 func (k *alertKeeper) sync(ctx context.Context, token lease.Token, at time.Time, checked []probe.Observation) error {
 	log := zerolog.Ctx(ctx)
 	var failed error
 	for _, over := range k.judge.over() {
-		written, err := k.store.RecordAlert(ctx, token, over, k.webhook != nil)
-		if err != nil {
-			if failed = errors.Join(failed, wrap(err, over.Service)); !db.IsServerError(err) {
-				return failed
-			}
-			continue
+		closed, err := k.store.CloseAlert(ctx, token, over, k.webhook != nil)
+		if failed = errors.Join(failed, wrap(err, over.Service)); err == nil {
+			k.judge.closed(over)
+		} else if !db.IsServerError(err) {
+			return failed // no lease, or no connection
 		}
-		k.judge.recorded(over)
-		if written {
+		if closed {
 			log.Info().Str("monitored", over.Service).Time("from", over.Opened).Time("to", over.Closed).Msg("system alert closed")
 		}
 	}
-	ill, well := k.judge.standing(at, checked)
-	opened, closed, err := k.store.SyncAlerts(ctx, token, ill, well, k.synced != token)
-	if k.synced = token; err != nil {
-		k.synced = lease.Token{}
-	}
-	for _, service := range opened {
-		log.Warn().Str("monitored", service).Msg("system alert opened")
-	}
-	for _, service := range closed {
-		log.Info().Str("monitored", service).Msg("system alert closed")
-	}
-	if failed = errors.Join(failed, err); isAway(failed) || errors.Is(failed, lease.ErrLost) {
-		return failed
+	for _, i := range k.judge.standing(at, checked) {
+		opened, err := k.store.OpenAlert(ctx, token, i)
+		if failed = errors.Join(failed, wrap(err, i.Service)); err != nil && !db.IsServerError(err) {
+			return failed
+		}
+		if opened {
+			log.Warn().Str("monitored", i.Service).Msg("system alert opened")
+		}
 	}
 	return errors.Join(failed, k.refresh(ctx, token), k.noteWatch(ctx, token, at, checked))
 }

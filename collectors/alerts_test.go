@@ -214,6 +214,7 @@ func TestAnOutageOutlivesTheProcessWithASpool(t *testing.T) {
 		s.check("api")
 		s.want("postgres 1-3", "api 1")
 		s.wantHeard("api 1", "postgres 1", "postgres 1-3")
+		s.check("api")
 		var left record
 		if err := buffer.Kept(&left); err != nil || left.Streaks != nil {
 			t.Errorf("the spool still has %+v, %v", left, err)

@@ -17,7 +17,6 @@ type fakeAlerts struct {
 	open     map[string]string // service → reason
 	opened   map[string]time.Time
 	past     []incident // closed, in the order of their closing
-	all      []bool     // of every call of SyncAlerts
 	streaks  map[string]streak
 	windows  maintenance.Windows
 	messages map[string]message // by key
@@ -42,7 +41,7 @@ func (f *fakeStore) Windows(context.Context) (maintenance.Windows, error) {
 	return f.windows, f.Begin("windows")
 }
 
-func (f *fakeStore) RecordAlert(_ context.Context, token lease.Token, over incident, tell bool) (bool, error) {
+func (f *fakeStore) CloseAlert(_ context.Context, token lease.Token, over incident, tell bool) (bool, error) {
 	f.Lock()
 	defer f.Unlock()
 	if err := errors.Join(f.Begin("record"), f.Fence(token)); err != nil {
@@ -61,27 +60,18 @@ func (f *fakeStore) RecordAlert(_ context.Context, token lease.Token, over incid
 	return true, nil
 }
 
-func (f *fakeStore) SyncAlerts(_ context.Context, token lease.Token, ill []incident, well []recovery, all bool) (opened, closed []string, err error) {
+func (f *fakeStore) OpenAlert(_ context.Context, token lease.Token, i incident) (bool, error) {
 	f.Lock()
 	defer f.Unlock()
-	f.all = append(f.all, all)
 	if err := errors.Join(f.Begin("alerts"), f.Fence(token)); err != nil {
-		return nil, nil, err
+		return false, err
 	}
-	for _, i := range ill {
-		if _, isOpen := f.open[i.Service]; !isOpen {
-			f.open[i.Service], f.opened[i.Service] = i.Reason, i.Opened
-			f.messages[i.Key()] = message{Alert: i.Alert}
-			opened = append(opened, i.Service)
-		}
+	if _, isOpen := f.open[i.Service]; isOpen {
+		return false, nil
 	}
-	for _, r := range well {
-		if _, isOpen := f.open[r.Service]; isOpen {
-			delete(f.open, r.Service)
-			closed = append(closed, r.Service)
-		}
-	}
-	return opened, closed, nil
+	f.open[i.Service], f.opened[i.Service] = i.Reason, i.Opened
+	f.messages[i.Key()] = message{Alert: i.Alert}
+	return true, nil
 }
 
 func (f *fakeStore) OpenAlerts(_ context.Context, token lease.Token, tell bool) (open []incident, due []notify.Event, err error) {

@@ -43,9 +43,10 @@ type judge struct {
 
 	mu sync.Mutex // of what follows: the lease reports from a goroutine of its own
 	record
-	windows maintenance.Windows // as they were read last
-	noticed *incident           // an outage of the database that this process saw as a standby
-	standby bool                // another replica leads
+	windows maintenance.Windows  // as they were read last
+	noticed *incident            // an outage of the database that this process saw as a standby
+	standby bool                 // another replica leads
+	stands  map[string]*incident // the open alerts of the database, by service
 }
 
 // record is what outlives the process, where there is a SPOOL_DIR.
@@ -123,8 +124,16 @@ func (j *judge) decide(at time.Time, checked []probe.Observation) (events []noti
 		s := j.Streaks[o.Service]
 		if o.Up() {
 			s.Held = false
-			if s.Open != nil && s.Checks >= j.afterSuccesses {
+			if s.Checks < j.afterSuccesses {
+				continue
+			}
+			if s.Open != nil {
 				events = append(events, j.close(s, s.Since, away))
+			}
+			if i := j.stands[o.Former]; i != nil { // of the monitor before this worker
+				over := *i
+				over.Closed = at
+				j.ended(over)
 			}
 			continue
 		}
@@ -241,32 +250,30 @@ func (j *judge) over() []incident {
 	return slices.Clone(j.Ended)
 }
 
-func (j *judge) recorded(over incident) {
+// closed drops an alert whose end the database has.
+func (j *judge) closed(over incident) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.Ended = slices.DeleteFunc(j.Ended, func(i incident) bool { return i.Key() == over.Key() })
 }
 
-// standing are the alerts that should be open, and the services that should have none.
-func (j *judge) standing(at time.Time, checked []probe.Observation) (ill []incident, well []recovery) {
+// standing are the alerts that should be open.
+func (j *judge) standing(at time.Time, checked []probe.Observation) (ill []incident) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, o := range checked {
 		s := j.Streaks[o.Service]
-		_, planned := j.windows.At(o.Service, at)
-		switch {
-		case o.Up() && s.Checks >= j.afterSuccesses:
-			well = append(well, recovery{o.Service, o.Former, s.Since})
-		case !o.Up() && s.Open != nil && !planned:
-			i := *s.Open
-			if !i.Unsaved { // by which it opens again, if somebody has closed it
-				i = *newIncident(o, s.Since, false)
-				i.Opened = s.Open.Opened
-			}
-			ill = append(ill, i)
+		if _, planned := j.windows.At(o.Service, at); o.Up() || s.Open == nil || planned {
+			continue
 		}
+		i := *s.Open
+		if !i.Unsaved { // by which it opens again, if somebody has closed it
+			i = *newIncident(o, s.Since, false)
+			i.Opened = s.Open.Opened
+		}
+		ill = append(ill, i)
 	}
-	return ill, well
+	return ill
 }
 
 // refresh takes over which alerts are open in the database, but for the services whose
@@ -278,6 +285,7 @@ func (j *judge) refresh(open []incident) {
 	for _, i := range open {
 		stands[i.Service] = &i
 	}
+	j.stands = stands
 	for service, s := range j.Streaks {
 		switch i := stands[service]; {
 		case slices.ContainsFunc(j.Ended, func(over incident) bool { return over.Service == service }):

@@ -47,7 +47,7 @@ func (p panickingObserver) Superseded(int)                                     {
 // is over, all that a cycle has is stored again.
 func TestAPanicAnywhereEndsNoLoop(t *testing.T) {
 	for _, place := range []string{
-		"ping", "aggregates", "append", "newest", "health", "alerts", // of the store
+		"ping", "aggregates", "append", "newest", "health", "open", // of the store
 		"probed", "aggregated", "counted", "stored", "dropped", // of the observer
 		"ended " + MetricsLoop, "ended " + HealthLoop, "ended " + StoreLoop, "ended " + aggregateLoop,
 		"turned", "probe", "beside",

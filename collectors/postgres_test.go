@@ -282,14 +282,27 @@ func saveHealth(ctx context.Context, store *Postgres, token lease.Token, at time
 	return store.SaveHealth(ctx, token, at, observations, newJudge(config.Config{HealthInterval: time.Minute}, record{}).count(at, observations))
 }
 
-// syncAlerts brings all alerts in line with a check.
+// syncAlerts brings the alerts in line with a check.
 func syncAlerts(ctx context.Context, store *Postgres, token lease.Token, observations []probe.Observation) (opened, closed []string, err error) {
 	judge := newJudge(config.Config{AlertAfterFailures: 1, AlertAfterSuccesses: 1, HealthInterval: time.Minute}, record{})
 	at := time.Now()
 	judge.count(at, observations)
+	open, _, err := store.OpenAlerts(ctx, token, false)
+	judge.refresh(open)
 	judge.decide(at, observations)
-	ill, well := judge.standing(at, observations)
-	return store.SyncAlerts(ctx, token, ill, well, true)
+	for _, over := range judge.over() {
+		done, failed := store.CloseAlert(ctx, token, over, false)
+		if err = errors.Join(err, failed); done {
+			closed = append(closed, over.Service)
+		}
+	}
+	for _, i := range judge.standing(at, observations) {
+		done, failed := store.OpenAlert(ctx, token, i)
+		if err = errors.Join(err, wrap(failed, i.Service)); done {
+			opened = append(opened, i.Service)
+		}
+	}
+	return opened, closed, err
 }
 
 func observation(service string, r probe.Reading) probe.Observation {

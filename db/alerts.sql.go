@@ -10,6 +10,74 @@ import (
 	"time"
 )
 
+const closeSystemAlert = `-- name: CloseSystemAlert :one
+WITH incident AS (
+    SELECT $1::text AS fingerprint, $2::timestamptz AS opened_at, $3::timestamptz AS closed_at,
+           $4::text AS summary, ($5::text)::jsonb AS details
+), closed AS (
+    UPDATE fleet_alert a
+    SET status = 'CLOSED',
+        closed_at = i.closed_at,
+        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', i.closed_at,
+            'duration_seconds', round(extract(epoch FROM i.closed_at - a.created_at), 3))
+    FROM incident i
+    WHERE a.tenant_id = '__system__'
+      AND a.fingerprint = i.fingerprint
+      AND a.status IN ('OPEN', 'ACKNOWLEDGED')
+      AND a.created_at <= i.closed_at
+    RETURNING a.created_at
+), missing AS (
+    SELECT i.fingerprint, i.opened_at, i.closed_at, i.summary, i.details
+    FROM incident i
+    WHERE NOT EXISTS (SELECT FROM closed)
+      AND NOT EXISTS (
+          SELECT FROM fleet_alert a
+          WHERE a.tenant_id = '__system__' AND a.fingerprint = i.fingerprint
+            AND (a.created_at = i.opened_at OR a.created_at < i.closed_at AND coalesce(a.closed_at, 'infinity') > i.opened_at))
+), system_tenant AS (
+    INSERT INTO tenants (tenant_id, name, metadata)
+    SELECT '__system__', 'System Alerts', '{"kind": "system"}'
+    WHERE EXISTS (SELECT FROM missing)
+    ON CONFLICT DO NOTHING
+), added AS (
+    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details, created_at, closed_at)
+    SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 'CLOSED', 5, 1.0, m.summary,
+           m.details || jsonb_build_object('resolved_at', m.closed_at, 'duration_seconds', round(extract(epoch FROM m.closed_at - m.opened_at), 3)),
+           m.opened_at, m.closed_at
+    FROM missing m
+    RETURNING created_at
+)
+SELECT coalesce((SELECT max(created_at) FROM closed), (SELECT max(created_at) FROM added), 'epoch')::timestamptz AS opened_at
+`
+
+type CloseSystemAlertParams struct {
+	Fingerprint string
+	OpenedAt    time.Time
+	ClosedAt    time.Time
+	Summary     string
+	Details     string
+}
+
+// Closes a service's alert. Where none is open that began before the end, since the
+// database was away when this one opened, it adds a closed one, unless another of the
+// service overlaps its span.
+// Repeating it changes nothing. Returns the opening time of the alert that it has
+// written, the epoch for none.
+// Cost: the service's open alert by an index; its closed ones by (tenant_id, status).
+// Caller: the health monitor, once for each alert.
+func (q *Queries) CloseSystemAlert(ctx context.Context, arg CloseSystemAlertParams) (time.Time, error) {
+	row := q.db.QueryRow(ctx, closeSystemAlert,
+		arg.Fingerprint,
+		arg.OpenedAt,
+		arg.ClosedAt,
+		arg.Summary,
+		arg.Details,
+	)
+	var opened_at time.Time
+	err := row.Scan(&opened_at)
+	return opened_at, err
+}
+
 const markTold = `-- name: MarkTold :exec
 WITH told AS (
     SELECT unnest($1::text[]) AS fingerprint,
@@ -68,6 +136,58 @@ func (q *Queries) Messages(ctx context.Context) ([]OpsWorkerMessage, error) {
 		return nil, err
 	}
 	return items, nil
+}
+
+const openSystemAlert = `-- name: OpenSystemAlert :execrows
+WITH missing AS (
+    SELECT $1::text AS fingerprint, $2::timestamptz AS opened_at, $3::text AS summary, ($4::text)::jsonb AS details
+    WHERE NOT EXISTS (
+        SELECT FROM fleet_alert a
+        WHERE a.tenant_id = '__system__' AND a.fingerprint = $1::text AND a.status = 'OPEN')
+      AND NOT EXISTS (
+        SELECT FROM fleet_alert a
+        WHERE a.tenant_id = '__system__' AND a.fingerprint = $1::text AND a.status = 'ACKNOWLEDGED')
+), system_tenant AS (
+    INSERT INTO tenants (tenant_id, name, metadata)
+    SELECT '__system__', 'System Alerts', '{"kind": "system"}'
+    WHERE EXISTS (SELECT FROM missing)
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, severity, confidence, summary, details, created_at)
+SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 5, 1.0, m.summary, m.details,
+       CASE WHEN EXISTS (
+           SELECT FROM fleet_alert a
+           WHERE a.tenant_id = '__system__' AND a.fingerprint = m.fingerprint AND a.created_at = m.opened_at)
+       THEN now() ELSE m.opened_at END
+FROM missing m
+ON CONFLICT DO NOTHING
+`
+
+type OpenSystemAlertParams struct {
+	Fingerprint string
+	OpenedAt    time.Time
+	Summary     string
+	Details     string
+}
+
+// Opens a service's alert, unless one is open; repeating it changes nothing. An
+// acknowledged alert is still its service's open alert. One that opens again, after
+// somebody has closed it, opens now.
+// The platform's unique index covers OPEN on older schemas, and OPEN and
+// ACKNOWLEDGED on newer ones. ON CONFLICT names no index, so that either decides.
+// By these indexes, or by (tenant_id, status).
+// Caller: the health monitor, for each unhealthy service, every HEALTH_CHECK_INTERVAL.
+func (q *Queries) OpenSystemAlert(ctx context.Context, arg OpenSystemAlertParams) (int64, error) {
+	result, err := q.db.Exec(ctx, openSystemAlert,
+		arg.Fingerprint,
+		arg.OpenedAt,
+		arg.Summary,
+		arg.Details,
+	)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
 }
 
 const openSystemAlerts = `-- name: OpenSystemAlerts :many
@@ -130,168 +250,6 @@ func (q *Queries) OpenSystemAlerts(ctx context.Context) ([]OpenSystemAlertsRow, 
 		return nil, err
 	}
 	return items, nil
-}
-
-const recordSystemAlert = `-- name: RecordSystemAlert :one
-WITH incident AS (
-    SELECT $1::text AS fingerprint, $2::timestamptz AS opened_at, $3::timestamptz AS closed_at,
-           $4::text AS summary, ($5::text)::jsonb AS details
-), closed AS (
-    UPDATE fleet_alert a
-    SET status = 'CLOSED',
-        closed_at = i.closed_at,
-        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', i.closed_at,
-            'duration_seconds', round(extract(epoch FROM i.closed_at - a.created_at), 3))
-    FROM incident i
-    WHERE a.tenant_id = '__system__'
-      AND a.fingerprint = i.fingerprint
-      AND a.status IN ('OPEN', 'ACKNOWLEDGED')
-      AND a.created_at <= i.closed_at
-    RETURNING a.created_at
-), missing AS (
-    SELECT i.fingerprint, i.opened_at, i.closed_at, i.summary, i.details
-    FROM incident i
-    WHERE NOT EXISTS (SELECT FROM closed)
-      AND NOT EXISTS (
-          SELECT FROM fleet_alert a
-          WHERE a.tenant_id = '__system__' AND a.fingerprint = i.fingerprint
-            AND (a.created_at = i.opened_at OR a.created_at < i.closed_at AND coalesce(a.closed_at, 'infinity') > i.opened_at))
-), system_tenant AS (
-    INSERT INTO tenants (tenant_id, name, metadata)
-    SELECT '__system__', 'System Alerts', '{"kind": "system"}'
-    WHERE EXISTS (SELECT FROM missing)
-    ON CONFLICT DO NOTHING
-), added AS (
-    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, severity, confidence, summary, details, created_at, closed_at)
-    SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 'CLOSED', 5, 1.0, m.summary,
-           m.details || jsonb_build_object('resolved_at', m.closed_at, 'duration_seconds', round(extract(epoch FROM m.closed_at - m.opened_at), 3)),
-           m.opened_at, m.closed_at
-    FROM missing m
-    RETURNING created_at
-)
-SELECT coalesce((SELECT max(created_at) FROM closed), (SELECT max(created_at) FROM added), 'epoch')::timestamptz AS opened_at
-`
-
-type RecordSystemAlertParams struct {
-	Fingerprint string
-	OpenedAt    time.Time
-	ClosedAt    time.Time
-	Summary     string
-	Details     string
-}
-
-// Writes an alert that is over, whose end this worker could not write when it saw it:
-// the database was away. It closes the service's open alert, if that began before the
-// end; else it adds a closed one, unless another of the service overlaps its span.
-// Repeating it changes nothing. Returns the opening time of the alert that it has
-// written, the epoch for none.
-// Cost: the service's open alert by an index; its closed ones by (tenant_id, status).
-// Caller: the health monitor, for each such alert.
-func (q *Queries) RecordSystemAlert(ctx context.Context, arg RecordSystemAlertParams) (time.Time, error) {
-	row := q.db.QueryRow(ctx, recordSystemAlert,
-		arg.Fingerprint,
-		arg.OpenedAt,
-		arg.ClosedAt,
-		arg.Summary,
-		arg.Details,
-	)
-	var opened_at time.Time
-	err := row.Scan(&opened_at)
-	return opened_at, err
-}
-
-const syncSystemAlerts = `-- name: SyncSystemAlerts :one
-WITH observed AS (
-    SELECT x.service, 'system-health:' || x.service AS fingerprint, x.healthy, x.since, x.reason, x.details::jsonb AS details
-    FROM (
-        SELECT unnest($1::text[]) AS service,
-               unnest($2::boolean[]) AS healthy,
-               unnest($3::timestamptz[]) AS since,
-               unnest($4::text[]) AS reason,
-               unnest($5::text[]) AS details
-    ) x
-), missing AS (
-    SELECT o.service, o.fingerprint, o.since, o.reason, o.details
-    FROM observed o
-    WHERE NOT o.healthy
-      AND NOT EXISTS (
-          SELECT FROM fleet_alert a
-          WHERE a.tenant_id = '__system__' AND a.fingerprint = o.fingerprint AND a.status = 'OPEN')
-      AND NOT EXISTS (
-          SELECT FROM fleet_alert a
-          WHERE a.tenant_id = '__system__' AND a.fingerprint = o.fingerprint AND a.status = 'ACKNOWLEDGED')
-), system_tenant AS (
-    INSERT INTO tenants (tenant_id, name, metadata)
-    SELECT '__system__', 'System Alerts', '{"kind": "system"}'
-    WHERE EXISTS (SELECT FROM missing)
-    ON CONFLICT DO NOTHING
-), opened AS (
-    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, severity, confidence, summary, details, created_at)
-    SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 5, 1.0,
-           'Service unhealthy: ' || m.service || ' (' || m.reason || ')',
-           m.details,
-           CASE WHEN EXISTS (
-               SELECT FROM fleet_alert a
-               WHERE a.tenant_id = '__system__' AND a.fingerprint = m.fingerprint AND a.created_at = m.since)
-           THEN now() ELSE m.since END
-    FROM missing m
-    ON CONFLICT DO NOTHING
-    RETURNING fingerprint
-), closed AS (
-    UPDATE fleet_alert a
-    SET status = 'CLOSED',
-        closed_at = greatest(o.since, a.created_at),
-        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', greatest(o.since, a.created_at),
-            'duration_seconds', round(extract(epoch FROM greatest(o.since, a.created_at) - a.created_at), 3))
-    FROM observed o
-    WHERE o.healthy
-      AND a.tenant_id = '__system__'
-      AND a.fingerprint = o.fingerprint
-      AND (a.status = 'OPEN' OR ($6::boolean AND a.status = 'ACKNOWLEDGED'))
-    RETURNING a.fingerprint
-)
-SELECT coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM opened), '{}')::text[] AS opened,
-       coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM closed), '{}')::text[] AS closed
-`
-
-type SyncSystemAlertsParams struct {
-	Services     []string
-	Healthy      []bool
-	Since        []time.Time
-	Reasons      []string
-	Details      []string
-	Acknowledged bool
-}
-
-type SyncSystemAlertsRow struct {
-	Opened []string
-	Closed []string
-}
-
-// Opens an alert for each unhealthy service that has none and closes those of
-// the healthy ones, in one statement; repeating it changes nothing. An
-// acknowledged alert is still its service's open alert. An alert opens and closes at
-// the first check that found its service so; one that somebody has closed since opens
-// again now.
-// The platform's unique index covers OPEN on older schemas, and OPEN and
-// ACKNOWLEDGED on newer ones. ON CONFLICT names no index, so that either decides.
-// Open alerts are found by that index. On an older schema acknowledged ones are
-// found by a scan, so the statement looks for them in two cases alone: when a
-// service is unhealthy without an open alert, and when acknowledged says that a
-// service has changed.
-// Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
-func (q *Queries) SyncSystemAlerts(ctx context.Context, arg SyncSystemAlertsParams) (SyncSystemAlertsRow, error) {
-	row := q.db.QueryRow(ctx, syncSystemAlerts,
-		arg.Services,
-		arg.Healthy,
-		arg.Since,
-		arg.Reasons,
-		arg.Details,
-		arg.Acknowledged,
-	)
-	var i SyncSystemAlertsRow
-	err := row.Scan(&i.Opened, &i.Closed)
-	return i, err
 }
 
 const systemAlertsAt = `-- name: SystemAlertsAt :many

@@ -127,15 +127,12 @@ func (t trial) systemAlerts(ctx context.Context, q *db.Queries) error {
 	if _, err := q.EnterPlatformScope(ctx); err != nil {
 		return err
 	}
-	for _, healthy := range []bool{false, true} {
-		_, err := q.SyncSystemAlerts(ctx, db.SyncSystemAlertsParams{
-			Services: []string{string(t)}, Healthy: []bool{healthy}, Since: []time.Time{time.Now()}, Reasons: []string{"trial"}, Details: []string{"{}"}, Acknowledged: true,
-		})
-		if err != nil {
-			return err
-		}
+	now := time.Now()
+	if _, err := q.OpenSystemAlert(ctx, db.OpenSystemAlertParams{Fingerprint: string(t), OpenedAt: now, Summary: "trial", Details: "{}"}); err != nil {
+		return err
 	}
-	return nil
+	_, err := q.CloseSystemAlert(ctx, db.CloseSystemAlertParams{Fingerprint: string(t), OpenedAt: now, ClosedAt: now, Summary: "trial", Details: "{}"})
+	return err
 }
 
 // retention removes what is older than any sample.

@@ -17,14 +17,14 @@ WHERE tenant_id = '__system__'
 ORDER BY created_at, id
 LIMIT 1000;
 
--- name: RecordSystemAlert :one
--- Writes an alert that is over, whose end this worker could not write when it saw it:
--- the database was away. It closes the service's open alert, if that began before the
--- end; else it adds a closed one, unless another of the service overlaps its span.
+-- name: CloseSystemAlert :one
+-- Closes a service's alert. Where none is open that began before the end, since the
+-- database was away when this one opened, it adds a closed one, unless another of the
+-- service overlaps its span.
 -- Repeating it changes nothing. Returns the opening time of the alert that it has
 -- written, the epoch for none.
 -- Cost: the service's open alert by an index; its closed ones by (tenant_id, status).
--- Caller: the health monitor, for each such alert.
+-- Caller: the health monitor, once for each alert.
 WITH incident AS (
     SELECT @fingerprint::text AS fingerprint, @opened_at::timestamptz AS opened_at, @closed_at::timestamptz AS closed_at,
            @summary::text AS summary, (@details::text)::jsonb AS details
@@ -111,67 +111,33 @@ WHERE NOT t.closing
   AND m.fingerprint = t.fingerprint AND m.opened_at = t.opened_at
   AND NOT EXISTS (SELECT FROM told c WHERE c.closing AND c.fingerprint = t.fingerprint AND c.opened_at = t.opened_at);
 
--- name: SyncSystemAlerts :one
--- Opens an alert for each unhealthy service that has none and closes those of
--- the healthy ones, in one statement; repeating it changes nothing. An
--- acknowledged alert is still its service's open alert. An alert opens and closes at
--- the first check that found its service so; one that somebody has closed since opens
--- again now.
+-- name: OpenSystemAlert :execrows
+-- Opens a service's alert, unless one is open; repeating it changes nothing. An
+-- acknowledged alert is still its service's open alert. One that opens again, after
+-- somebody has closed it, opens now.
 -- The platform's unique index covers OPEN on older schemas, and OPEN and
 -- ACKNOWLEDGED on newer ones. ON CONFLICT names no index, so that either decides.
--- Open alerts are found by that index. On an older schema acknowledged ones are
--- found by a scan, so the statement looks for them in two cases alone: when a
--- service is unhealthy without an open alert, and when acknowledged says that a
--- service has changed.
--- Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
-WITH observed AS (
-    SELECT x.service, 'system-health:' || x.service AS fingerprint, x.healthy, x.since, x.reason, x.details::jsonb AS details
-    FROM (
-        SELECT unnest(@services::text[]) AS service,
-               unnest(@healthy::boolean[]) AS healthy,
-               unnest(@since::timestamptz[]) AS since,
-               unnest(@reasons::text[]) AS reason,
-               unnest(@details::text[]) AS details
-    ) x
-), missing AS (
-    SELECT o.service, o.fingerprint, o.since, o.reason, o.details
-    FROM observed o
-    WHERE NOT o.healthy
+-- By these indexes, or by (tenant_id, status).
+-- Caller: the health monitor, for each unhealthy service, every HEALTH_CHECK_INTERVAL.
+WITH missing AS (
+    SELECT @fingerprint::text AS fingerprint, @opened_at::timestamptz AS opened_at, @summary::text AS summary, (@details::text)::jsonb AS details
+    WHERE NOT EXISTS (
+        SELECT FROM fleet_alert a
+        WHERE a.tenant_id = '__system__' AND a.fingerprint = @fingerprint::text AND a.status = 'OPEN')
       AND NOT EXISTS (
-          SELECT FROM fleet_alert a
-          WHERE a.tenant_id = '__system__' AND a.fingerprint = o.fingerprint AND a.status = 'OPEN')
-      AND NOT EXISTS (
-          SELECT FROM fleet_alert a
-          WHERE a.tenant_id = '__system__' AND a.fingerprint = o.fingerprint AND a.status = 'ACKNOWLEDGED')
+        SELECT FROM fleet_alert a
+        WHERE a.tenant_id = '__system__' AND a.fingerprint = @fingerprint::text AND a.status = 'ACKNOWLEDGED')
 ), system_tenant AS (
     INSERT INTO tenants (tenant_id, name, metadata)
     SELECT '__system__', 'System Alerts', '{"kind": "system"}'
     WHERE EXISTS (SELECT FROM missing)
     ON CONFLICT DO NOTHING
-), opened AS (
-    INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, severity, confidence, summary, details, created_at)
-    SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 5, 1.0,
-           'Service unhealthy: ' || m.service || ' (' || m.reason || ')',
-           m.details,
-           CASE WHEN EXISTS (
-               SELECT FROM fleet_alert a
-               WHERE a.tenant_id = '__system__' AND a.fingerprint = m.fingerprint AND a.created_at = m.since)
-           THEN now() ELSE m.since END
-    FROM missing m
-    ON CONFLICT DO NOTHING
-    RETURNING fingerprint
-), closed AS (
-    UPDATE fleet_alert a
-    SET status = 'CLOSED',
-        closed_at = greatest(o.since, a.created_at),
-        details = coalesce(a.details, '{}') || jsonb_build_object('resolved_at', greatest(o.since, a.created_at),
-            'duration_seconds', round(extract(epoch FROM greatest(o.since, a.created_at) - a.created_at), 3))
-    FROM observed o
-    WHERE o.healthy
-      AND a.tenant_id = '__system__'
-      AND a.fingerprint = o.fingerprint
-      AND (a.status = 'OPEN' OR (@acknowledged::boolean AND a.status = 'ACKNOWLEDGED'))
-    RETURNING a.fingerprint
 )
-SELECT coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM opened), '{}')::text[] AS opened,
-       coalesce((SELECT array_agg(substr(fingerprint, 15)) FROM closed), '{}')::text[] AS closed;
+INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, severity, confidence, summary, details, created_at)
+SELECT '__system__', '__system__', '__system__', 'SYSTEM_HEALTH', m.fingerprint, 5, 1.0, m.summary, m.details,
+       CASE WHEN EXISTS (
+           SELECT FROM fleet_alert a
+           WHERE a.tenant_id = '__system__' AND a.fingerprint = m.fingerprint AND a.created_at = m.opened_at)
+       THEN now() ELSE m.opened_at END
+FROM missing m
+ON CONFLICT DO NOTHING;
