@@ -123,11 +123,17 @@ func (k *alertKeeper) cycle(ctx context.Context, token lease.Token, at time.Time
 		}
 	}
 	stored := err == nil && !away
-	if !stored && k.webhook != nil {
-		k.judge.keep(events)
+	if !stored {
+		if k.webhook != nil {
+			k.judge.keep(events)
+		}
+		k.keep(ctx, stored) // before anybody hears of it, or after a crash nobody tells its end
 	}
-	k.keep(ctx, stored) // first, or after a crash nobody knows what was told
-	return wrap(errors.Join(err, k.tell(ctx, token, at, stored)), "system alerts are not saved")
+	err = wrap(errors.Join(err, k.tell(ctx, token, at, stored)), "system alerts are not saved")
+	if stored {
+		k.keep(ctx, stored)
+	}
+	return err
 }
 
 // readWindows reads the maintenance windows. Those that were read last are kept while

@@ -228,6 +228,44 @@ func TestAnOutageOutlivesTheProcessWithASpool(t *testing.T) {
 	})
 }
 
+// tellerWith tells somebody by a function.
+type tellerWith func(due []notify.Event)
+
+func (f tellerWith) Tell(_ time.Time, due []notify.Event, _ []notify.Alert) []notify.Event {
+	f(due)
+	return due
+}
+
+// A process may end as soon as somebody has heard of an alert.
+func TestTheSpoolHasWhatIsTold(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		buffer, _, err := spool.Open(t.TempDir(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer buffer.Close()
+		s.buffer = buffer
+		s.replace()
+		told := 0
+		s.monitor.alerts.webhook = tellerWith(func(due []notify.Event) {
+			var left record
+			if err := buffer.Kept(&left); err != nil {
+				t.Error(err)
+			}
+			for _, e := range due {
+				if told++; !hasEvent(left.Untold, e) {
+					t.Errorf("the spool does not have %s", s.name(e))
+				}
+			}
+		})
+		s.check("")
+		s.outage("api", "")
+		if told != 5 { // two openings, then those and a closing
+			t.Errorf("%d events were told", told)
+		}
+	})
+}
+
 func TestMaintenance(t *testing.T) {
 	play(t, func(t *testing.T, s *stage) {
 		window := func(from, to int, services ...string) maintenance.Window {
