@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -50,11 +51,13 @@ type alertKeeper struct {
 	webhook teller // nil where nobody is told
 	spool   *queue
 
-	known    lease.Token     // the term in which the judge knows what the database has
-	due      []notify.Event  // by the database, as it was read last
-	unread   faultlog.Log    // of the maintenance windows
-	faulty   map[string]bool // the windows that were logged, by ID
-	unkept   faultlog.Log    // of the spool
+	known  lease.Token     // the term in which the judge knows what the database has
+	due    []notify.Event  // by the database, as it was read last
+	unread faultlog.Log    // of the maintenance windows
+	faulty map[string]bool // the windows that were logged, by ID
+
+	keeping  sync.Mutex   // of what follows: the lease reports from a goroutine of its own
+	unkept   faultlog.Log // of the spool
 	spoolHas bool
 }
 
@@ -113,11 +116,17 @@ func (k *alertKeeper) cycle(ctx context.Context, token lease.Token, at time.Time
 		}
 	}
 	stored := err == nil && !away
-	if !stored && k.webhook != nil {
-		k.judge.keep(events)
+	if !stored {
+		if k.webhook != nil {
+			k.judge.keep(events)
+		}
+		k.keep(*zerolog.Ctx(ctx), stored) // before anybody hears of it, or after a crash nobody tells its end
 	}
-	k.keep(ctx, stored) // first, or after a crash nobody knows what was told
-	return wrap(errors.Join(err, k.tell(ctx, token, at, stored)), "system alerts are not saved")
+	err = wrap(errors.Join(err, k.tell(ctx, token, at, stored)), "system alerts are not saved")
+	if stored {
+		k.keep(*zerolog.Ctx(ctx), stored)
+	}
+	return err
 }
 
 // readWindows reads the maintenance windows. Those that were read last are kept while
@@ -198,15 +207,23 @@ func (k *alertKeeper) tell(ctx context.Context, token lease.Token, at time.Time,
 }
 
 // superseded is called while another replica leads, which tells what is in the database.
-func (k *alertKeeper) superseded() {
+// What this process has told by itself is over.
+func (k *alertKeeper) superseded(log zerolog.Logger) {
 	at := k.lease.Now().Truncate(time.Microsecond)
-	if untold, begins := k.judge.standBy(at); begins && k.webhook != nil {
-		k.webhook.Tell(at, untold, nil)
+	untold, begins := k.judge.standBy(at)
+	if k.webhook == nil || (!begins && len(untold) == 0) {
+		return
+	}
+	if told := k.webhook.Tell(at, untold, nil); begins || len(told) > 0 {
+		k.judge.forget(told)
+		k.keep(log, true) // or each process after this one would tell it again
 	}
 }
 
 // keep keeps in the spool what the database lacks, for the process after this one.
-func (k *alertKeeper) keep(ctx context.Context, stored bool) {
+func (k *alertKeeper) keep(log zerolog.Logger, stored bool) {
+	k.keeping.Lock()
+	defer k.keeping.Unlock()
 	var note any
 	if record := k.judge.unsaved(!stored); record != nil {
 		note = record
@@ -215,7 +232,7 @@ func (k *alertKeeper) keep(ctx context.Context, stored bool) {
 	}
 	err := k.spool.keep(note)
 	k.spoolHas = note != nil || err != nil
-	k.unkept.Observe(*zerolog.Ctx(ctx), err, "the spool cannot be written, alerts are kept in memory alone", "the spool is written again")
+	k.unkept.Observe(log, err, "the spool cannot be written, alerts are kept in memory alone", "the spool is written again")
 }
 
 // hasEvent reports whether an event is among others.

@@ -110,6 +110,9 @@ func (s *stage) check(ill string) {
 	pass(time.Minute)
 }
 
+// superseded is a look at the lease while another replica has it.
+func (s *stage) superseded() { s.monitor.alerts.superseded(s.log.Logger()) }
+
 // outage is so many checks while the database is away.
 func (s *stage) outage(checks ...string) {
 	s.t.Helper()
@@ -226,6 +229,44 @@ func TestAnOutageOutlivesTheProcessWithASpool(t *testing.T) {
 		s.replace()
 		s.check("api")
 		s.want("", "api 3")
+	})
+}
+
+// tellerWith tells somebody by a function.
+type tellerWith func(due []notify.Event)
+
+func (f tellerWith) Tell(_ time.Time, due []notify.Event, _ []notify.Alert) []notify.Event {
+	f(due)
+	return due
+}
+
+// A process may end as soon as somebody has heard of an alert.
+func TestTheSpoolHasWhatIsTold(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		buffer, _, err := spool.Open(t.TempDir(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer buffer.Close()
+		s.buffer = buffer
+		s.replace()
+		told := 0
+		s.monitor.alerts.webhook = tellerWith(func(due []notify.Event) {
+			var left record
+			if err := buffer.Kept(&left); err != nil {
+				t.Error(err)
+			}
+			for _, e := range due {
+				if told++; !hasEvent(left.Untold, e) {
+					t.Errorf("the spool does not have %s", s.name(e))
+				}
+			}
+		})
+		s.check("")
+		s.outage("api", "")
+		if told != 5 { // two openings, then those and a closing
+			t.Errorf("%d events were told", told)
+		}
 	})
 }
 
@@ -348,7 +389,7 @@ func TestALeaderThatIsSupersededTellsThatItsAlertsAreOver(t *testing.T) {
 		s.outage("api ingest", "api ingest")
 		s.wantHeard("ingest 0", "api 1", "postgres 1")
 		for range 2 {
-			s.monitor.alerts.superseded()
+			s.superseded()
 		}
 		s.wantHeard("ingest 0", "api 1", "postgres 1", "api 1-3", "postgres 1-3")
 		s.want("", "ingest 0")
@@ -361,6 +402,33 @@ func TestALeaderThatIsSupersededTellsThatItsAlertsAreOver(t *testing.T) {
 		s.store.past = append(s.store.past, incident{Alert: notify.Alert{Service: "postgres", Opened: s.began, Closed: s.began.Add(10 * time.Minute)}})
 		s.check("")
 		s.want("postgres 0-10, api 1-3, ingest 0-303", "")
+	})
+}
+
+// What it has told then is told, also for the process after it.
+func TestAStandbyTellsOnce(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		buffer, _, err := spool.Open(t.TempDir(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer buffer.Close()
+		s.buffer = buffer
+		s.replace()
+		s.check("")
+		s.outage("api")
+		s.heard, s.deaf = nil, true
+		s.superseded()
+		s.replace()
+		s.superseded()
+		s.deaf = false
+		s.superseded()
+		s.wantHeard("api 1", "postgres 1", "api 1-2", "postgres 1-2")
+		s.heard = nil
+		s.superseded()
+		s.replace()
+		s.superseded()
+		s.wantHeard()
 	})
 }
 
@@ -379,7 +447,7 @@ func TestAnOutageThatAStandbyHasNoticed(t *testing.T) {
 		s.monitor.alerts.judge.noticeOutage(minute(s, 3), minute(s, 4)) // which two checks might not have seen
 		s.check("")
 		s.monitor.alerts.judge.noticeOutage(minute(s, 3), minute(s, 8))
-		s.monitor.alerts.superseded() // another replica leads, and has seen it, or there was none
+		s.superseded() // another replica leads, and has seen it, or there was none
 		if _, err := s.lease.TryAcquire(t.Context()); err != nil {
 			t.Fatal(err)
 		}

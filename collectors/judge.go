@@ -204,20 +204,19 @@ func (j *judge) abandon(s *streak, at time.Time) {
 	}
 }
 
-// standBy is called while another replica leads. At its first call of such a time it
-// returns what is left to tell.
+// standBy is called while another replica leads, and returns what is left to tell. begins
+// is true at its first call of such a time.
 func (j *judge) standBy(at time.Time) (untold []notify.Event, begins bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.noticed = nil // the leader has seen it, or it was this process that was cut off
-	if j.standby {
-		return nil, false
+	if begins = !j.standby; begins {
+		j.standby = true
+		for _, service := range slices.Sorted(maps.Keys(j.Streaks)) {
+			j.abandon(j.Streaks[service], at)
+		}
 	}
-	j.standby = true
-	for _, service := range slices.Sorted(maps.Keys(j.Streaks)) {
-		j.abandon(j.Streaks[service], at)
-	}
-	return slices.Clone(j.Untold), true
+	return slices.Clone(j.Untold), begins
 }
 
 // noticeOutage takes an outage of the database that this process saw as a standby.

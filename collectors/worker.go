@@ -108,7 +108,7 @@ func newJobs(cfg config.Config, targets []probe.Target, store Store, leases leas
 		Turned: func(next time.Duration) { heart.Beat(leaseLoop, next) },
 		Superseded: func(lastCycleAt time.Time) {
 			j.metrics.supersede(log, lastCycleAt)
-			j.health.alerts.superseded()
+			j.health.alerts.superseded(log)
 		},
 		Answered: func(away, back time.Time) { j.health.alerts.judge.noticeOutage(away, back) },
 	})
