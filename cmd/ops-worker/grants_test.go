@@ -90,7 +90,11 @@ func TestGrantsAreEnoughAndNeeded(t *testing.T) {
 // exercise does once what a worker does, with one service that is not well.
 func exercise(t *testing.T, database *pgtest.Database, environ []string, login string) error {
 	t.Helper()
-	database.Exec(t, "DELETE FROM fleet_alert WHERE tenant_id = '__system__'; DELETE FROM ops_worker_lease")
+	// One alert to open, and one to close.
+	database.Exec(t, `DELETE FROM fleet_alert WHERE tenant_id = '__system__'; DELETE FROM ops_worker_lease;
+		INSERT INTO tenants (tenant_id, name) VALUES ('__system__', 'System Alerts') ON CONFLICT DO NOTHING;
+		INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary)
+		VALUES ('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:ingest', 'OPEN', 's')`)
 	var errs []error
 	for _, cycle := range []string{"metrics", "health"} {
 		if r := command(t, environ, "once", cycle); r.status != exitOK || strings.Contains(r.stderr, `"level":"ERROR"`) || strings.Contains(r.stderr, schemaWarning) {
