@@ -74,6 +74,23 @@ func TestAnAlertThatIsOverIsRecordedOnce(t *testing.T) {
 	}
 }
 
+// A leader that was cut off and comes back ends what it saw alone, and not the alert that
+// another leader has opened meanwhile.
+func TestAnAlertOfAnotherLeaderStaysOpen(t *testing.T) {
+	t.Parallel()
+	_, pool, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	if opened, err := store.OpenAlert(t.Context(), token, over("api", 2, 2)); err != nil || !opened {
+		t.Fatalf("%t, %v", opened, err)
+	}
+	for _, seen := range []incident{over("api", 1, 3), over("api", 3, 5)} {
+		if closed, err := store.CloseAlert(t.Context(), token, seen, true); err != nil || closed {
+			t.Errorf("%s: %t, %v", seen.Key(), closed, err)
+		}
+	}
+	pgtest.WantRows(t, pool, "SELECT status, closed_at IS NULL FROM fleet_alert", "OPEN true")
+}
+
 // Of each alert the opening and the closing are due until they are told, also where
 // somebody else has closed or removed it.
 func TestWhatIsDueFollowsFromTheAlerts(t *testing.T) {

@@ -47,10 +47,10 @@ func (f *fakeStore) CloseAlert(_ context.Context, token lease.Token, over incide
 	if err := errors.Join(f.Begin("record"), f.Fence(token)); err != nil {
 		return false, err
 	}
-	if _, isOpen := f.open[over.Service]; isOpen {
-		over.Opened = f.opened[over.Service]
+	_, isOpen := f.open[over.Service]
+	if isOpen && f.opened[over.Service].Equal(over.Opened) {
 		delete(f.open, over.Service)
-	} else if slices.ContainsFunc(f.past, func(p incident) bool {
+	} else if isOpen && f.opened[over.Service].Before(over.Closed) || slices.ContainsFunc(f.past, func(p incident) bool {
 		return p.Service == over.Service && p.Opened.Before(over.Closed) && over.Opened.Before(p.Closed)
 	}) {
 		return false, nil

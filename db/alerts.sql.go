@@ -24,7 +24,7 @@ WITH incident AS (
     WHERE a.tenant_id = '__system__'
       AND a.fingerprint = i.fingerprint
       AND a.status IN ('OPEN', 'ACKNOWLEDGED')
-      AND a.created_at <= i.closed_at
+      AND a.created_at = i.opened_at
     RETURNING a.created_at
 ), missing AS (
     SELECT i.fingerprint, i.opened_at, i.closed_at, i.summary, i.details
@@ -58,9 +58,9 @@ type CloseSystemAlertParams struct {
 	Details     string
 }
 
-// Closes a service's alert. Where none is open that began before the end, since the
-// database was away when this one opened, it adds a closed one, unless another of the
-// service overlaps its span.
+// Closes a service's alert, which its opening time names: another leader may have opened
+// a later one, which lasts. Where there is none, since the database was away when this one
+// opened, it adds a closed one, unless another of the service overlaps its span.
 // Repeating it changes nothing. Returns the opening time of the alert that it has
 // written, the epoch for none.
 // Cost: the service's open alert by an index; its closed ones by (tenant_id, status).
