@@ -199,9 +199,8 @@ func (k *alertKeeper) tell(ctx context.Context, token lease.Token, at time.Time,
 
 // superseded is called while another replica leads, which tells what is in the database.
 func (k *alertKeeper) superseded() {
-	at := k.lease.Now().Truncate(time.Microsecond)
-	if untold, begins := k.judge.standBy(at); begins && k.webhook != nil {
-		k.webhook.Tell(at, untold, nil)
+	if untold, begins := k.judge.standBy(); begins && k.webhook != nil {
+		k.webhook.Tell(k.lease.Now(), untold, nil)
 	}
 }
 

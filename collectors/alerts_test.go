@@ -350,7 +350,7 @@ func TestALeaderThatIsSupersededTellsThatItsAlertsAreOver(t *testing.T) {
 		for range 2 {
 			s.monitor.alerts.superseded()
 		}
-		s.wantHeard("ingest 0", "api 1", "postgres 1", "api 1-3", "postgres 1-3")
+		s.wantHeard("ingest 0", "api 1", "postgres 1", "api 1-2", "postgres 1-2")
 		s.want("", "ingest 0")
 
 		// It leads again, hours later: its alerts stand in the past, where there was none.
@@ -360,7 +360,31 @@ func TestALeaderThatIsSupersededTellsThatItsAlertsAreOver(t *testing.T) {
 		}
 		s.store.past = append(s.store.past, incident{Alert: notify.Alert{Service: "postgres", Opened: s.began, Closed: s.began.Add(10 * time.Minute)}})
 		s.check("")
-		s.want("postgres 0-10, api 1-3, ingest 0-303", "")
+		s.want("postgres 0-10, api 1-2, ingest 0-303", "")
+	})
+}
+
+// A process that comes back hours later, as a standby, ends what it left at its last check.
+func TestWhatAnEarlierProcessLeftEndsAtItsLastCheck(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		buffer, _, err := spool.Open(t.TempDir(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer buffer.Close()
+		s.buffer = buffer
+		s.replace()
+		s.check("")
+		s.outage("", "")
+		pass(5 * time.Hour)
+		s.replace()
+		s.monitor.alerts.superseded()
+		s.wantHeard("postgres 1", "postgres 1-2")
+		if _, err := s.lease.TryAcquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.check("")
+		s.want("postgres 1-2", "")
 	})
 }
 

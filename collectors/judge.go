@@ -77,7 +77,7 @@ func (j *judge) resume(stored map[string]streak) {
 			continue
 		}
 		if own != nil {
-			j.abandon(own, own.CheckedAt)
+			j.abandon(own)
 		}
 		j.Streaks[service] = &s
 	}
@@ -192,21 +192,21 @@ func (j *judge) untold(events ...notify.Event) {
 	j.Untold = j.Untold[max(len(j.Untold)-maxWaiting, 0):]
 }
 
-// abandon ends an alert that the database does not have, since another replica decides
-// now. Whoever was told that it is open is told that it is over.
-func (j *judge) abandon(s *streak, at time.Time) {
+// abandon ends an alert that the database does not have at its last check, since another
+// replica decides now. Whoever was told that it is open is told that it is over.
+func (j *judge) abandon(s *streak) {
 	if s.Open == nil || !s.Open.Unsaved {
 		return
 	}
 	opening := notify.Event{Alert: s.Open.Alert}
-	if closing := j.close(s, at, false); hasEvent(j.Untold, opening) {
+	if closing := j.close(s, s.CheckedAt, false); hasEvent(j.Untold, opening) {
 		j.untold(closing)
 	}
 }
 
 // standBy is called while another replica leads. At its first call of such a time it
 // returns what is left to tell.
-func (j *judge) standBy(at time.Time) (untold []notify.Event, begins bool) {
+func (j *judge) standBy() (untold []notify.Event, begins bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.noticed = nil // the leader has seen it, or it was this process that was cut off
@@ -215,7 +215,7 @@ func (j *judge) standBy(at time.Time) (untold []notify.Event, begins bool) {
 	}
 	j.standby = true
 	for _, service := range slices.Sorted(maps.Keys(j.Streaks)) {
-		j.abandon(j.Streaks[service], at)
+		j.abandon(j.Streaks[service])
 	}
 	return slices.Clone(j.Untold), true
 }
