@@ -117,7 +117,7 @@ func (k *alertKeeper) cycle(ctx context.Context, token lease.Token, at time.Time
 		k.judge.keep(events)
 	}
 	k.keep(ctx, stored) // first, or after a crash nobody knows what was told
-	return wrap(errors.Join(err, k.tell(ctx, token, at, stored)), "system alerts are not saved")
+	return wrap(errors.Join(err, k.tell(ctx, token, at, away || isAway(err))), "system alerts are not saved")
 }
 
 // readWindows reads the maintenance windows. Those that were read last are kept while
@@ -181,13 +181,13 @@ func (k *alertKeeper) noteWatch(ctx context.Context, token lease.Token, at time.
 
 // tell tells of what is due, but during maintenance, and notes down of what somebody has
 // been told.
-func (k *alertKeeper) tell(ctx context.Context, token lease.Token, at time.Time, stored bool) error {
+func (k *alertKeeper) tell(ctx context.Context, token lease.Token, at time.Time, away bool) error {
 	if k.webhook == nil {
 		return nil
 	}
 	due, firing := k.judge.due(at, k.due)
 	told := k.webhook.Tell(at, due, firing)
-	if len(told) == 0 || !stored {
+	if len(told) == 0 || away {
 		return nil
 	}
 	if err := k.store.MarkTold(ctx, token, told); err != nil {

@@ -340,6 +340,51 @@ func TestAnAlertThatIsRefusedIsTold(t *testing.T) {
 	})
 }
 
+// One alert that is refused for ever keeps none of the others from being marked as told,
+// and nothing piles up.
+func TestWhatIsToldIsMarkedBesideAnAlertThatIsRefused(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.store.Refuse = "api"
+		for range 5 {
+			for _, ill := range []string{"api ingest", "api"} {
+				s.ill = ill
+				if err := s.monitor.cycle(t.Context()); err == nil {
+					t.Error("no error")
+				}
+				pass(time.Minute)
+			}
+		}
+		if untold := s.monitor.alerts.judge.Untold; len(s.store.messages) > 0 || len(untold) != 1 {
+			t.Errorf("%v stand, %v wait", s.store.messages, untold)
+		}
+		s.store.Refuse = ""
+		s.check("api")
+		if untold := s.monitor.alerts.judge.Untold; len(untold) > 0 {
+			t.Errorf("%v wait", untold)
+		}
+	})
+}
+
+// With more than one check to close an alert, what opened and healed in an outage is
+// told once, though the database has it only later.
+func TestAnOpeningThatTheDatabaseLacksIsKept(t *testing.T) {
+	playAfter(t, alertsAfter{1, 3}, func(t *testing.T, s *stage) {
+		s.check("")
+		s.outage("api", "api")
+		s.check("")
+		s.check("")
+		if untold := s.monitor.alerts.judge.Untold; len(untold) != 2 {
+			t.Errorf("%v", untold)
+		}
+		s.check("")
+		s.check("")
+		s.check("")
+		if untold := s.monitor.alerts.judge.Untold; len(untold) != 0 || len(s.store.messages) != 0 {
+			t.Errorf("%v, %v", untold, s.store.messages)
+		}
+	})
+}
+
 // While the database was away another replica has taken over. It tells of its own; what
 // this one has told is over.
 func TestALeaderThatIsSupersededTellsThatItsAlertsAreOver(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"ops_worker/internal/lease"
 	"ops_worker/internal/maintenance"
 	"ops_worker/internal/notify"
@@ -21,6 +23,7 @@ type fakeAlerts struct {
 	windows  maintenance.Windows
 	messages map[string]message // by key
 	watched  [][2]time.Time
+	Refuse   string // a service whose alert the table refuses
 }
 
 // message is an alert of which somebody is to be told.
@@ -65,6 +68,9 @@ func (f *fakeStore) OpenAlert(_ context.Context, token lease.Token, i incident) 
 	defer f.Unlock()
 	if err := errors.Join(f.Begin("alerts"), f.Fence(token)); err != nil {
 		return false, err
+	}
+	if i.Service == f.Refuse {
+		return false, &pgconn.PgError{Code: "23514", Severity: "ERROR"}
 	}
 	if _, isOpen := f.open[i.Service]; isOpen {
 		return false, nil

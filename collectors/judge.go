@@ -321,11 +321,16 @@ func (j *judge) due(at time.Time, stored []notify.Event) (due []notify.Event, fi
 		slices.DeleteFunc(firing, func(a notify.Alert) bool { return planned(a.Service) })
 }
 
-// forget drops events of which somebody has been told, as the database knows.
+// forget drops events of which somebody has been told, as the database knows; those of an
+// alert that it lacks are kept.
 func (j *judge) forget(told []notify.Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.Untold = slices.DeleteFunc(j.Untold, func(e notify.Event) bool { return hasEvent(told, e) })
+	lacks := func(key string) bool {
+		return slices.ContainsFunc(j.Ended, func(i incident) bool { return i.Key() == key }) ||
+			slices.ContainsFunc(slices.Collect(maps.Values(j.Streaks)), func(s *streak) bool { return s.Open != nil && s.Open.Unsaved && s.Open.Key() == key })
+	}
+	j.Untold = slices.DeleteFunc(j.Untold, func(e notify.Event) bool { return hasEvent(told, e) && !lacks(e.Key()) })
 }
 
 // unsaved is what the database lacks, as JSON; nil if it has everything.
