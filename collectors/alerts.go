@@ -93,13 +93,35 @@ func (k *alertKeeper) resume(ctx context.Context, token lease.Token) error {
 // refresh reads which alerts are open, and of which events nobody has been told.
 func (k *alertKeeper) refresh(ctx context.Context, token lease.Token) error {
 	open, due, err := k.store.OpenAlerts(ctx, token, k.webhook != nil)
-	if err != nil {
-		return fmt.Errorf("open system alerts are not known: %w", err)
+	known := err
+	if k.webhook != nil && lacksTable(err) { // of the messages, perhaps
+		open, _, known = k.store.OpenAlerts(ctx, token, false)
 	}
-	k.judge.refresh(open)
-	k.due = due
-	return nil
+	if known == nil {
+		k.judge.refresh(open)
+	}
+	if err == nil {
+		k.due = due
+	}
+	return wrap(err, "open system alerts are not known")
 }
+
+// closeAlert closes an alert also where nobody can be told of it by the database.
+func (k *alertKeeper) closeAlert(ctx context.Context, token lease.Token, over incident) (closed bool, err error) {
+	closed, err = k.store.CloseAlert(ctx, token, over, k.webhook != nil)
+	known := err
+	if k.webhook != nil && lacksTable(err) {
+		closed, known = k.store.CloseAlert(ctx, token, over, false)
+	}
+	if known == nil {
+		k.judge.closed(over)
+	}
+	return closed, err
+}
+
+// lacksTable reports whether a table is missing or forbidden, such as after an upgrade
+// that may not migrate.
+func lacksTable(err error) bool { return db.IsMissingTable(err) || db.IsForbidden(err) }
 
 // cycle brings the alerts in line with a check that the judge has counted.
 func (k *alertKeeper) cycle(ctx context.Context, token lease.Token, at time.Time, checked []probe.Observation, away bool) (err error) {
@@ -144,10 +166,8 @@ func (k *alertKeeper) sync(ctx context.Context, token lease.Token, at time.Time,
 	log := zerolog.Ctx(ctx)
 	var failed error
 	for _, over := range k.judge.over() {
-		closed, err := k.store.CloseAlert(ctx, token, over, k.webhook != nil)
-		if failed = errors.Join(failed, wrap(err, over.Service)); err == nil {
-			k.judge.closed(over)
-		} else if !db.IsServerError(err) {
+		closed, err := k.closeAlert(ctx, token, over)
+		if failed = errors.Join(failed, wrap(err, over.Service)); err != nil && !db.IsServerError(err) {
 			return failed // no lease, or no connection
 		}
 		if closed {
@@ -190,11 +210,11 @@ func (k *alertKeeper) tell(ctx context.Context, token lease.Token, at time.Time,
 	if len(told) == 0 || away {
 		return nil
 	}
-	if err := k.store.MarkTold(ctx, token, told); err != nil {
-		return fmt.Errorf("note down what was told: %w", err)
+	err := k.store.MarkTold(ctx, token, told)
+	if err == nil || lacksTable(err) { // then nobody else can know
+		k.judge.forget(told)
 	}
-	k.judge.forget(told)
-	return nil
+	return wrap(err, "note down what was told")
 }
 
 // superseded is called while another replica leads, which tells what is in the database.
