@@ -183,7 +183,10 @@ func (k *alertKeeper) sync(ctx context.Context, token lease.Token, at time.Time,
 			log.Warn().Str("monitored", i.Service).Msg("system alert opened")
 		}
 	}
-	return errors.Join(failed, k.refresh(ctx, token), k.noteWatch(ctx, token, at, checked))
+	if failed == nil { // or status would call a service well whose alert is refused
+		failed = k.noteWatch(ctx, token, at, checked)
+	}
+	return errors.Join(failed, k.refresh(ctx, token))
 }
 
 // noteWatch notes down for status that the services were watched until now.

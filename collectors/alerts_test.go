@@ -483,6 +483,28 @@ func TestTheWatchIsNotedWithoutGaps(t *testing.T) {
 	})
 }
 
+// What was ill while the table refused its alert was not available.
+func TestWhatTheTableRefusesIsNotWatched(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.check("")
+		s.store.Refuse, s.ill = "api", "api"
+		for range 3 {
+			if err := s.monitor.cycle(t.Context()); err == nil {
+				t.Error("no error")
+			}
+			pass(time.Minute)
+		}
+		if len(s.store.watched) != 1 {
+			t.Errorf("%v", s.store.watched)
+		}
+		s.store.Refuse = ""
+		s.check("api")
+		if w := s.store.watched; len(w) != 2 || s.minute(w[1][0]) != 1 || s.minute(w[1][1]) != 4 {
+			t.Errorf("%v", w)
+		}
+	})
+}
+
 func TestAnAlertsDetails(t *testing.T) {
 	o := observation("evaluator", probe.Reading{Status: probe.Degraded, HTTPStatus: 503, Latency: 12 * time.Millisecond, Counters: map[string]float64{"x": 1}, Err: "2 of 3"})
 	o.Instances = []probe.InstanceReading{{Address: "a:1", Reading: probe.Reading{Status: probe.Healthy}}, {Address: "b:1", Reading: probe.Reading{Status: probe.Down, Err: "no"}}}
