@@ -67,6 +67,7 @@ func newAlertKeeper(cfg config.Config, store AlertStore, lease *lease.Lease, web
 	var left record
 	if err := spool.kept(&left); err != nil {
 		log.Error().Err(err).Msg("alerts of an earlier process are lost")
+		left = record{} // rather than half of it
 	}
 	return &alertKeeper{enabled: cfg.SystemAlerts, judge: newJudge(cfg, left), store: store, lease: lease, webhook: webhook, spool: spool, spoolHas: left.Streaks != nil, faulty: map[string]bool{}}
 }

@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -503,6 +504,41 @@ func TestWhatTheTableRefusesIsNotWatched(t *testing.T) {
 			t.Errorf("%v", w)
 		}
 	})
+}
+
+// A note that another version wrote costs what it has, and never a start.
+func TestANoteOfAnotherVersion(t *testing.T) {
+	for name, note := range map[string]any{
+		"another type":       map[string]any{"Streaks": map[string]any{"api": map[string]any{"Checks": 1}, "ingest": nil}, "Ended": "none"},
+		"a streak of nobody": map[string]any{"Streaks": map[string]any{"api": nil}},
+	} {
+		play(t, func(t *testing.T, s *stage) {
+			buffer, _, err := spool.Open(t.TempDir(), 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer buffer.Close()
+			if err := buffer.Keep(note); err != nil {
+				t.Fatal(err)
+			}
+			s.buffer = buffer
+			s.replace()
+			if left := s.monitor.alerts.judge.Streaks; len(left) != 0 {
+				t.Errorf("%s: %v", name, left)
+			}
+			s.monitor.alerts.superseded()
+			s.check("")
+		})
+	}
+}
+
+// An alert that the database had comes back from the spool as it was.
+func TestAnAlertWithoutDetailsInTheSpool(t *testing.T) {
+	text, err := json.Marshal(incident{})
+	var back incident
+	if err = errors.Join(err, json.Unmarshal(text, &back)); err != nil || len(back.Details) != 0 {
+		t.Errorf("%s, %v", back.Details, err)
+	}
 }
 
 func TestAnAlertsDetails(t *testing.T) {

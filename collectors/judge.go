@@ -17,7 +17,7 @@ import (
 // incident is a system alert as this process knows it.
 type incident struct {
 	notify.Alert
-	Details json.RawMessage // fleet_alert.details; without value if the database has it
+	Details json.RawMessage `json:",omitempty"` // fleet_alert.details; without value if the database has it
 	// Unsaved says that the database does not have the alert, as far as is known.
 	Unsaved bool
 }
@@ -63,6 +63,7 @@ func newJudge(cfg config.Config, left record) *judge {
 	if left.Streaks == nil {
 		left.Streaks = map[string]*streak{}
 	}
+	maps.DeleteFunc(left.Streaks, func(_ string, s *streak) bool { return s == nil })
 	return &judge{afterFailures: cfg.AlertAfterFailures, afterSuccesses: cfg.AlertAfterSuccesses, interval: cfg.HealthInterval, record: left}
 }
 
