@@ -184,6 +184,21 @@ func TestAlertsGoOnWithoutTheTableOfMessages(t *testing.T) {
 	}
 }
 
+// Thousands of other system alerts do not hide those that the monitor opens and closes.
+func TestTheMonitorsOwnAlertsComeFirst(t *testing.T) {
+	t.Parallel()
+	database, _, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	if _, err := store.OpenAlert(t.Context(), token, over("api", 1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, summary, created_at)
+		SELECT tenant_id, site_id, device_id, alert_type, 'system-backup:' || n, 's', created_at - interval '1 day' FROM fleet_alert, generate_series(1, 1001) n`)
+	if open, due, err := store.OpenAlerts(t.Context(), token, true); err != nil || len(open) != 1 || len(due) != 1 {
+		t.Errorf("%v, %v, %v", open, due, err)
+	}
+}
+
 func TestMessagesUnderForcedRowSecurity(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)

@@ -200,7 +200,7 @@ SELECT CASE WHEN fingerprint LIKE 'system-health:%' THEN substr(fingerprint, 15)
 FROM fleet_alert
 WHERE tenant_id = '__system__'
   AND status IN ('OPEN', 'ACKNOWLEDGED')
-ORDER BY created_at, id
+ORDER BY fingerprint LIKE 'system-health:%' DESC, created_at, id
 LIMIT 1000
 `
 
@@ -216,8 +216,8 @@ type OpenSystemAlertsRow struct {
 	Now       time.Time
 }
 
-// The system alerts that are open, acknowledged ones included, the oldest first,
-// and how many there are.
+// The system alerts that are open, acknowledged ones included, the monitor's own before
+// any other and the oldest first, and how many there are.
 // A newer schema's partial index holds them; an older one's holds the open ones
 // alone, and the acknowledged cost a scan of fleet_alert. Monitored marks those that the
 // health monitor opens and closes.
