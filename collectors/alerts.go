@@ -77,6 +77,7 @@ func (k *alertKeeper) resume(ctx context.Context, token lease.Token) error {
 	if token == k.known {
 		return nil
 	}
+	k.due = nil // of an earlier term: another leader has told since
 	streaks, err := k.store.Streaks(ctx)
 	if err != nil {
 		return fmt.Errorf("earlier checks are not known: %w", err)

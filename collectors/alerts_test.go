@@ -434,6 +434,37 @@ func TestWhatAnEarlierProcessLeftEndsAtItsLastCheck(t *testing.T) {
 	})
 }
 
+// The database goes away before a leader's first check, which takes an alert that stands
+// for a new one: whoever hears of that one hears that it is over.
+func TestAnAlertThatTheDatabaseKnewBetterIsOver(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.check("api")
+		s.replace()
+		s.outage("api", "api")
+		s.wantHeard("api 0", "api 1", "postgres 1")
+		s.check("api")
+		s.check("")
+		s.want("postgres 1-3, api 0-4", "")
+		s.wantHeard("api 0", "api 1", "postgres 1", "postgres 1-3", "api 1-2", "api 0-4")
+	})
+}
+
+// What was due in an earlier term has been told by another leader since.
+func TestWhatWasDueInAnEarlierTermIsForgotten(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.deaf = true
+		s.check("api")
+		s.monitor.alerts.superseded()
+		pass(5 * time.Hour)
+		if _, err := s.lease.TryAcquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.deaf = false
+		s.outage("api")
+		s.wantHeard("postgres 301")
+	})
+}
+
 // A standby saw the outage alone, since the leader is gone.
 func TestAnOutageThatAStandbyHasNoticed(t *testing.T) {
 	minute := func(s *stage, n int) time.Time { return s.began.Add(time.Duration(n) * time.Minute) }

@@ -291,6 +291,9 @@ func (j *judge) refresh(open []incident) {
 		switch i := stands[service]; {
 		case slices.ContainsFunc(j.Ended, func(over incident) bool { return over.Service == service }):
 		case i != nil:
+			if s.Open != nil && s.Open.Key() != i.Key() { // found before this one was known
+				j.abandon(s)
+			}
 			s.Open = i
 		case s.Open != nil && !s.Open.Unsaved:
 			s.Open = nil // somebody has closed it
