@@ -465,6 +465,22 @@ func TestWhatWasDueInAnEarlierTermIsForgotten(t *testing.T) {
 	})
 }
 
+// While the database is away, the alert of a service's earlier name ends once.
+func TestTheAlertOfAnEarlierNameEndsOnce(t *testing.T) {
+	j := newJudge(config.Config{AlertAfterFailures: 1, AlertAfterSuccesses: 1, HealthInterval: time.Minute}, record{})
+	j.refresh([]incident{{Alert: notify.Alert{Service: "delivery_worker", Opened: time.Unix(1, 0)}}})
+	o := observation("delivery", probe.Reading{Status: probe.Healthy})
+	o.Former = "delivery_worker"
+	for n := range 5 {
+		at := time.Unix(int64(60*n+60), 0)
+		j.count(at, []probe.Observation{o})
+		j.decide(at, []probe.Observation{o})
+	}
+	if over := j.over(); len(over) != 1 || !over[0].Closed.Equal(time.Unix(60, 0)) {
+		t.Errorf("%v", over)
+	}
+}
+
 // A standby saw the outage alone, since the leader is gone.
 func TestAnOutageThatAStandbyHasNoticed(t *testing.T) {
 	minute := func(s *stage, n int) time.Time { return s.began.Add(time.Duration(n) * time.Minute) }

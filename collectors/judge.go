@@ -177,6 +177,9 @@ func (j *judge) close(s *streak, at time.Time, away bool) notify.Event {
 }
 
 func (j *judge) ended(i incident) {
+	if slices.ContainsFunc(j.Ended, func(e incident) bool { return e.Key() == i.Key() }) {
+		return // of a former name, which the database still shows as open
+	}
 	j.Ended = append(j.Ended, i)
 	j.Ended = j.Ended[max(len(j.Ended)-maxWaiting, 0):]
 }
