@@ -7,11 +7,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"ops_worker/db"
+	"ops_worker/internal/config"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/notify"
 	"ops_worker/internal/pgtest"
 	"ops_worker/internal/probe"
+	"ops_worker/internal/spool"
 )
 
 // day is a time that lies far back, whose minutes the tests below count.
@@ -74,6 +78,23 @@ func TestAnAlertThatIsOverIsRecordedOnce(t *testing.T) {
 	}
 }
 
+// A leader that was cut off and comes back ends what it saw alone, and not the alert that
+// another leader has opened meanwhile.
+func TestAnAlertOfAnotherLeaderStaysOpen(t *testing.T) {
+	t.Parallel()
+	_, pool, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	if opened, err := store.OpenAlert(t.Context(), token, over("api", 2, 2)); err != nil || !opened {
+		t.Fatalf("%t, %v", opened, err)
+	}
+	for _, seen := range []incident{over("api", 1, 3), over("api", 3, 5)} {
+		if closed, err := store.CloseAlert(t.Context(), token, seen, true); err != nil || closed {
+			t.Errorf("%s: %t, %v", seen.Key(), closed, err)
+		}
+	}
+	pgtest.WantRows(t, pool, "SELECT status, closed_at IS NULL FROM fleet_alert", "OPEN true")
+}
+
 // Of each alert the opening and the closing are due until they are told, also where
 // somebody else has closed or removed it.
 func TestWhatIsDueFollowsFromTheAlerts(t *testing.T) {
@@ -131,6 +152,51 @@ func TestWhatIsDueFollowsFromTheAlerts(t *testing.T) {
 		database.Exec(t, "UPDATE fleet_alert SET status = 'CLOSED', closed_at = now() WHERE fingerprint = 'system-health:web'")
 	}
 	pgtest.WantRows(t, pool, "SELECT count(DISTINCT created_at) FROM fleet_alert WHERE fingerprint = 'system-health:web'", "2")
+}
+
+// Where the table of messages is missing or forbidden, as after an upgrade that may not
+// migrate, alerts open and close all the same, and somebody is told.
+func TestAlertsGoOnWithoutTheTableOfMessages(t *testing.T) {
+	t.Parallel()
+	database, pool, store := onDatabase(t)
+	acquired := lease.New(lease.NewPostgres(store.client, 0), "a", time.Minute, zerolog.Nop(), lease.Hooks{})
+	if _, err := acquired.TryAcquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	database.Exec(t, "DROP TABLE ops_worker_message")
+	if _, err := store.OpenAlert(t.Context(), acquired.Token(), over("ingest", 1, 1)); err != nil { // by the process before
+		t.Fatal(err)
+	}
+	heard := &stage{}
+	reading := probe.Reading{Status: probe.Down}
+	monitor := monitorWith(watching(config.ProbeCounters, map[string]probe.Probe{
+		"api":    func(context.Context) probe.Reading { return reading },
+		"ingest": func(context.Context) probe.Reading { return probe.Reading{Status: probe.Healthy} },
+	}), store, acquired, time.Minute, alertAtOnce, heard, spool.NewMemory(1))
+	for _, reading.Status = range []probe.Status{probe.Down, probe.Healthy} {
+		if err := monitor.cycle(t.Context()); err == nil {
+			t.Error("no error")
+		}
+	}
+	pgtest.WantRows(t, pool, "SELECT fingerprint, status FROM fleet_alert ORDER BY 1", "system-health:api CLOSED", "system-health:ingest CLOSED")
+	if len(heard.heard) != 3 || len(monitor.alerts.judge.Untold) != 0 {
+		t.Errorf("told %q, %v wait", heard.heard, monitor.alerts.judge.Untold)
+	}
+}
+
+// Thousands of other system alerts do not hide those that the monitor opens and closes.
+func TestTheMonitorsOwnAlertsComeFirst(t *testing.T) {
+	t.Parallel()
+	database, _, store := onDatabase(t)
+	token := acquire(t, store, "a")
+	if _, err := store.OpenAlert(t.Context(), token, over("api", 1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	database.Exec(t, `INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, summary, created_at)
+		SELECT tenant_id, site_id, device_id, alert_type, 'system-backup:' || n, 's', created_at - interval '1 day' FROM fleet_alert, generate_series(1, 1001) n`)
+	if open, due, err := store.OpenAlerts(t.Context(), token, true); err != nil || len(open) != 1 || len(due) != 1 {
+		t.Errorf("%v, %v, %v", open, due, err)
+	}
 }
 
 func TestMessagesUnderForcedRowSecurity(t *testing.T) {

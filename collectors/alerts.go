@@ -51,10 +51,11 @@ type alertKeeper struct {
 	webhook teller // nil where nobody is told
 	spool   *queue
 
-	known  lease.Token     // the term in which the judge knows what the database has
-	due    []notify.Event  // by the database, as it was read last
-	unread faultlog.Log    // of the maintenance windows
-	faulty map[string]bool // the windows that were logged, by ID
+	known     lease.Token     // the term in which the judge knows what the database has
+	due       []notify.Event  // by the database, as it was read last
+	untracked bool            // the table of messages is missing or forbidden
+	unread    faultlog.Log    // of the maintenance windows
+	faulty    map[string]bool // the windows that were logged, by ID
 
 	keeping  sync.Mutex   // of what follows: the lease reports from a goroutine of its own
 	unkept   faultlog.Log // of the spool
@@ -70,6 +71,7 @@ func newAlertKeeper(cfg config.Config, store AlertStore, lease *lease.Lease, web
 	var left record
 	if err := spool.kept(&left); err != nil {
 		log.Error().Err(err).Msg("alerts of an earlier process are lost")
+		left = record{} // rather than half of it
 	}
 	return &alertKeeper{enabled: cfg.SystemAlerts, judge: newJudge(cfg, left), store: store, lease: lease, webhook: webhook, spool: spool, spoolHas: left.Streaks != nil, faulty: map[string]bool{}}
 }
@@ -79,6 +81,7 @@ func (k *alertKeeper) resume(ctx context.Context, token lease.Token) error {
 	if token == k.known {
 		return nil
 	}
+	k.due = nil // of an earlier term: another leader has told since
 	streaks, err := k.store.Streaks(ctx)
 	if err != nil {
 		return fmt.Errorf("earlier checks are not known: %w", err)
@@ -96,12 +99,15 @@ func (k *alertKeeper) resume(ctx context.Context, token lease.Token) error {
 // refresh reads which alerts are open, and of which events nobody has been told.
 func (k *alertKeeper) refresh(ctx context.Context, token lease.Token) error {
 	open, due, err := k.store.OpenAlerts(ctx, token, k.webhook != nil)
-	if err != nil {
-		return fmt.Errorf("open system alerts are not known: %w", err)
+	known := err
+	if k.untracked = db.IsMissingTable(err) || db.IsForbidden(err); k.untracked { // of the messages, perhaps
+		open, due, known = k.store.OpenAlerts(ctx, token, false)
 	}
-	k.judge.refresh(open)
-	k.due = due
-	return nil
+	if known == nil {
+		k.judge.refresh(open)
+		k.due = due
+	}
+	return wrap(err, "open system alerts are not known")
 }
 
 // cycle brings the alerts in line with a check that the judge has counted.
@@ -122,7 +128,7 @@ func (k *alertKeeper) cycle(ctx context.Context, token lease.Token, at time.Time
 		}
 		k.keep(*zerolog.Ctx(ctx), stored) // before anybody hears of it, or after a crash nobody tells its end
 	}
-	err = wrap(errors.Join(err, k.tell(ctx, token, at, stored)), "system alerts are not saved")
+	err = wrap(errors.Join(err, k.tell(ctx, token, at, away || isAway(err))), "system alerts are not saved")
 	if stored {
 		k.keep(*zerolog.Ctx(ctx), stored)
 	}
@@ -153,7 +159,7 @@ func (k *alertKeeper) sync(ctx context.Context, token lease.Token, at time.Time,
 	log := zerolog.Ctx(ctx)
 	var failed error
 	for _, over := range k.judge.over() {
-		closed, err := k.store.CloseAlert(ctx, token, over, k.webhook != nil)
+		closed, err := k.store.CloseAlert(ctx, token, over, k.webhook != nil && !k.untracked)
 		if failed = errors.Join(failed, wrap(err, over.Service)); err == nil {
 			k.judge.closed(over)
 		} else if !db.IsServerError(err) {
@@ -172,7 +178,10 @@ func (k *alertKeeper) sync(ctx context.Context, token lease.Token, at time.Time,
 			log.Warn().Str("monitored", i.Service).Msg("system alert opened")
 		}
 	}
-	return errors.Join(failed, k.refresh(ctx, token), k.noteWatch(ctx, token, at, checked))
+	if failed == nil { // or status would call a service well whose alert is refused
+		failed = k.noteWatch(ctx, token, at, checked)
+	}
+	return errors.Join(failed, k.refresh(ctx, token))
 }
 
 // noteWatch notes down for status that the services were watched until now.
@@ -190,32 +199,33 @@ func (k *alertKeeper) noteWatch(ctx context.Context, token lease.Token, at time.
 
 // tell tells of what is due, but during maintenance, and notes down of what somebody has
 // been told.
-func (k *alertKeeper) tell(ctx context.Context, token lease.Token, at time.Time, stored bool) error {
+func (k *alertKeeper) tell(ctx context.Context, token lease.Token, at time.Time, away bool) error {
 	if k.webhook == nil {
 		return nil
 	}
 	due, firing := k.judge.due(at, k.due)
 	told := k.webhook.Tell(at, due, firing)
-	if len(told) == 0 || !stored {
+	if len(told) == 0 || away {
 		return nil
 	}
-	if err := k.store.MarkTold(ctx, token, told); err != nil {
-		return fmt.Errorf("note down what was told: %w", err)
+	if !k.untracked {
+		if err := k.store.MarkTold(ctx, token, told); err != nil {
+			return fmt.Errorf("note down what was told: %w", err)
+		}
 	}
-	k.judge.forget(told)
+	k.judge.forget(told, false)
 	return nil
 }
 
 // superseded is called while another replica leads, which tells what is in the database.
 // What this process has told by itself is over.
 func (k *alertKeeper) superseded(log zerolog.Logger) {
-	at := k.lease.Now().Truncate(time.Microsecond)
-	untold, begins := k.judge.standBy(at)
+	untold, begins := k.judge.standBy()
 	if k.webhook == nil || (!begins && len(untold) == 0) {
 		return
 	}
-	if told := k.webhook.Tell(at, untold, nil); begins || len(told) > 0 {
-		k.judge.forget(told)
+	if told := k.webhook.Tell(k.lease.Now(), untold, nil); begins || len(told) > 0 {
+		k.judge.forget(told, true)
 		k.keep(log, true) // or each process after this one would tell it again
 	}
 }

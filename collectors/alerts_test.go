@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -381,6 +382,51 @@ func TestAnAlertThatIsRefusedIsTold(t *testing.T) {
 	})
 }
 
+// One alert that is refused for ever keeps none of the others from being marked as told,
+// and nothing piles up.
+func TestWhatIsToldIsMarkedBesideAnAlertThatIsRefused(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.store.Refuse = "api"
+		for range 5 {
+			for _, ill := range []string{"api ingest", "api"} {
+				s.ill = ill
+				if err := s.monitor.cycle(t.Context()); err == nil {
+					t.Error("no error")
+				}
+				pass(time.Minute)
+			}
+		}
+		if untold := s.monitor.alerts.judge.Untold; len(s.store.messages) > 0 || len(untold) != 1 {
+			t.Errorf("%v stand, %v wait", s.store.messages, untold)
+		}
+		s.store.Refuse = ""
+		s.check("api")
+		if untold := s.monitor.alerts.judge.Untold; len(untold) > 0 {
+			t.Errorf("%v wait", untold)
+		}
+	})
+}
+
+// With more than one check to close an alert, what opened and healed in an outage is
+// told once, though the database has it only later.
+func TestAnOpeningThatTheDatabaseLacksIsKept(t *testing.T) {
+	playAfter(t, alertsAfter{1, 3}, func(t *testing.T, s *stage) {
+		s.check("")
+		s.outage("api", "api")
+		s.check("")
+		s.check("")
+		if untold := s.monitor.alerts.judge.Untold; len(untold) != 2 {
+			t.Errorf("%v", untold)
+		}
+		s.check("")
+		s.check("")
+		s.check("")
+		if untold := s.monitor.alerts.judge.Untold; len(untold) != 0 || len(s.store.messages) != 0 {
+			t.Errorf("%v, %v", untold, s.store.messages)
+		}
+	})
+}
+
 // While the database was away another replica has taken over. It tells of its own; what
 // this one has told is over.
 func TestALeaderThatIsSupersededTellsThatItsAlertsAreOver(t *testing.T) {
@@ -391,7 +437,7 @@ func TestALeaderThatIsSupersededTellsThatItsAlertsAreOver(t *testing.T) {
 		for range 2 {
 			s.superseded()
 		}
-		s.wantHeard("ingest 0", "api 1", "postgres 1", "api 1-3", "postgres 1-3")
+		s.wantHeard("ingest 0", "api 1", "postgres 1", "api 1-2", "postgres 1-2")
 		s.want("", "ingest 0")
 
 		// It leads again, hours later: its alerts stand in the past, where there was none.
@@ -401,7 +447,7 @@ func TestALeaderThatIsSupersededTellsThatItsAlertsAreOver(t *testing.T) {
 		}
 		s.store.past = append(s.store.past, incident{Alert: notify.Alert{Service: "postgres", Opened: s.began, Closed: s.began.Add(10 * time.Minute)}})
 		s.check("")
-		s.want("postgres 0-10, api 1-3, ingest 0-303", "")
+		s.want("postgres 0-10, api 1-2, ingest 0-303", "")
 	})
 }
 
@@ -423,13 +469,84 @@ func TestAStandbyTellsOnce(t *testing.T) {
 		s.superseded()
 		s.deaf = false
 		s.superseded()
-		s.wantHeard("api 1", "postgres 1", "api 1-2", "postgres 1-2")
+		s.wantHeard("api 1", "postgres 1", "api 1-1", "postgres 1-1")
 		s.heard = nil
 		s.superseded()
 		s.replace()
 		s.superseded()
 		s.wantHeard()
 	})
+}
+
+// A process that comes back hours later, as a standby, ends what it left at its last check.
+func TestWhatAnEarlierProcessLeftEndsAtItsLastCheck(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		buffer, _, err := spool.Open(t.TempDir(), 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer buffer.Close()
+		s.buffer = buffer
+		s.replace()
+		s.check("")
+		s.outage("", "")
+		pass(5 * time.Hour)
+		s.replace()
+		s.superseded()
+		s.wantHeard("postgres 1", "postgres 1-2")
+		if _, err := s.lease.TryAcquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.check("")
+		s.want("postgres 1-2", "")
+	})
+}
+
+// The database goes away before a leader's first check, which takes an alert that stands
+// for a new one: whoever hears of that one hears that it is over.
+func TestAnAlertThatTheDatabaseKnewBetterIsOver(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.check("api")
+		s.replace()
+		s.outage("api", "api")
+		s.wantHeard("api 0", "api 1", "postgres 1")
+		s.check("api")
+		s.check("")
+		s.want("postgres 1-3, api 0-4", "")
+		s.wantHeard("api 0", "api 1", "postgres 1", "postgres 1-3", "api 1-2", "api 0-4")
+	})
+}
+
+// What was due in an earlier term has been told by another leader since.
+func TestWhatWasDueInAnEarlierTermIsForgotten(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.deaf = true
+		s.check("api")
+		s.superseded()
+		pass(5 * time.Hour)
+		if _, err := s.lease.TryAcquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.deaf = false
+		s.outage("api")
+		s.wantHeard("postgres 301")
+	})
+}
+
+// While the database is away, the alert of a service's earlier name ends once.
+func TestTheAlertOfAnEarlierNameEndsOnce(t *testing.T) {
+	j := newJudge(config.Config{AlertAfterFailures: 1, AlertAfterSuccesses: 1, HealthInterval: time.Minute}, record{})
+	j.refresh([]incident{{Alert: notify.Alert{Service: "delivery_worker", Opened: time.Unix(1, 0)}}})
+	o := observation("delivery", probe.Reading{Status: probe.Healthy})
+	o.Former = "delivery_worker"
+	for n := range 5 {
+		at := time.Unix(int64(60*n+60), 0)
+		j.count(at, []probe.Observation{o})
+		j.decide(at, []probe.Observation{o})
+	}
+	if over := j.over(); len(over) != 1 || !over[0].Closed.Equal(time.Unix(60, 0)) {
+		t.Errorf("%v", over)
+	}
 }
 
 // A standby saw the outage alone, since the leader is gone.
@@ -480,6 +597,63 @@ func TestTheWatchIsNotedWithoutGaps(t *testing.T) {
 			t.Error(diff)
 		}
 	})
+}
+
+// What was ill while the table refused its alert was not available.
+func TestWhatTheTableRefusesIsNotWatched(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.check("")
+		s.store.Refuse, s.ill = "api", "api"
+		for range 3 {
+			if err := s.monitor.cycle(t.Context()); err == nil {
+				t.Error("no error")
+			}
+			pass(time.Minute)
+		}
+		if len(s.store.watched) != 1 {
+			t.Errorf("%v", s.store.watched)
+		}
+		s.store.Refuse = ""
+		s.check("api")
+		if w := s.store.watched; len(w) != 2 || s.minute(w[1][0]) != 1 || s.minute(w[1][1]) != 4 {
+			t.Errorf("%v", w)
+		}
+	})
+}
+
+// A note that another version wrote costs what it has, and never a start.
+func TestANoteOfAnotherVersion(t *testing.T) {
+	for name, note := range map[string]any{
+		"another type":       map[string]any{"Streaks": map[string]any{"api": map[string]any{"Checks": 1}, "ingest": nil}, "Ended": "none"},
+		"a streak of nobody": map[string]any{"Streaks": map[string]any{"api": nil}},
+	} {
+		play(t, func(t *testing.T, s *stage) {
+			buffer, _, err := spool.Open(t.TempDir(), 10)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer buffer.Close()
+			if err := buffer.Keep(note); err != nil {
+				t.Fatal(err)
+			}
+			s.buffer = buffer
+			s.replace()
+			if left := s.monitor.alerts.judge.Streaks; len(left) != 0 {
+				t.Errorf("%s: %v", name, left)
+			}
+			s.superseded()
+			s.check("")
+		})
+	}
+}
+
+// An alert that the database had comes back from the spool as it was.
+func TestAnAlertWithoutDetailsInTheSpool(t *testing.T) {
+	text, err := json.Marshal(incident{})
+	var back incident
+	if err = errors.Join(err, json.Unmarshal(text, &back)); err != nil || len(back.Details) != 0 {
+		t.Errorf("%s, %v", back.Details, err)
+	}
 }
 
 func TestAnAlertsDetails(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"ops_worker/internal/lease"
 	"ops_worker/internal/maintenance"
 	"ops_worker/internal/notify"
@@ -21,6 +23,7 @@ type fakeAlerts struct {
 	windows  maintenance.Windows
 	messages map[string]message // by key
 	watched  [][2]time.Time
+	Refuse   string // a service whose alert the table refuses
 }
 
 // message is an alert of which somebody is to be told.
@@ -47,10 +50,10 @@ func (f *fakeStore) CloseAlert(_ context.Context, token lease.Token, over incide
 	if err := errors.Join(f.Begin("record"), f.Fence(token)); err != nil {
 		return false, err
 	}
-	if _, isOpen := f.open[over.Service]; isOpen {
-		over.Opened = f.opened[over.Service]
+	_, isOpen := f.open[over.Service]
+	if isOpen && f.opened[over.Service].Equal(over.Opened) {
 		delete(f.open, over.Service)
-	} else if slices.ContainsFunc(f.past, func(p incident) bool {
+	} else if isOpen && f.opened[over.Service].Before(over.Closed) || slices.ContainsFunc(f.past, func(p incident) bool {
 		return p.Service == over.Service && p.Opened.Before(over.Closed) && over.Opened.Before(p.Closed)
 	}) {
 		return false, nil
@@ -65,6 +68,9 @@ func (f *fakeStore) OpenAlert(_ context.Context, token lease.Token, i incident) 
 	defer f.Unlock()
 	if err := errors.Join(f.Begin("alerts"), f.Fence(token)); err != nil {
 		return false, err
+	}
+	if i.Service == f.Refuse {
+		return false, &pgconn.PgError{Code: "23514", Severity: "ERROR"}
 	}
 	if _, isOpen := f.open[i.Service]; isOpen {
 		return false, nil

@@ -17,7 +17,7 @@ import (
 // incident is a system alert as this process knows it.
 type incident struct {
 	notify.Alert
-	Details json.RawMessage // fleet_alert.details; without value if the database has it
+	Details json.RawMessage `json:",omitempty"` // fleet_alert.details; without value if the database has it
 	// Unsaved says that the database does not have the alert, as far as is known.
 	Unsaved bool
 }
@@ -63,6 +63,7 @@ func newJudge(cfg config.Config, left record) *judge {
 	if left.Streaks == nil {
 		left.Streaks = map[string]*streak{}
 	}
+	maps.DeleteFunc(left.Streaks, func(_ string, s *streak) bool { return s == nil })
 	return &judge{afterFailures: cfg.AlertAfterFailures, afterSuccesses: cfg.AlertAfterSuccesses, interval: cfg.HealthInterval, record: left}
 }
 
@@ -77,7 +78,7 @@ func (j *judge) resume(stored map[string]streak) {
 			continue
 		}
 		if own != nil {
-			j.abandon(own, own.CheckedAt)
+			j.abandon(own)
 		}
 		j.Streaks[service] = &s
 	}
@@ -172,10 +173,17 @@ func (j *judge) close(s *streak, at time.Time, away bool) notify.Event {
 		i.Closed = i.Opened
 	}
 	j.ended(i)
-	return notify.Event{Alert: i.Alert, Closing: true}
+	closing := notify.Event{Alert: i.Alert, Closing: true}
+	if hasEvent(j.Untold, notify.Event{Alert: i.Alert}) {
+		j.untold(closing) // whatever the database then has in its place
+	}
+	return closing
 }
 
 func (j *judge) ended(i incident) {
+	if slices.ContainsFunc(j.Ended, func(e incident) bool { return e.Key() == i.Key() }) {
+		return // of a former name, which the database still shows as open
+	}
 	j.Ended = append(j.Ended, i)
 	j.Ended = j.Ended[max(len(j.Ended)-maxWaiting, 0):]
 }
@@ -188,32 +196,32 @@ func (j *judge) keep(events []notify.Event) {
 }
 
 func (j *judge) untold(events ...notify.Event) {
-	j.Untold = append(j.Untold, events...)
+	for _, e := range events {
+		if !hasEvent(j.Untold, e) {
+			j.Untold = append(j.Untold, e)
+		}
+	}
 	j.Untold = j.Untold[max(len(j.Untold)-maxWaiting, 0):]
 }
 
-// abandon ends an alert that the database does not have, since another replica decides
-// now. Whoever was told that it is open is told that it is over.
-func (j *judge) abandon(s *streak, at time.Time) {
-	if s.Open == nil || !s.Open.Unsaved {
-		return
-	}
-	opening := notify.Event{Alert: s.Open.Alert}
-	if closing := j.close(s, at, false); hasEvent(j.Untold, opening) {
-		j.untold(closing)
+// abandon ends an alert that the database does not have at its last check, since another
+// replica decides now.
+func (j *judge) abandon(s *streak) {
+	if s.Open != nil && s.Open.Unsaved {
+		j.close(s, s.CheckedAt, false)
 	}
 }
 
 // standBy is called while another replica leads, and returns what is left to tell. begins
 // is true at its first call of such a time.
-func (j *judge) standBy(at time.Time) (untold []notify.Event, begins bool) {
+func (j *judge) standBy() (untold []notify.Event, begins bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.noticed = nil // the leader has seen it, or it was this process that was cut off
 	if begins = !j.standby; begins {
 		j.standby = true
 		for _, service := range slices.Sorted(maps.Keys(j.Streaks)) {
-			j.abandon(j.Streaks[service], at)
+			j.abandon(j.Streaks[service])
 		}
 	}
 	return slices.Clone(j.Untold), begins
@@ -276,7 +284,7 @@ func (j *judge) standing(at time.Time, checked []probe.Observation) (ill []incid
 }
 
 // refresh takes over which alerts are open in the database, but for the services whose
-// ends it does not have yet.
+// ends it does not have yet. The alert of another replica stands in place of an own one.
 func (j *judge) refresh(open []incident) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -289,6 +297,9 @@ func (j *judge) refresh(open []incident) {
 		switch i := stands[service]; {
 		case slices.ContainsFunc(j.Ended, func(over incident) bool { return over.Service == service }):
 		case i != nil:
+			if s.Open != nil && s.Open.Key() != i.Key() {
+				j.abandon(s)
+			}
 			s.Open = i
 		case s.Open != nil && !s.Open.Unsaved:
 			s.Open = nil // somebody has closed it
@@ -320,11 +331,16 @@ func (j *judge) due(at time.Time, stored []notify.Event) (due []notify.Event, fi
 		slices.DeleteFunc(firing, func(a notify.Alert) bool { return planned(a.Service) })
 }
 
-// forget drops events of which somebody has been told, as the database knows.
-func (j *judge) forget(told []notify.Event) {
+// forget drops events of which somebody has been told; but those of an alert that the
+// database lacks only if it is over.
+func (j *judge) forget(told []notify.Event, over bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.Untold = slices.DeleteFunc(j.Untold, func(e notify.Event) bool { return hasEvent(told, e) })
+	lacks := func(key string) bool {
+		return slices.ContainsFunc(j.Ended, func(i incident) bool { return i.Key() == key }) ||
+			slices.ContainsFunc(slices.Collect(maps.Values(j.Streaks)), func(s *streak) bool { return s.Open != nil && s.Open.Unsaved && s.Open.Key() == key })
+	}
+	j.Untold = slices.DeleteFunc(j.Untold, func(e notify.Event) bool { return hasEvent(told, e) && (over || !lacks(e.Key())) })
 }
 
 // unsaved is what the database lacks, as JSON; nil if it has everything.

@@ -1,6 +1,7 @@
 package maintenance
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -47,6 +48,8 @@ func TestReadTellsOnlyTheWindowsOfSystemAlerts(t *testing.T) {
 		('__system__', 'd weekly', 'backup', '2026-01-03 00:00Z', NULL, '{"dow": [6, 0], "start_hour": 22, "end_hour": 4}', NULL, NULL, true),
 		('__system__', 'e unreadable', 'odd', '2026-01-04 00:00Z', NULL, '{"start_hour": "two"}', NULL, NULL, true),
 		('__system__', 'f to come', 'later', '2998-01-01 00:00Z', NULL, NULL, NULL, NULL, true),
+		('__system__', 'g far', 'x', '2998-01-02 00:00Z', '99999-12-31 00:00Z', NULL, NULL, NULL, true),
+		('__system__', 'never too', 'x', '99999-12-31 00:00Z', NULL, NULL, NULL, NULL, true),
 		('__system__', 'never', 'x', 'infinity', NULL, NULL, NULL, NULL, true),
 		('__system__', 'disabled', 'x', '2026-01-01 00:00Z', NULL, NULL, NULL, NULL, false),
 		('__system__', 'over', 'x', '2026-01-01 00:00Z', now(), NULL, NULL, NULL, true),
@@ -65,9 +68,13 @@ func TestReadTellsOnlyTheWindowsOfSystemAlerts(t *testing.T) {
 		{"d weekly", "backup", day(2026, 3), time.Time{}, &Weekly{[]time.Weekday{6, 0}, 22, 4}, []string{}, ""},
 		{"e unreadable", "odd", day(2026, 4), time.Time{}, nil, []string{}, fault},
 		{"f to come", "later", day(2998, 1), time.Time{}, nil, []string{}, ""},
+		{"g far", "x", day(2998, 2), time.Time{}, nil, []string{}, ""},
 	}
 	if diff := cmp.Diff(want, windows); diff != "" {
 		t.Error(diff)
+	}
+	if _, err := json.Marshal(windows); err != nil { // as list --json and status --json do
+		t.Error(err)
 	}
 	for _, w := range windows[:2] {
 		if w.Ends.IsZero() != (w.ID == "c infinite") {

@@ -98,3 +98,15 @@ func TestWhereAlertmanagerTakesAlerts(t *testing.T) {
 		equal(t, in, to.Scheme+"://"+to.User.String()+" "+to.Host+" "+to.RequestURI(), want)
 	}
 }
+
+// In a long outage some thousand events are compared with each other at each check.
+func TestEventsAreComparedWithoutMakingTheirKeys(t *testing.T) {
+	a, b := Event{Alert: Alert{Service: "api", Opened: time.Unix(1, 1999)}}, Event{Alert: Alert{Service: "api", Opened: time.Unix(1, 1000).UTC()}}
+	if allocations := testing.AllocsPerRun(10, func() {
+		if !a.Same(b) || a.Same(Event{Alert: b.Alert, Closing: true}) || a.Same(Event{Alert: Alert{Service: "api", Opened: time.Unix(1, 2000)}}) {
+			t.Error("wrong")
+		}
+	}); allocations > 0 {
+		t.Errorf("%g allocations", allocations)
+	}
+}

@@ -63,7 +63,9 @@ type Event struct {
 }
 
 // Same reports whether two events are one, whatever their words.
-func (e Event) Same(other Event) bool { return e.Closing == other.Closing && e.Key() == other.Key() }
+func (e Event) Same(other Event) bool {
+	return e.Closing == other.Closing && e.Service == other.Service && e.since().Equal(other.since())
+}
 
 func (e Event) name() string {
 	if e.Closing {

@@ -1,6 +1,6 @@
 -- name: OpenSystemAlerts :many
--- The system alerts that are open, acknowledged ones included, the oldest first,
--- and how many there are.
+-- The system alerts that are open, acknowledged ones included, the monitor's own before
+-- any other and the oldest first, and how many there are.
 -- A newer schema's partial index holds them; an older one's holds the open ones
 -- alone, and the acknowledged cost a scan of fleet_alert. Monitored marks those that the
 -- health monitor opens and closes.
@@ -14,13 +14,13 @@ SELECT CASE WHEN fingerprint LIKE 'system-health:%' THEN substr(fingerprint, 15)
 FROM fleet_alert
 WHERE tenant_id = '__system__'
   AND status IN ('OPEN', 'ACKNOWLEDGED')
-ORDER BY created_at, id
+ORDER BY fingerprint LIKE 'system-health:%' DESC, created_at, id
 LIMIT 1000;
 
 -- name: CloseSystemAlert :one
--- Closes a service's alert. Where none is open that began before the end, since the
--- database was away when this one opened, it adds a closed one, unless another of the
--- service overlaps its span.
+-- Closes a service's alert, which its opening time names: another leader may have opened
+-- a later one, which lasts. Where there is none, since the database was away when this one
+-- opened, it adds a closed one, unless another of the service overlaps its span.
 -- Repeating it changes nothing. Returns the opening time of the alert that it has
 -- written, the epoch for none.
 -- Cost: the service's open alert by an index; its closed ones by (tenant_id, status).
@@ -38,7 +38,7 @@ WITH incident AS (
     WHERE a.tenant_id = '__system__'
       AND a.fingerprint = i.fingerprint
       AND a.status IN ('OPEN', 'ACKNOWLEDGED')
-      AND a.created_at <= i.closed_at
+      AND a.created_at = i.opened_at
     RETURNING a.created_at
 ), missing AS (
     SELECT i.*

@@ -9,20 +9,21 @@ SELECT (to_regclass('public.alert_maintenance_windows') IS NOT NULL)::boolean AS
 
 -- name: MaintenanceWindows :many
 -- The windows that are enabled and not over. A window with sites is about devices, so
--- it is not ours. One odd row must not cost the others, so no value is null or infinite
--- here: year 1, which is Go's zero time, is a window since ever or with an open end.
+-- it is not ours. One odd row must not cost the others, so no value is null, infinite
+-- or of a year that JSON has no digits for: year 1, which is Go's zero time, is a window
+-- since ever or with an open end.
 -- By the primary key, or a scan of the table, which has a few rows a tenant.
 -- Caller: the health monitor, every HEALTH_CHECK_INTERVAL; `maintenance list` and `end`; status.
 SELECT window_id,
        coalesce(name, '')::text AS name,
        greatest(starts_at, '0001-01-01 00:00:00Z')::timestamptz AS starts_at,
-       coalesce(nullif(ends_at, 'infinity'), '0001-01-01 00:00:00Z')::timestamptz AS ends_at,
+       (CASE WHEN ends_at < '9999-12-31Z' THEN ends_at ELSE '0001-01-01 00:00:00Z' END)::timestamptz AS ends_at,
        recurring,
        array_replace(coalesce(device_types, '{}'), NULL, '')::text[] AS services
 FROM alert_maintenance_windows
 WHERE tenant_id = '__system__'
   AND enabled
-  AND starts_at < 'infinity'
+  AND starts_at < '9999-12-31Z'
   AND (ends_at IS NULL OR ends_at > clock_timestamp())
   AND coalesce(cardinality(site_ids), 0) = 0
 ORDER BY starts_at, window_id;
