@@ -20,6 +20,9 @@ type incident struct {
 	Details json.RawMessage // fleet_alert.details; without value if the database has it
 	// Unsaved says that the database does not have the alert, as far as is known.
 	Unsaved bool
+	// Abandoned says that another replica decides about its service since: the service may
+	// still be ill.
+	Abandoned bool
 }
 
 // streak is what the checks of a service have found, and the alert that follows from it.
@@ -172,7 +175,17 @@ func (j *judge) close(s *streak, at time.Time, away bool) notify.Event {
 		i.Closed = i.Opened
 	}
 	j.ended(i)
-	return notify.Event{Alert: i.Alert, Closing: true}
+	return j.closing(i)
+}
+
+// closing is the end of an alert. Whoever was told of an opening that the database did not
+// have is told the end too, whatever the database then has in its place.
+func (j *judge) closing(i incident) notify.Event {
+	closing := notify.Event{Alert: i.Alert, Closing: true}
+	if hasEvent(j.Untold, notify.Event{Alert: i.Alert}) {
+		j.untold(closing)
+	}
+	return closing
 }
 
 func (j *judge) ended(i incident) {
@@ -188,19 +201,20 @@ func (j *judge) keep(events []notify.Event) {
 }
 
 func (j *judge) untold(events ...notify.Event) {
-	j.Untold = append(j.Untold, events...)
+	for _, e := range events {
+		if !hasEvent(j.Untold, e) {
+			j.Untold = append(j.Untold, e)
+		}
+	}
 	j.Untold = j.Untold[max(len(j.Untold)-maxWaiting, 0):]
 }
 
 // abandon ends an alert that the database does not have, since another replica decides
-// now. Whoever was told that it is open is told that it is over.
+// now.
 func (j *judge) abandon(s *streak, at time.Time) {
-	if s.Open == nil || !s.Open.Unsaved {
-		return
-	}
-	opening := notify.Event{Alert: s.Open.Alert}
-	if closing := j.close(s, at, false); hasEvent(j.Untold, opening) {
-		j.untold(closing)
+	if s.Open != nil && s.Open.Unsaved {
+		s.Open.Abandoned = true
+		j.close(s, at, false)
 	}
 }
 
@@ -276,7 +290,7 @@ func (j *judge) standing(at time.Time, checked []probe.Observation) (ill []incid
 }
 
 // refresh takes over which alerts are open in the database, but for the services whose
-// ends it does not have yet.
+// ends it does not have yet. The alert of another replica stands in place of an own one.
 func (j *judge) refresh(open []incident) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -285,10 +299,15 @@ func (j *judge) refresh(open []incident) {
 		stands[i.Service] = &i
 	}
 	j.stands = stands
+	j.Ended = slices.DeleteFunc(j.Ended, func(over incident) bool { return over.Abandoned && stands[over.Service] != nil })
 	for service, s := range j.Streaks {
 		switch i := stands[service]; {
 		case slices.ContainsFunc(j.Ended, func(over incident) bool { return over.Service == service }):
 		case i != nil:
+			if own := s.Open; own != nil && own.Key() != i.Key() {
+				own.Closed = j.CheckedAt
+				j.closing(*own)
+			}
 			s.Open = i
 		case s.Open != nil && !s.Open.Unsaved:
 			s.Open = nil // somebody has closed it
