@@ -451,6 +451,38 @@ func TestALeaderThatIsSupersededTellsThatItsAlertsAreOver(t *testing.T) {
 	})
 }
 
+// The other replica had the database, and saw the same service: its alert stays, and is
+// the only one.
+func TestAnotherReplicaHasOpenedTheAlert(t *testing.T) {
+	for name, checked := range map[string]int{"and checked later": 3, "and checked no more": 2} {
+		t.Run(name, func(t *testing.T) {
+			play(t, func(t *testing.T, s *stage) {
+				s.check("")
+				s.outage("api", "api")
+				s.wantHeard("api 1", "postgres 1")
+				minute := func(n int) time.Time { return s.began.Add(time.Duration(n) * time.Minute) }
+				api := notify.Alert{Service: "api", Reason: "connection refused", Opened: minute(2)}
+				s.store.open["api"], s.store.opened["api"], s.store.messages[api.Key()] = api.Reason, api.Opened, message{Alert: api}
+				s.store.streaks["api"] = streak{Since: minute(2), Checks: 1, CheckedAt: minute(checked)}
+				postgres := "1-3"
+				if name == "and checked later" {
+					postgres = "1-2" // its last check
+					s.superseded()
+				}
+				if _, err := s.lease.TryAcquire(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				s.check("api")
+				s.want("api 1-2, postgres "+postgres, "api 2")
+				s.check("")
+				s.want("api 1-2, postgres "+postgres+", api 2-4", "")
+				slices.Sort(s.heard)
+				s.wantHeard("api 1", "api 1-2", "api 2", "api 2-4", "postgres 1", "postgres "+postgres)
+			})
+		})
+	}
+}
+
 // What it has told then is told, also for the process after it.
 func TestAStandbyTellsOnce(t *testing.T) {
 	play(t, func(t *testing.T, s *stage) {
