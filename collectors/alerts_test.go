@@ -262,6 +262,20 @@ func TestMaintenance(t *testing.T) {
 	})
 }
 
+// A process that starts when the window is over knows it all the same.
+func TestWhatAWindowHeldBackOpensAfterARestart(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.store.windows = maintenance.Windows{{Starts: s.began, Ends: s.began.Add(3 * time.Minute)}}
+		s.check("api")
+		s.check("api")
+		pass(5 * time.Minute)
+		s.replace()
+		s.check("api")
+		s.want("", "api 7")
+		s.wantHeard("api 7")
+	})
+}
+
 func TestWindowsThatCannotBeReadStopNoAlert(t *testing.T) {
 	play(t, func(t *testing.T, s *stage) {
 		for minute, err := range []error{maintenance.ErrNoTable, errors.New("permission denied")} {

@@ -141,7 +141,8 @@ func (j *judge) decide(at time.Time, checked []probe.Observation) (events []noti
 		if s.Open != nil || s.Checks < j.afterFailures {
 			continue
 		}
-		held := s.Held
+		_, planned := j.windows.At(o.Service, s.Since) // by a window that may be over by now
+		held := s.Held || planned
 		if _, s.Held = j.windows.At(o.Service, at); s.Held {
 			continue
 		}
