@@ -232,7 +232,7 @@ func (j *judge) noticeOutage(from, to time.Time) {
 	if to.Sub(from) < time.Duration(j.afterFailures)*j.interval {
 		return // that many checks might not have seen it
 	}
-	j.noticed = newIncident(probe.Observation{Service: config.DatabaseService, Reading: probe.Reading{Status: probe.Unknown, Err: "it did not answer"}}, from, true)
+	j.noticed = newIncident(probe.Observation{Service: config.DatabaseService, Reading: probe.Reading{Status: probe.Unknown, Err: "it did not answer"}}, from.Truncate(time.Microsecond), true)
 	j.noticed.Closed = to
 }
 
