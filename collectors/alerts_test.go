@@ -303,6 +303,20 @@ func TestMaintenance(t *testing.T) {
 	})
 }
 
+// A process that starts when the window is over knows it all the same.
+func TestWhatAWindowHeldBackOpensAfterARestart(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.store.windows = maintenance.Windows{{Starts: s.began, Ends: s.began.Add(3 * time.Minute)}}
+		s.check("api")
+		s.check("api")
+		pass(5 * time.Minute)
+		s.replace()
+		s.check("api")
+		s.want("", "api 7")
+		s.wantHeard("api 7")
+	})
+}
+
 func TestWindowsThatCannotBeReadStopNoAlert(t *testing.T) {
 	play(t, func(t *testing.T, s *stage) {
 		for minute, err := range []error{maintenance.ErrNoTable, errors.New("permission denied")} {
@@ -586,9 +600,12 @@ func TestAnOutageThatAStandbyHasNoticed(t *testing.T) {
 	minute := func(s *stage, n int) time.Time { return s.began.Add(time.Duration(n) * time.Minute) }
 	playAfter(t, alertsAfter{2, 1}, func(t *testing.T, s *stage) {
 		pass(10 * time.Minute)
-		s.monitor.alerts.judge.noticeOutage(minute(s, 3), minute(s, 7))
+		s.monitor.alerts.judge.noticeOutage(minute(s, 3).Add(999), minute(s, 7))
 		s.check("")
 		s.want("postgres 3-7", "")
+		if !s.store.past[0].Opened.Equal(minute(s, 3)) {
+			t.Errorf("%s, which the table does not keep", s.store.past[0].Opened)
+		}
 		s.wantHeard("postgres 3", "postgres 3-7")
 	})
 	playAfter(t, alertsAfter{2, 1}, func(t *testing.T, s *stage) {

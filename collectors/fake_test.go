@@ -108,7 +108,9 @@ func (f *fakeStore) SaveHealth(_ context.Context, token lease.Token, at time.Tim
 	for _, o := range observations {
 		f.health[o.Service] = o
 	}
-	maps.Copy(f.streaks, streaks)
+	for service, s := range streaks { // as the table has them
+		f.streaks[service] = streak{Healthy: s.Healthy, Since: s.Since, Checks: s.Checks, CheckedAt: s.CheckedAt}
+	}
 	return nil
 }
 

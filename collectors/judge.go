@@ -141,7 +141,8 @@ func (j *judge) decide(at time.Time, checked []probe.Observation) (events []noti
 		if s.Open != nil || s.Checks < j.afterFailures {
 			continue
 		}
-		held := s.Held
+		_, planned := j.windows.At(o.Service, s.Since) // by a window that may be over by now
+		held := s.Held || planned
 		if _, s.Held = j.windows.At(o.Service, at); s.Held {
 			continue
 		}
@@ -234,7 +235,7 @@ func (j *judge) noticeOutage(from, to time.Time) {
 	if to.Sub(from) < time.Duration(j.afterFailures)*j.interval {
 		return // that many checks might not have seen it
 	}
-	j.noticed = newIncident(probe.Observation{Service: config.DatabaseService, Reading: probe.Reading{Status: probe.Unknown, Err: "it did not answer"}}, from, true)
+	j.noticed = newIncident(probe.Observation{Service: config.DatabaseService, Reading: probe.Reading{Status: probe.Unknown, Err: "it did not answer"}}, from.Truncate(time.Microsecond), true)
 	j.noticed.Closed = to
 }
 

@@ -59,7 +59,7 @@ FROM alert_maintenance_windows
 WHERE tenant_id = '__system__'
   AND enabled
   AND starts_at < '9999-12-31Z'
-  AND (ends_at IS NULL OR ends_at > clock_timestamp())
+  AND (ends_at IS NULL OR ends_at > clock_timestamp() - interval '1 day')
   AND coalesce(cardinality(site_ids), 0) = 0
 ORDER BY starts_at, window_id
 `
@@ -73,7 +73,8 @@ type MaintenanceWindowsRow struct {
 	Services  []string
 }
 
-// The windows that are enabled and not over. A window with sites is about devices, so
+// The windows that are enabled, and not over or only since a day: a worker that starts
+// after one must know that what is ill since then was planned. A window with sites is about devices, so
 // it is not ours. One odd row must not cost the others, so no value is null, infinite
 // or of a year that JSON has no digits for: year 1, which is Go's zero time, is a window
 // since ever or with an open end.

@@ -117,7 +117,13 @@ func exercise(t *testing.T, database *pgtest.Database, environ []string, login s
 		if err := q.MarkTold(t.Context(), db.MarkToldParams{Fingerprints: []string{"x"}, OpenedAts: []time.Time{time.Now()}, Closings: []bool{true}}); err != nil {
 			return err
 		}
-		_, err := q.DeleteExpiredSamples(t.Context(), db.DeleteExpiredSamplesParams{Cutoff: time.Unix(0, 0), BatchSize: 1})
+		if _, err := q.DeleteExpiredSamples(t.Context(), db.DeleteExpiredSamplesParams{Cutoff: time.Unix(0, 0), BatchSize: 1}); err != nil {
+			return err
+		}
+		if _, err := q.EnterPlatformScope(t.Context()); err != nil {
+			return err
+		}
+		_, err := q.CloseSystemAlert(t.Context(), db.CloseSystemAlertParams{Fingerprint: "x", Details: "{}"})
 		return err
 	}))
 	return errors.Join(errs...)

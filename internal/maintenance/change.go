@@ -76,6 +76,7 @@ func inScope(ctx context.Context, on db.Beginner, options pgx.TxOptions, fn func
 		if err != nil {
 			return err
 		}
+		windows = slices.DeleteFunc(windows, func(w Window) bool { return !w.Ends.IsZero() && !now.Before(w.Ends) })
 		return fn(q, windows, now)
 	})
 	if db.IsForbidden(err) {

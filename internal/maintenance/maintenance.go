@@ -93,7 +93,7 @@ func readWeekly(recurring json.RawMessage) (weekly *Weekly, fault string) {
 	return &w, ""
 }
 
-// Windows are those that are on or to come.
+// Windows are those that are on, to come, or over since a day at most.
 type Windows []Window
 
 // At is the window that is on for a service, if there is one.

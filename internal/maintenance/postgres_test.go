@@ -3,6 +3,7 @@ package maintenance
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +53,8 @@ func TestReadTellsOnlyTheWindowsOfSystemAlerts(t *testing.T) {
 		('__system__', 'never too', 'x', '99999-12-31 00:00Z', NULL, NULL, NULL, NULL, true),
 		('__system__', 'never', 'x', 'infinity', NULL, NULL, NULL, NULL, true),
 		('__system__', 'disabled', 'x', '2026-01-01 00:00Z', NULL, NULL, NULL, NULL, false),
-		('__system__', 'over', 'x', '2026-01-01 00:00Z', now(), NULL, NULL, NULL, true),
+		('__system__', 'h over', 'x', '2026-01-05 00:00Z', now(), NULL, NULL, NULL, true),
+		('__system__', 'long over', 'x', '2026-01-01 00:00Z', now() - interval '25 hours', NULL, NULL, NULL, true),
 		('__system__', 'of a site', 'x', '2026-01-01 00:00Z', NULL, NULL, '{s1}', NULL, true),
 		('t1', 'of a tenant', 'x', '2026-01-01 00:00Z', NULL, NULL, NULL, NULL, true)`)
 	windows, err := read(t, database.Pool(t))
@@ -67,11 +69,16 @@ func TestReadTellsOnlyTheWindowsOfSystemAlerts(t *testing.T) {
 		{"b open", "move", day(2026, 2), time.Time{}, nil, []string{}, ""},
 		{"d weekly", "backup", day(2026, 3), time.Time{}, &Weekly{[]time.Weekday{6, 0}, 22, 4}, []string{}, ""},
 		{"e unreadable", "odd", day(2026, 4), time.Time{}, nil, []string{}, fault},
+		{"h over", "x", day(2026, 5), windows[5].Ends, nil, []string{}, ""},
 		{"f to come", "later", day(2998, 1), time.Time{}, nil, []string{}, ""},
 		{"g far", "x", day(2998, 2), time.Time{}, nil, []string{}, ""},
 	}
 	if diff := cmp.Diff(want, windows); diff != "" {
 		t.Error(diff)
+	}
+	listed, now, err := List(t.Context(), database.Pool(t))
+	if err != nil || len(listed) != len(want)-1 || slices.ContainsFunc(listed, func(w Window) bool { return w.ID == "h over" }) || windows[5].On(now) {
+		t.Errorf("%v, %v", listed, err)
 	}
 	if _, err := json.Marshal(windows); err != nil { // as list --json and status --json do
 		t.Error(err)
