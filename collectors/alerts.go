@@ -99,11 +99,11 @@ func (k *alertKeeper) resume(ctx context.Context, token lease.Token) error {
 // refresh reads which alerts are open, and of which events nobody has been told.
 func (k *alertKeeper) refresh(ctx context.Context, token lease.Token) error {
 	open, due, err := k.store.OpenAlerts(ctx, token, k.webhook != nil)
-	known := err
+	unread := err
 	if k.untracked = db.IsMissingTable(err) || db.IsForbidden(err); k.untracked { // of the messages, perhaps
-		open, due, known = k.store.OpenAlerts(ctx, token, false)
+		open, due, unread = k.store.OpenAlerts(ctx, token, false)
 	}
-	if known == nil {
+	if unread == nil {
 		k.judge.refresh(open)
 		k.due = due
 	}
