@@ -13,6 +13,7 @@ import (
 	"ops_worker/db"
 	"ops_worker/internal/config"
 	"ops_worker/internal/faultlog"
+	"ops_worker/internal/humanize"
 	"ops_worker/internal/lease"
 	"ops_worker/internal/maintenance"
 	"ops_worker/internal/notify"
@@ -55,7 +56,7 @@ type alertKeeper struct {
 	due       []notify.Event  // by the database, as it was read last
 	untracked bool            // the table of messages is missing or forbidden
 	unread    faultlog.Log    // of the maintenance windows
-	faulty    map[string]bool // the windows that were logged, by ID
+	windows   map[string]bool // whether each was on, by ID
 
 	keeping  sync.Mutex   // of what follows: the lease reports from a goroutine of its own
 	unkept   faultlog.Log // of the spool
@@ -73,7 +74,7 @@ func newAlertKeeper(cfg config.Config, store AlertStore, lease *lease.Lease, web
 		log.Error().Err(err).Msg("alerts of an earlier process are lost")
 		left = record{} // rather than half of it
 	}
-	return &alertKeeper{enabled: cfg.SystemAlerts, judge: newJudge(cfg, left), store: store, lease: lease, webhook: webhook, spool: spool, spoolHas: left.Streaks != nil, faulty: map[string]bool{}}
+	return &alertKeeper{enabled: cfg.SystemAlerts, judge: newJudge(cfg, left), store: store, lease: lease, webhook: webhook, spool: spool, spoolHas: left.Streaks != nil, windows: map[string]bool{}}
 }
 
 // resume tells the judge what the database has, at the first check of a term.
@@ -113,7 +114,7 @@ func (k *alertKeeper) refresh(ctx context.Context, token lease.Token) error {
 // cycle brings the alerts in line with a check that the judge has counted.
 func (k *alertKeeper) cycle(ctx context.Context, token lease.Token, at time.Time, checked []probe.Observation, away bool) (err error) {
 	if !away {
-		k.readWindows(ctx)
+		k.readWindows(ctx, at)
 	}
 	events := k.judge.decide(at, checked)
 	if !away {
@@ -137,16 +138,23 @@ func (k *alertKeeper) cycle(ctx context.Context, token lease.Token, at time.Time
 
 // readWindows reads the maintenance windows. Those that were read last are kept while
 // they cannot be read.
-func (k *alertKeeper) readWindows(ctx context.Context) {
+func (k *alertKeeper) readWindows(ctx context.Context, at time.Time) {
 	windows, err := k.store.Windows(ctx)
 	if errors.Is(err, maintenance.ErrNoTable) {
 		windows, err = nil, nil
 	}
 	for _, w := range windows {
-		if w.Fault != "" && !k.faulty[w.ID] {
-			zerolog.Ctx(ctx).Warn().Str("window", w.ID).Str("reason", w.Fault).Msg("a maintenance window cannot be read, it is never on")
-			k.faulty[w.ID] = true
+		log := zerolog.Ctx(ctx).With().Str("window", w.ID).Str("name", humanize.OneLine(w.Name)).Strs("monitored", w.Services).Logger()
+		was, known := k.windows[w.ID]
+		switch on := w.On(at); {
+		case w.Fault != "" && !known:
+			log.Warn().Str("reason", w.Fault).Msg("a maintenance window cannot be read, it is never on")
+		case on && !was:
+			log.Info().Msg("a maintenance window is on, no alert opens")
+		case was && !on:
+			log.Info().Msg("a maintenance window is over")
 		}
+		k.windows[w.ID] = w.On(at)
 	}
 	if k.unread.Observe(*zerolog.Ctx(ctx), err, "maintenance windows cannot be read, alerts go on", "maintenance windows are read again"); err == nil {
 		k.judge.plan(windows)
@@ -175,7 +183,7 @@ func (k *alertKeeper) sync(ctx context.Context, token lease.Token, at time.Time,
 			return failed
 		}
 		if opened {
-			log.Warn().Str("monitored", i.Service).Msg("system alert opened")
+			log.Warn().Str("monitored", i.Service).Str("status", i.Status).Str("reason", i.Reason).Msg("system alert opened")
 		}
 	}
 	if failed == nil { // or status would call a service well whose alert is refused

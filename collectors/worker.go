@@ -98,7 +98,7 @@ func newJobs(cfg config.Config, targets []probe.Target, store Store, leases leas
 	j := &jobs{observer: observer}
 	var told teller // not a nil *notify.Webhook, which would be one
 	if cfg.AlertWebhookURL != "" && cfg.SystemAlerts {
-		j.webhook = notify.New(notify.Options{URL: cfg.AlertWebhookURL, Format: notify.Format(cfg.AlertWebhookFormat), CheckInterval: cfg.HealthInterval, CAs: cfg.HealthCAs, Log: log})
+		j.webhook = notify.New(notify.Options{URL: cfg.AlertWebhookURL, Format: notify.Format(cfg.AlertWebhookFormat), Source: cfg.ServiceName, CheckInterval: cfg.HealthInterval, CAs: cfg.HealthCAs, Log: log})
 		told = j.webhook
 	}
 	if cfg.HeartbeatURL != "" {

@@ -1,12 +1,15 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -31,7 +34,7 @@ func probeServices(ctx context.Context, cfg config.Config, resolver probe.Resolv
 	if resolver != nil {
 		client.Resolver = resolver
 	}
-	s := &services{targets: probe.Targets(cfg.Services, client, ping), answered: make(chan []probe.Observation, 1)}
+	s := &services{targets: probe.Targets(append(slices.Clone(cfg.Services), receivers(cfg)...), client, ping), answered: make(chan []probe.Observation, 1)}
 	s.probing.Go(func() {
 		began := time.Now()
 		finding, cancel := context.WithTimeout(ctx, limit/2)
@@ -40,6 +43,30 @@ func probeServices(ctx context.Context, cfg config.Config, resolver probe.Resolv
 		s.answered <- probe.Observe(ctx, s.targets, limit-time.Since(began))
 	})
 	return s
+}
+
+// receivers are who is told of alerts and of stores, as services to connect to: nothing is
+// sent. One behind a proxy is not looked for.
+func receivers(cfg config.Config) (list []config.Service) {
+	for _, r := range []struct{ name, variable, address string }{
+		{"alert webhook", "ALERT_WEBHOOK_URL", cfg.AlertWebhookURL}, {"dead man's switch", "HEARTBEAT_URL", cfg.HeartbeatURL},
+	} {
+		to, err := url.Parse(r.address)
+		if err != nil || to.Host == "" {
+			continue
+		}
+		if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: to}); proxy != nil || err != nil {
+			continue
+		}
+		s := config.Service{Name: r.name, Variable: r.variable, Extra: true, Kind: config.ProbeTCP}
+		port := "80"
+		if to.Scheme == "https" {
+			s.Kind, port = config.ProbeTLS, "443"
+		}
+		s.Addresses = []string{net.JoinHostPort(to.Hostname(), cmp.Or(to.Port(), port))}
+		list = append(list, s)
+	}
+	return list
 }
 
 func checkServices(ctx context.Context, r *run, f *findings) error {

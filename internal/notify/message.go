@@ -27,11 +27,12 @@ type message struct {
 	Duration     *float64  `json:"duration_seconds,omitempty"`
 	Key          string    `json:"key"`
 	DatabaseAway bool      `json:"database_away,omitempty"`
+	Source       string    `json:"source"`
 	Text         string    `json:"text"`
 }
 
-func (e Event) message() message {
-	m := message{e.name(), e.Service, e.Status, e.Reason, e.since(), nil, e.Key(), e.DatabaseAway, humanize.OneLine(e.text())}
+func (w *Webhook) message(e Event) message {
+	m := message{e.name(), e.Service, e.Status, e.Reason, e.since(), nil, e.Key(), e.DatabaseAway, w.options.Source, humanize.OneLine(e.text())}
 	if e.Closing {
 		seconds := e.lasted().Seconds()
 		m.Status, m.Duration = "healthy", &seconds
@@ -57,7 +58,7 @@ func (e Event) text() string {
 	case e.DatabaseAway && ofDatabase:
 		text = fmt.Sprintf("%s (%s)", withReason(cutOff, e.Reason), since)
 	}
-	if e.DatabaseAway && !ofDatabase {
+	if e.DatabaseAway && !ofDatabase && !e.Closing {
 		text += "; " + cutOff
 	}
 	return text
@@ -68,19 +69,20 @@ func withReason(text, reason string) string { return strings.TrimSuffix(text+": 
 // body is the message of an event, or of a group.
 func (w *Webhook) body(events []Event) []byte {
 	if len(events) == 1 {
-		m := events[0].message()
+		m := w.message(events[0])
 		return w.encode(m.Text, m)
 	}
 	object := struct {
 		Event  string    `json:"event"`
+		Source string    `json:"source"`
 		Text   string    `json:"text"`
 		Alerts []message `json:"alerts"`
-	}{Event: events[0].name()}
+	}{Event: events[0].name(), Source: w.options.Source}
 	title, suffix := fmt.Sprintf("%d services turned ill:", len(events)), ""
 	lines := title // Slack has no other place for the keys
 	var names []string
 	for _, e := range events {
-		m := e.message()
+		m := w.message(e)
 		object.Alerts = append(object.Alerts, m)
 		lines += fmt.Sprintf("\n%s [%s]", m.Text, m.Key)
 		names = append(names, fmt.Sprintf("%s (%s)", m.Service, cmp.Or(m.Reason, m.Status)))
@@ -112,11 +114,11 @@ type alertmanagerAlert struct {
 	EndsAt      time.Time         `json:"endsAt"`
 }
 
-func alertmanagerBody(firing []Alert, ends time.Time) []byte {
+func (w *Webhook) alertmanagerBody(firing []Alert, ends time.Time) []byte {
 	var alerts []alertmanagerAlert
 	for _, a := range firing {
 		alerts = append(alerts, alertmanagerAlert{
-			Labels:      map[string]string{"alertname": "SystemHealth", "service": a.Service, "severity": "critical"},
+			Labels:      map[string]string{"alertname": "SystemHealth", "service": a.Service, "severity": "critical", "source": w.options.Source},
 			Annotations: map[string]string{"summary": a.Summary(), "reason": a.Reason, "key": a.Key()},
 			StartsAt:    a.since(),
 			EndsAt:      ends.UTC(),

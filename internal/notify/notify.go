@@ -88,6 +88,7 @@ const (
 type Options struct {
 	URL           string
 	Format        Format
+	Source        string         // which of several workers tells
 	CheckInterval time.Duration  // how often Tell is called
 	CAs           *x509.CertPool // nil: the system's
 	Log           zerolog.Logger
@@ -144,7 +145,7 @@ func (w *Webhook) Tell(now time.Time, due []Event, firing []Alert) (told []Event
 	w.firing = nil
 	if len(firing) > 0 {
 		valid := 4 * w.options.CheckInterval // without news, Alertmanager then takes it for resolved
-		w.firing = &snapshot{alertmanagerBody(firing, now.Add(valid)), time.Now().Add(valid)}
+		w.firing = &snapshot{w.alertmanagerBody(firing, now.Add(valid)), time.Now().Add(valid)}
 		wakeUp(w.wake)
 	}
 	return due

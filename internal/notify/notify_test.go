@@ -129,7 +129,7 @@ func bubble(t *testing.T, format Format, test func(*testing.T, *Webhook, *fakeRe
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		fake, log := &fakeReceiver{answer: working}, &logtest.Log{}
-		w := newWebhook(Options{URL: "https://example.org/hook", Format: format, CheckInterval: time.Minute, Log: log.Logger()}, fake)
+		w := newWebhook(Options{URL: "https://example.org/hook", Format: format, Source: "east", CheckInterval: time.Minute, Log: log.Logger()}, fake)
 		var running sync.WaitGroup
 		ctx, stop := context.WithCancel(t.Context())
 		running.Go(func() { w.Run(ctx) })
@@ -329,7 +329,7 @@ func TestAlertmanagerGetsWhatFires(t *testing.T) {
 		equal(t, "told", w.Tell(opened, due, []Alert{down("ingest")}), due)
 		synctest.Wait()
 		came := fake.take()
-		equal(t, "body", came[0].body, `[{"labels":{"alertname":"SystemHealth","service":"ingest","severity":"critical"},`+
+		equal(t, "body", came[0].body, `[{"labels":{"alertname":"SystemHealth","service":"ingest","severity":"critical","source":"east"},`+
 			`"annotations":{"key":"system-health:ingest@2026-11-26T03:04:05.123456Z","reason":"connection refused",`+
 			`"summary":"Service unhealthy: ingest (connection refused)"},`+
 			`"startsAt":"2026-11-26T03:04:05.123456Z","endsAt":"2026-11-26T03:08:05.123456789Z"}]`)
