@@ -322,14 +322,6 @@ func (r *Report) addAvailability(rows []db.StatusAvailabilityRow) {
 	}
 }
 
-// keepAvailability takes the availability over from an earlier reading.
-func (r *Report) keepAvailability(earlier Report) {
-	r.Availability = earlier.Availability
-	if reason := earlier.Unreadable[AvailabilitySection]; reason != "" {
-		r.Unreadable[AvailabilitySection] = reason
-	}
-}
-
 // shownAggregates are the numbers of the database and the platform that have a line:
 // those of every cycle, and those that say why a platform is slow. The others are for
 // charts.
