@@ -93,16 +93,14 @@ func newHealthcheckCommand(environ []string) *cobra.Command {
 		Long: "Reads the heartbeat that `ops-worker run` leaves in STATE_DIR, so it needs neither\n" +
 			"a port nor the database: a database that is away is not mended by a restart.",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return healthcheck(environ) },
+		RunE: func(*cobra.Command, []string) error {
+			worker, err := config.HeartbeatFrom(environ)
+			if err != nil {
+				return err
+			}
+			return heartbeat.Check(worker.StateDir, worker.ServiceName)
+		},
 	}
-}
-
-func healthcheck(environ []string) error {
-	worker, err := config.HeartbeatFrom(environ)
-	if err != nil {
-		return err
-	}
-	return heartbeat.Check(worker.StateDir, worker.ServiceName)
 }
 
 func newVersionCommand() *cobra.Command {

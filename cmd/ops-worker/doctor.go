@@ -29,10 +29,7 @@ func newDoctorCommand(load loader) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if code := report.ExitCode(); code != exitOK {
-				return &exitError{status: code}
-			}
-			return nil
+			return &exitError{status: report.ExitCode()}
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -17,7 +17,9 @@ var nameFields = sync.OnceFunc(func() {
 	zerolog.TimestampFieldName = "ts"
 	zerolog.MessageFieldName = "msg"
 	zerolog.TimeFieldFormat = time.RFC3339Nano
-	zerolog.LevelFieldMarshalFunc = func(level zerolog.Level) string { return config.Level(level).String() }
+	// The words of the platform's logs, which are Python's.
+	zerolog.LevelDebugValue, zerolog.LevelInfoValue, zerolog.LevelWarnValue = "DEBUG", "INFO", "WARNING"
+	zerolog.LevelErrorValue, zerolog.LevelFatalValue = "ERROR", "CRITICAL"
 	zerolog.DurationFieldInteger = true // milliseconds, which every such name says
 	zerolog.ErrorMarshalFunc = func(err error) any {
 		if err == nil {
@@ -44,19 +46,13 @@ func formatted(cfg config.Config, out io.Writer) io.Writer {
 	return out
 }
 
-const (
-	// queuedLines is how many lines wait for whoever reads the log.
-	queuedLines = 1000
-	// logInterval is how often they are written: each look costs a wake-up.
-	logInterval = 200 * time.Millisecond
-)
-
-// newQueuedLogger logs for a process that must not wait for whoever reads its log: a
-// line that finds the queue full is dropped, and counted. End writes what is queued.
+// newQueuedLogger logs for a process that must not wait for whoever reads its log: a line
+// that finds the queue full is dropped, and counted. The queue is looked at seldom, since
+// each look costs a wake-up. End writes what is queued.
 func newQueuedLogger(cfg config.Config, out io.Writer) (log zerolog.Logger, end func()) {
 	out = onlyWriter{formatted(cfg, out)}
 	direct := newLogger(cfg, out)
-	queue := diode.NewWriter(out, queuedLines, logInterval, func(missed int) {
+	queue := diode.NewWriter(out, 1000, 200*time.Millisecond, func(missed int) {
 		direct.Warn().Int("lines", missed).Msg("log lines dropped, they were not read in time")
 	})
 	return newLogger(cfg, queue), func() { _ = queue.Close() }

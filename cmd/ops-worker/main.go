@@ -36,35 +36,21 @@ var (
 
 func main() {
 	stdlog.SetOutput(io.Discard) // where net/http says what a service sends unasked; its probe says so too
-	// Every few seconds in many places: it does without the other commands.
-	if len(os.Args) == 2 && os.Args[1] == "healthcheck" {
-		if err := healthcheck(os.Environ()); err != nil {
-			fmt.Fprintln(os.Stderr, "ops-worker:", err)
-			os.Exit(exitFailed)
-		}
-		return
-	}
 	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
 	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it
 		signals = append(signals, syscall.SIGHUP)
 	}
 	ctx, _ := signal.NotifyContext(context.Background(), signals...)
-	context.AfterFunc(ctx, endInTime)
+	// Where a stop takes longer, something stands still that nothing else can end. No second
+	// signal shortens it: a worker that is killed hands back no lease.
+	context.AfterFunc(ctx, func() {
+		time.Sleep(4900 * time.Millisecond)
+		os.Exit(exitFailed)
+	})
 	os.Exit(execute(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// stopLimit is how long a stop may take. No second signal shortens it: a worker that
-// is killed hands back no lease.
-const stopLimit = 4900 * time.Millisecond
-
-// endInTime ends the process where it has not ended in time: something stands still
-// that nothing else can end.
-func endInTime() {
-	time.Sleep(stopLimit)
-	os.Exit(exitFailed)
-}
-
-// exitError ends a command with an exit status; an empty text prints nothing.
+// exitError ends a command with an exit status, 0 too; an empty text prints nothing.
 type exitError struct {
 	status int
 	text   string

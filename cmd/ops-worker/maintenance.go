@@ -52,7 +52,8 @@ func newMaintenanceStartCommand(load loader) *cobra.Command {
 		return withPool(cmd.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName), func(pool *pgxpool.Pool) error {
 			w, err := maintenance.Start(cmd.Context(), pool, reason, services, length)
 			if err == nil {
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "no system alert opens for %s until %s: window %s\n", covered(w), maintenance.Instant(w.Ends), w.ID)
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "no system alert opens for %s until %s: window %s\n",
+					humanize.OneLine(w.Whose()), maintenance.Instant(w.Ends), w.ID)
 			}
 			return err
 		})
@@ -80,14 +81,6 @@ func checkServices(names, monitored []string) error {
 	return nil
 }
 
-// covered are a window's services in words.
-func covered(w maintenance.Window) string {
-	if len(w.Services) == 0 {
-		return "all services"
-	}
-	return humanize.OneLine(strings.Join(w.Services, ", "))
-}
-
 func listWindows(cmd *cobra.Command, pool *pgxpool.Pool, asJSON bool) error {
 	windows, now, err := maintenance.List(cmd.Context(), pool)
 	if err != nil {
@@ -106,7 +99,7 @@ func listWindows(cmd *cobra.Command, pool *pgxpool.Pool, asJSON bool) error {
 		if rows[i].On {
 			state = "on"
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", humanize.OneLine(w.ID), state, covered(w), w.When(), humanize.OneLine(w.Name))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", humanize.OneLine(w.ID), state, humanize.OneLine(w.Whose()), w.When(), humanize.OneLine(w.Name))
 	}
 	switch {
 	case asJSON:
@@ -124,7 +117,7 @@ func endWindows(cmd *cobra.Command, ids []string, pool *pgxpool.Pool) error {
 		return err
 	}
 	for _, w := range ended {
-		fmt.Fprintf(cmd.OutOrStdout(), "ended for %s: window %s (%s)\n", covered(w), humanize.OneLine(w.ID), humanize.OneLine(w.Name))
+		fmt.Fprintf(cmd.OutOrStdout(), "ended for %s: window %s (%s)\n", humanize.OneLine(w.Whose()), humanize.OneLine(w.ID), humanize.OneLine(w.Name))
 	}
 	return nil
 }

@@ -20,7 +20,6 @@ import (
 // onceLimit bounds the one cycle and what stands around it, without the aggregates.
 const onceLimit = time.Minute
 
-// onceFlags are those of both cycles.
 type onceFlags struct{ asJSON, dryRun, anyDatabase bool }
 
 func newOnceCommand(load loader) *cobra.Command {

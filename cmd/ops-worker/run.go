@@ -44,20 +44,15 @@ func newRunCommand(load loader) *cobra.Command {
 	return cmd
 }
 
-// The loops wait far more than they compute. One processor spares the wake-ups
-// between two, a fifth of all the CPU; and collecting garbage early, of which
-// there is little, keeps the heap near what is live, some 2 MB.
-const (
-	processors = 1
-	gcPercent  = 40
-)
-
 // hangLimit is how long a stop waits for what may hang: a disk, or whoever reads the log.
 const hangLimit = time.Second
 
 func runWorker(ctx context.Context, cfg config.Config, anyDatabase bool, stderr io.Writer) error {
-	runtime.GOMAXPROCS(processors)
-	debug.SetGCPercent(gcPercent)
+	// The loops wait far more than they compute. One processor spares the wake-ups between
+	// two, a fifth of all the CPU; and collecting garbage early, of which there is little,
+	// keeps the heap near what is live, some 2 MB.
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(40)
 	if err := cfg.InPlatformWorkersPlace(); err != nil {
 		return &exitError{exitUsage, err.Error() + ". " + config.PlatformWorkerAdvice}
 	}

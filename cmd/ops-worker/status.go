@@ -14,12 +14,9 @@ import (
 	"ops_worker/internal/status"
 )
 
-// The width of a report that goes to no terminal, and the shortest --every: each
-// reading costs the database some tens of milliseconds.
-const (
-	pipeWidth = 120
-	leastWait = time.Second
-)
+// leastWait is the shortest --every: each reading costs the database some tens of
+// milliseconds.
+const leastWait = time.Second
 
 func newStatusCommand(load loader, environ []string) *cobra.Command {
 	var asJSON, watch bool
@@ -61,7 +58,7 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 			if asJSON {
 				return printJSON(out, report)
 			}
-			width := pipeWidth
+			width := 120 // of a pipe
 			if isTerminal(out) {
 				if columns, _, err := term.GetSize(int(out.(*os.File).Fd())); err == nil && columns > 0 {
 					width = columns

@@ -89,9 +89,6 @@ const (
 	// The platform sets shorter ones, and expects this.
 	minHealthInterval  = 5 * time.Second
 	minMetricsInterval = 100 * time.Millisecond
-	minLeaseTTL        = time.Second
-	maxBufferCycles    = 1_000_000
-	defaultBufferSpan  = time.Hour
 )
 
 // FromEnvironment reads the configuration from "NAME=value" pairs, as
@@ -102,9 +99,7 @@ func FromEnvironment(environ []string) (Config, error) {
 	set := settings(environ)
 	var c Config
 	var p problems
-	if err := env.ParseWithOptions(&c, env.Options{Environment: set, FuncMap: parsers}); err != nil {
-		p.addParse(err)
-	}
+	p.addParse(env.ParseWithOptions(&c, env.Options{Environment: set, FuncMap: parsers}))
 	c.PlatformWorkerSettings = platformWorkerSettings(set)
 	c.Database.complete(set, &p)
 	c.complete(&p)
@@ -151,11 +146,9 @@ func misspelt(set map[string]string) (warnings []string) {
 // variables are the names of all settings, by the field or the service that has each.
 func variables() map[string]string {
 	names := map[string]string{}
-	for _, settings := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Heartbeat](), reflect.TypeFor[Database]()} {
-		for i := range settings.NumField() {
-			if name := settings.Field(i).Tag.Get("env"); name != "" {
-				names[settings.Field(i).Name] = name
-			}
+	for _, field := range append(reflect.VisibleFields(reflect.TypeFor[Config]()), reflect.VisibleFields(reflect.TypeFor[Database]())...) {
+		if name := field.Tag.Get("env"); name != "" {
+			names[field.Name] = name
 		}
 	}
 	for _, s := range platformServices {
@@ -215,8 +208,8 @@ func (c *Config) complete(p *problems) {
 	p.check("METRICS_RETENTION", c.MetricsRetention == 0 || c.MetricsRetention >= time.Hour, "must be 0 (keep for ever) or at least 1h")
 	p.check("AGGREGATE_BUDGET", c.AggregateBudget > 0 && c.AggregateBudget <= 100, "must be above 0%% and at most 100%%")
 	p.check("AGGREGATE_TIMEOUT", c.AggregateTimeout >= time.Second && c.AggregateTimeout <= time.Hour, "must be between 1s and 1h")
-	p.check("LEASE_TTL", c.LeaseTTL >= minLeaseTTL, "must be at least %s", minLeaseTTL)
-	p.check("BUFFER_CYCLES", c.BufferCycles <= maxBufferCycles, "must be between 1 and %d", maxBufferCycles)
+	p.check("LEASE_TTL", c.LeaseTTL >= time.Second, "must be at least 1s")
+	p.check("BUFFER_CYCLES", c.BufferCycles <= 1_000_000, "must be between 1 and 1000000")
 	p.check("MQTT_PORT", isPort(c.MQTTPort), notAPort)
 	p.check("ALERT_AFTER_FAILURES", c.AlertAfterFailures >= 1, "must be at least 1")
 	p.check("ALERT_AFTER_SUCCESSES", c.AlertAfterSuccesses >= 1, "must be at least 1")
@@ -225,7 +218,7 @@ func (c *Config) complete(p *problems) {
 	p.check("HEARTBEAT_URL", c.HeartbeatURL == "" || isHTTP(c.HeartbeatURL), notHTTP)
 	c.AlertWebhookFormat = strings.ToLower(c.AlertWebhookFormat)
 	p.check("ALERT_WEBHOOK_FORMAT", slices.Contains([]string{"json", "slack", "alertmanager"}, c.AlertWebhookFormat), "must be json, slack or alertmanager")
-	p.check("HTTP_ADDR", c.HTTPAddr == "" || isListenAddress(c.HTTPAddr), "must be an address like :8080 or 127.0.0.1:8080")
+	p.check("HTTP_ADDR", c.HTTPAddr == "" || isHostPort(c.HTTPAddr, true), "must be an address like :8080 or 127.0.0.1:8080")
 	c.HealthServices = p.orFile("HEALTH_SERVICES", c.HealthServices, c.HealthServicesFile, readServices)
 	if c.HealthCAFile != "" {
 		c.HealthCAs = p.certificates("HEALTH_CA_FILE", c.HealthCAFile)
@@ -236,8 +229,8 @@ func (c *Config) complete(p *problems) {
 		c.HealthInterval = minHealthInterval
 		c.Warnings = append(c.Warnings, fmt.Sprintf("HEALTH_CHECK_INTERVAL is raised to its minimum, %s", minHealthInterval))
 	}
-	if c.BufferCycles == 0 {
-		c.BufferCycles = max(int(defaultBufferSpan/max(c.MetricsInterval, minMetricsInterval)), 1)
+	if c.BufferCycles == 0 { // an hour of them
+		c.BufferCycles = max(int(time.Hour/max(c.MetricsInterval, minMetricsInterval)), 1)
 	}
 }
 
@@ -289,14 +282,13 @@ func (p *problems) check(name string, ok bool, format string, args ...any) {
 
 // addParse names the variables behind the library's errors, which name fields.
 func (p *problems) addParse(err error) {
-	var all env.AggregateError
-	if !errors.As(err, &all) {
+	all, ok := errors.AsType[env.AggregateError](err)
+	if !ok {
 		all.Errors = []error{err}
 	}
 	for _, err := range all.Errors {
 		name := "environment"
-		var parse env.ParseError
-		if errors.As(err, &parse) {
+		if parse, ok := errors.AsType[env.ParseError](err); ok {
 			name, err = variables()[parse.Name], parse.Err
 		}
 		p.addError(name, err)

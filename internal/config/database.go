@@ -102,7 +102,6 @@ func (d Database) Reload() func() (string, error) {
 	return nil
 }
 
-// readURL reads a database's URL.
 func readURL(file string) (string, error) {
 	content, err := readFile(file)
 	if err != nil {

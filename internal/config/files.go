@@ -36,8 +36,7 @@ func readFile(name string) (string, error) {
 
 // unreadable is an error of a file without the file's name.
 func unreadable(err error) error {
-	var path *os.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*os.PathError](err); ok {
 		err = path.Err
 	}
 	return fmt.Errorf("the file cannot be read: %w", err)
@@ -50,7 +49,6 @@ func readServices(file string) (string, error) {
 	return strings.Join(lines, ","), err
 }
 
-// readTrimmed reads a value that begins and ends with no blank.
 func readTrimmed(file string) (string, error) {
 	content, err := readFile(file)
 	return strings.TrimSpace(content), err

@@ -58,7 +58,6 @@ func ParseDuration(text string) (time.Duration, error) {
 	return d, nil
 }
 
-// parseCount takes a whole number, zero or more.
 func parseCount(text string) (any, error) {
 	n, err := strconv.ParseInt(text, 10, 32)
 	if err != nil || n < 0 {
@@ -115,18 +114,6 @@ func (l *Level) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// String is the level in the words of the platform's logs, which are Python's.
-func (l Level) String() string {
-	switch level := zerolog.Level(l); level {
-	case zerolog.WarnLevel:
-		return "WARNING"
-	case zerolog.FatalLevel:
-		return "CRITICAL"
-	default:
-		return strings.ToUpper(level.String())
-	}
-}
-
 func isHTTP(value string) bool {
 	u, err := url.Parse(value)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
@@ -136,21 +123,10 @@ func isHTTP(value string) bool {
 	return err == nil
 }
 
-// hostPort takes host:port, with an IPv6 address in brackets.
-func hostPort(value string) (host string, port uint64, ok bool) {
+// isHostPort takes host:port, with an IPv6 address in brackets. An address to listen at may
+// do without the host, and have the port 0.
+func isHostPort(value string, toListen bool) bool {
 	host, number, err := net.SplitHostPort(value)
-	port, convErr := strconv.ParseUint(number, 10, 16)
-	return host, port, err == nil && convErr == nil && !strings.ContainsAny(host, "/@?# ")
-}
-
-// isHostPort takes an address that can be connected to.
-func isHostPort(value string) bool {
-	host, port, ok := hostPort(value)
-	return ok && host != "" && port != 0
-}
-
-// isListenAddress takes host:port, where the host may be left out, and the port 0.
-func isListenAddress(value string) bool {
-	_, _, ok := hostPort(value)
-	return ok
+	port, numberErr := strconv.ParseUint(number, 10, 16)
+	return err == nil && numberErr == nil && !strings.ContainsAny(host, "/@?# ") && (toListen || host != "" && port != 0)
 }

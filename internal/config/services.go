@@ -97,8 +97,10 @@ var platformServices = []Service{
 		Counters: []Counter{{Name: "alerts_processed"}, {Name: "routes_matched"}}},
 	{Name: "delivery", Former: "delivery_worker", Variable: "DELIVERY_HEALTH_URL", address: health,
 		Counters: []Counter{{Name: "jobs_succeeded"}, {Name: "jobs_failed"}, {Name: "jobs_pending", Gauge: true}}},
-	{Name: "keycloak", Variable: "KEYCLOAK_INTERNAL_URL", Kind: ProbeStatus, address: realm},
-	{Name: "mqtt", Variable: "MQTT_HOST", Kind: ProbeTCP, address: broker},
+	{Name: "keycloak", Variable: "KEYCLOAK_INTERNAL_URL", Kind: ProbeStatus,
+		address: func(c *Config, base string) string { return base + "/realms/" + c.KeycloakRealm }},
+	{Name: "mqtt", Variable: "MQTT_HOST", Kind: ProbeTCP,
+		address: func(c *Config, host string) string { return net.JoinHostPort(host, strconv.Itoa(c.MQTTPort)) }},
 	{Name: DatabaseService, Kind: ProbeDatabase},
 }
 
@@ -106,10 +108,6 @@ var platformServices = []Service{
 const healthPath = "/health"
 
 func health(_ *Config, base string) string { return base + healthPath }
-
-func realm(c *Config, base string) string { return base + "/realms/" + c.KeycloakRealm }
-
-func broker(c *Config, host string) string { return net.JoinHostPort(host, strconv.Itoa(c.MQTTPort)) }
 
 // PlatformServices are the services that the platform has, monitored or not,
 // without their addresses.
@@ -204,7 +202,7 @@ func extraServices(p *problems, value string) (list []Service) {
 			p.add(ExtraServicesVariable, "%s is a name of the platform's own", name)
 		case taken[name]:
 			p.add(ExtraServicesVariable, "%s is there twice", name)
-		case isSocket && !isHostPort(socket):
+		case isSocket && !isHostPort(socket, false):
 			p.add(ExtraServicesVariable, "the URL of %s must be %s://host:port, an IPv6 address in brackets, and nothing else: no user, password or path", name, strings.ToLower(scheme))
 		case !isSocket && !isHTTP(address):
 			p.add(ExtraServicesVariable, "the URL of %s must be like http://host:8080/health, tcp://host:1883 or tls://host:8883", name)

@@ -40,6 +40,14 @@ func (w Window) Covers(service string) bool {
 	return len(w.Services) == 0 || slices.Contains(w.Services, service)
 }
 
+// Whose are the window's services in words.
+func (w Window) Whose() string {
+	if len(w.Services) == 0 {
+		return "all services"
+	}
+	return strings.Join(w.Services, ", ")
+}
+
 // When is the window's time in words.
 func (w Window) When() string {
 	text := "from " + Instant(w.Starts)

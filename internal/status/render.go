@@ -156,17 +156,14 @@ func (r Report) maintenanceLines() (lines []line) {
 		return []line{{{"MAINTENANCE" + gap, bold}, {"not read: " + reason, yellow}}}
 	}
 	for _, w := range r.Maintenance {
-		when, covers := "without an end", "all services"
+		when := "without an end"
 		switch {
 		case w.Weekly != nil:
 			when = fmt.Sprintf("from %02d:00 to %02d:00 UTC", w.Weekly.StartHour, w.Weekly.EndHour)
 		case !w.Ends.IsZero():
 			when = "until " + w.Ends.UTC().Format("2006-01-02 15:04 UTC")
 		}
-		if len(w.Services) > 0 {
-			covers = strings.Join(w.Services, ", ")
-		}
-		lines = append(lines, line{{fmt.Sprintf("maintenance %s: %s (%s)", when, w.Name, covers), yellow}})
+		lines = append(lines, line{{fmt.Sprintf("maintenance %s: %s (%s)", when, w.Name, w.Whose()), yellow}})
 	}
 	return lines
 }

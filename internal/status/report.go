@@ -322,14 +322,6 @@ func (r *Report) addAvailability(rows []db.StatusAvailabilityRow) {
 	}
 }
 
-// keepAvailability takes the availability over from an earlier reading.
-func (r *Report) keepAvailability(earlier Report) {
-	r.Availability = earlier.Availability
-	if reason := earlier.Unreadable[AvailabilitySection]; reason != "" {
-		r.Unreadable[AvailabilitySection] = reason
-	}
-}
-
 // shownAggregates are the numbers of the database and the platform that have a line:
 // those of every cycle, and those that say why a platform is slow. The others are for
 // charts.
@@ -348,15 +340,15 @@ func shown(service, metric string) bool {
 	return true
 }
 
+// isCounter takes jobs for numbers that also fall: without the service they are counted
+// in the database, and fall when that is tidied.
+func isCounter(service, metric string) bool {
+	return service != "delivery" && slices.ContainsFunc(config.PlatformServices(), func(s config.Service) bool {
+		return s.Name == service && s.Totals(metric)
+	})
+}
+
 func (r *Report) addSeries(rows []db.StatusSeriesRow, interval time.Duration) {
-	counters := map[[2]string]bool{}
-	for _, s := range config.PlatformServices() {
-		for _, c := range s.Counters {
-			// Jobs as the pages show them: without the service they are counted in the
-			// database, and fall when that is tidied.
-			counters[[2]string{s.Name, c.Name}] = !c.Gauge && s.Name != "delivery"
-		}
-	}
 	for _, row := range rows {
 		r.NewestSample = later(r.NewestSample, row.Newest)
 		if !shown(row.Service, row.MetricName) {
@@ -366,7 +358,7 @@ func (r *Report) addSeries(rows []db.StatusSeriesRow, interval time.Duration) {
 		// Some series have a sample a minute.
 		s.Old = r.At.Sub(row.Newest) > pace.Overdue(max(interval, time.Minute))
 		values := row.Averages
-		if counters[[2]string{row.Service, row.MetricName}] {
+		if isCounter(row.Service, row.MetricName) {
 			s.Kind, s.Value, values = "counter", number(row.Rate), row.Rates
 		}
 		for i, b := range row.Buckets {

@@ -1,21 +1,20 @@
 package status
 
-import "strings"
+import (
+	"math"
+	"strings"
+)
 
 var bars = []rune("▁▂▃▄▅▆▇█")
 
 // sparkline draws each value as one character, from the least to the greatest of them,
 // and nil as a blank. Equal values are a low line.
 func sparkline(values []*float64) string {
-	low, high, seen := 0.0, 0.0, false
+	low, high := math.Inf(1), math.Inf(-1)
 	for _, v := range values {
-		if v == nil {
-			continue
+		if v != nil {
+			low, high = min(low, *v), max(high, *v)
 		}
-		if !seen {
-			low, high, seen = *v, *v, true
-		}
-		low, high = min(low, *v), max(high, *v)
 	}
 	var b strings.Builder
 	for _, v := range values {

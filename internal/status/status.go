@@ -91,11 +91,9 @@ type gathering struct {
 	availability []db.StatusAvailabilityRow // nil if it was not read
 	series       []db.StatusSeriesRow
 	unreadable   map[Section]string
-	reading      reading
+	// What is being read, as which role, for the reason of a failure.
+	table, role string
 }
-
-// reading is what is being read, as which role, for the reason of a failure.
-type reading struct{ role, table string }
 
 // sections are in the order of reading, each with the table that it reads first: the
 // section that may take the longest comes last, when all the time that is left is its
@@ -124,13 +122,9 @@ func (g *gathering) readSection(ctx context.Context, q *db.Queries, name Section
 	case SinceSection:
 		g.streaks, err = q.StatusStreaks(ctx)
 	case AlertsSection:
-		if err = g.enterPlatformScope(ctx, q); err == nil {
-			g.alerts, err = q.OpenSystemAlerts(ctx)
-		}
+		g.alerts, err = q.OpenSystemAlerts(ctx)
 	case MaintenanceSection:
-		if err = g.enterPlatformScope(ctx, q); err == nil {
-			g.windows, err = maintenance.Read(ctx, q)
-		}
+		g.windows, err = maintenance.Read(ctx, q)
 		if errors.Is(err, maintenance.ErrNoTable) { // an older release
 			return nil
 		}
@@ -145,7 +139,7 @@ func (g *gathering) readSection(ctx context.Context, q *db.Queries, name Section
 func (g *gathering) enterPlatformScope(ctx context.Context, q *db.Queries) (err error) {
 	role, err := q.EnterPlatformScope(ctx)
 	if err == nil {
-		g.reading.role = role
+		g.role = role
 	}
 	return err
 }
@@ -160,7 +154,7 @@ func (g *gathering) readAvailability(ctx context.Context, q *db.Queries) error {
 	if err := g.enterPlatformScope(ctx, q); err != nil {
 		return err
 	}
-	g.reading.table = "fleet_alert"
+	g.table = "fleet_alert"
 	params := db.StatusAvailabilityParams{WatchedShare: watchedShare}
 	for _, w := range watched {
 		params.Services = append(params.Services, w.Service)
@@ -191,30 +185,29 @@ func (r *Reader) gather(ctx context.Context, g *gathering, leaveOut []Section) e
 			return err
 		}
 	}
-	own, missing := 0, 0
+	found := false // one of the worker's own tables
 	for i, s := range sections {
 		if slices.Contains(leaveOut, s.name) {
 			continue
 		}
-		if !s.platform {
-			own++
-		}
 		limit, err := r.read(ctx, len(sections)-i, func(ctx context.Context, q *db.Queries) error {
-			g.reading = reading{g.server.LoginRole, s.table}
+			g.table, g.role = s.table, g.server.LoginRole
+			if s.platform {
+				if err := g.enterPlatformScope(ctx, q); err != nil {
+					return err
+				}
+			}
 			return g.readSection(ctx, q, s.name)
 		})
-		switch {
-		case err == nil:
-		case ofItsSection(err):
-			g.unreadable[s.name] = g.reason(err, limit)
-			if !s.platform && db.IsMissingTable(err) {
-				missing++
-			}
-		default:
+		if err != nil && !ofItsSection(err) {
 			return err
 		}
+		if err != nil {
+			g.unreadable[s.name] = g.reason(err, limit)
+		}
+		found = found || !s.platform && !db.IsMissingTable(err)
 	}
-	if missing == own {
+	if !found {
 		return fmt.Errorf("none of the worker's tables is there: %s; is it the right database? `ops-worker migrate up` makes them, or says why not", r.target())
 	}
 	return nil
@@ -239,18 +232,17 @@ func (r *Reader) read(ctx context.Context, sectionsLeft int, fn func(context.Con
 
 // reason says in a few words why what is being read could not be read.
 func (g *gathering) reason(err error, limit time.Duration) string {
-	role, table := g.reading.role, g.reading.table
 	switch {
 	case db.IsRowSecurity(err):
-		return fmt.Sprintf("row-level security would hide rows of %s from %s", table, role)
+		return fmt.Sprintf("row-level security would hide rows of %s from %s", g.table, g.role)
 	case db.IsForbidden(err):
-		return fmt.Sprintf("%s may not read %s", role, table)
+		return fmt.Sprintf("%s may not read %s", g.role, g.table)
 	case db.IsMissingTable(err):
-		return "there is no table " + table
+		return "there is no table " + g.table
 	case db.IsLocked(err):
-		return table + " is locked"
+		return g.table + " is locked"
 	case db.IsTimeout(err):
-		return fmt.Sprintf("%s was not read within %s", table, limit.Round(100*time.Millisecond))
+		return fmt.Sprintf("%s was not read within %s", g.table, limit.Round(100*time.Millisecond))
 	}
 	return clean(db.RootCause(err).Error())
 }

@@ -49,7 +49,10 @@ func sparing(read ReadFunc) func(context.Context) (Report, error) {
 		if time.Since(keptAt) < availabilityEvery {
 			report, err := read(ctx, AvailabilitySection)
 			if err == nil {
-				report.keepAvailability(kept)
+				report.Availability = kept.Availability
+				if reason := kept.Unreadable[AvailabilitySection]; reason != "" {
+					report.Unreadable[AvailabilitySection] = reason
+				}
 			}
 			return report, err
 		}
