@@ -52,7 +52,7 @@ func newMaintenanceStartCommand(load loader) *cobra.Command {
 		return withPool(cmd.Context(), db.OptionsFrom(cfg.Database, cfg.ServiceName), func(pool *pgxpool.Pool) error {
 			w, err := maintenance.Start(cmd.Context(), pool, reason, services, length)
 			if err == nil {
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "no system alert opens for %s until %s: window %s\n",
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "from the next health check on no system alert opens for %s until %s; `ops-worker maintenance end %s` ends that\n",
 					humanize.OneLine(w.Whose()), maintenance.Instant(w.Ends), w.ID)
 			}
 			return err

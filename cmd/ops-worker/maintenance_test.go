@@ -41,7 +41,7 @@ func TestMaintenanceWindows(t *testing.T) {
 		t.Fatalf("%q", rows)
 	}
 	id, until, _ := strings.Cut(rows[0], " ")
-	if want := fmt.Sprintf("no system alert opens for all services until %s: window %s\n", until, id); r.stdout != want {
+	if want := fmt.Sprintf("from the next health check on no system alert opens for all services until %s; `ops-worker maintenance end %s` ends that\n", until, id); r.stdout != want {
 		t.Errorf("%q, want %q", r.stdout, want)
 	}
 	database.Exec(t, `INSERT INTO alert_maintenance_windows (tenant_id, window_id, name, starts_at, recurring) VALUES

@@ -88,9 +88,13 @@ func runOn(ctx context.Context, heart *heartbeat.Heart, options collectors.Optio
 	for _, warning := range cfg.Warnings {
 		log.Warn().Msg(warning)
 	}
+	told := "nobody"
+	if cfg.AlertWebhookURL != "" {
+		told = cfg.AlertWebhookFormat
+	}
 	log.Info().Str("version", version).Str("commit", commit).Int("services", len(names)).Strs("monitored", humanize.Few(names, 50)).
 		Stringer("health_interval", cfg.HealthInterval).Stringer("metrics_interval", cfg.MetricsInterval).
-		Bool("system_alerts", cfg.SystemAlerts).Msg("ops-worker starts")
+		Bool("system_alerts", cfg.SystemAlerts).Str("alerts_told_to", told).Msg("ops-worker starts")
 	var serving sync.WaitGroup
 	if metrics != nil {
 		serving.Go(func() { listener.Serve(ctx, cfg.HTTPAddr, listener.Handler(metrics, heart.Check, worker.Ready), log) })

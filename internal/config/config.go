@@ -218,6 +218,12 @@ func (c *Config) complete(p *problems) {
 	p.check("HEARTBEAT_URL", c.HeartbeatURL == "" || isHTTP(c.HeartbeatURL), notHTTP)
 	c.AlertWebhookFormat = strings.ToLower(c.AlertWebhookFormat)
 	p.check("ALERT_WEBHOOK_FORMAT", slices.Contains([]string{"json", "slack", "alertmanager"}, c.AlertWebhookFormat), "must be json, slack or alertmanager")
+	if c.AlertWebhookURL == "" && c.AlertWebhookFormat != "json" {
+		c.Warnings = append(c.Warnings, "ALERT_WEBHOOK_FORMAT tells nobody: ALERT_WEBHOOK_URL is not set")
+	}
+	if c.AlertWebhookURL != "" && !c.SystemAlerts {
+		c.Warnings = append(c.Warnings, "ALERT_WEBHOOK_URL is told nothing: SYSTEM_ALERT_ENABLED is off")
+	}
 	p.check("HTTP_ADDR", c.HTTPAddr == "" || isHostPort(c.HTTPAddr, true), "must be an address like :8080 or 127.0.0.1:8080")
 	c.HealthServices = p.orFile("HEALTH_SERVICES", c.HealthServices, c.HealthServicesFile, readServices)
 	if c.HealthCAFile != "" {

@@ -512,3 +512,16 @@ func TestMisspeltVariables(t *testing.T) {
 		}
 	}
 }
+
+func TestSettingsThatTellNobodyAreWarnedOf(t *testing.T) {
+	for settings, want := range map[string]string{
+		"ALERT_WEBHOOK_FORMAT=slack":                            "ALERT_WEBHOOK_FORMAT tells nobody: ALERT_WEBHOOK_URL is not set",
+		"SYSTEM_ALERT_ENABLED=off ALERT_WEBHOOK_URL=http://h":   "ALERT_WEBHOOK_URL is told nothing: SYSTEM_ALERT_ENABLED is off",
+		"ALERT_WEBHOOK_FORMAT=slack ALERT_WEBHOOK_URL=http://h": "",
+	} {
+		cfg, err := FromEnvironment(strings.Fields(settings))
+		if got := strings.Join(cfg.Warnings, "; "); err != nil || got != want {
+			t.Errorf("%s: %q, want %q; %v", settings, got, want, err)
+		}
+	}
+}

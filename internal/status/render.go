@@ -272,14 +272,14 @@ func percent(share *float64) string {
 	return "100%"
 }
 
-// incident is when it began, how long it was, and why.
+// incident is when it ended, how long it was, and why.
 func (r Report) incident(i *Incident) cell {
 	if i == nil {
 		return cell{text: "none"}
 	}
-	c := cell{text: fmt.Sprintf("%s ago for %s", r.age(i.StartedAt), ago(time.Duration(i.DurationSeconds*float64(time.Second))))}
-	if i.EndedAt == nil {
-		c = cell{"for " + r.age(i.StartedAt) + ", not over", red}
+	c := cell{"for " + r.age(i.StartedAt) + ", not over", red}
+	if i.EndedAt != nil {
+		c = cell{text: fmt.Sprintf("ended %s ago, lasted %s", r.age(*i.EndedAt), ago(time.Duration(i.DurationSeconds*float64(time.Second))))}
 	}
 	if i.Reason != "" {
 		c.text += ": " + i.Reason
