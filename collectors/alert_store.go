@@ -110,7 +110,7 @@ func readOpenAlerts(ctx context.Context, q *db.Queries) (open []incident, err er
 }
 
 // dueMessages notes down the open alerts, and returns the openings and closings of which
-// nobody has been told. An alert that somebody has removed is over.
+// nobody has been told.
 func dueMessages(ctx context.Context, q *db.Queries, role string, open []incident) (due []notify.Event, err error) {
 	var track db.TrackMessagesParams
 	for _, i := range open {
@@ -122,48 +122,21 @@ func dueMessages(ctx context.Context, q *db.Queries, role string, open []inciden
 	if err := q.TrackMessages(ctx, track); err != nil {
 		return nil, fmt.Errorf("note down messages: %w", err)
 	}
-	messages, err := q.Messages(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read messages: %w", err)
-	}
-	var at db.SystemAlertsAtParams
-	for _, m := range messages {
-		at.Fingerprints, at.OpenedAts = append(at.Fingerprints, m.Fingerprint), append(at.OpenedAts, m.OpenedAt)
-	}
 	if err := enterPlatformScope(ctx, q); err != nil {
 		return nil, err
 	}
-	rows, err := q.SystemAlertsAt(ctx, at)
-	if err != nil {
-		return nil, fmt.Errorf("read alerts: %w", err)
-	}
-	now, err := q.Now(ctx)
-	if err != nil {
-		return nil, err
-	}
-	stands := map[string]db.SystemAlertsAtRow{}
+	rows, err := q.DueMessages(ctx)
 	for _, r := range rows {
-		stands[alertOf(r.Fingerprint, r.OpenedAt).Key()] = r
-	}
-	for _, m := range messages {
-		alert := alertOf(m.Fingerprint, m.OpenedAt)
-		r, exists := stands[alert.Key()]
-		alert.Status, alert.Reason = r.Health, r.Reason
-		if exists && !m.OpeningTold {
+		alert := notify.Alert{Service: notify.ServiceOf(r.Fingerprint), Status: r.Health, Reason: r.Reason, Opened: r.OpenedAt}
+		if r.Opening {
 			due = append(due, notify.Event{Alert: alert})
 		}
-		if closed := r.Closed || !exists; closed {
-			if alert.Closed = r.ClosedAt; !exists {
-				alert.Closed = now
-			}
+		if r.Closing {
+			alert.Closed = r.ClosedAt
 			due = append(due, notify.Event{Alert: alert, Closing: true})
 		}
 	}
-	return due, nil
-}
-
-func alertOf(fingerprint string, openedAt time.Time) notify.Alert {
-	return notify.Alert{Service: notify.ServiceOf(fingerprint), Opened: openedAt}
+	return due, wrap(err, "read messages")
 }
 
 // MarkTold marks what has been told.

@@ -78,6 +78,61 @@ func (q *Queries) CloseSystemAlert(ctx context.Context, arg CloseSystemAlertPara
 	return opened_at, err
 }
 
+const dueMessages = `-- name: DueMessages :many
+SELECT m.fingerprint, m.opened_at,
+       (a.id IS NOT NULL AND NOT m.opening_told)::boolean AS opening,
+       (a.id IS NULL OR a.status = 'CLOSED')::boolean AS closing,
+       (CASE WHEN a.id IS NULL THEN clock_timestamp() ELSE coalesce(a.closed_at, a.created_at) END)::timestamptz AS closed_at,
+       coalesce(a.details ->> 'status', '')::text AS health,
+       coalesce(a.details ->> 'reason', substring(a.summary FROM '\((.*)\)$'), '')::text AS reason
+FROM ops_worker_message m
+LEFT JOIN fleet_alert a ON a.tenant_id = '__system__' AND a.fingerprint = m.fingerprint AND a.created_at = m.opened_at
+ORDER BY m.opened_at, m.fingerprint
+LIMIT 1000
+`
+
+type DueMessagesRow struct {
+	Fingerprint string
+	OpenedAt    time.Time
+	Opening     bool
+	Closing     bool
+	ClosedAt    time.Time
+	Health      string
+	Reason      string
+}
+
+// The alerts of which somebody is to be told: that they have opened, that they are over. One
+// that somebody has removed is over now. Each of some rows costs a look by the index on
+// created_at. In the platform's scope.
+// Caller: the health monitor, every HEALTH_CHECK_INTERVAL, while somebody is to be told.
+func (q *Queries) DueMessages(ctx context.Context) ([]DueMessagesRow, error) {
+	rows, err := q.db.Query(ctx, dueMessages)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []DueMessagesRow{}
+	for rows.Next() {
+		var i DueMessagesRow
+		if err := rows.Scan(
+			&i.Fingerprint,
+			&i.OpenedAt,
+			&i.Opening,
+			&i.Closing,
+			&i.ClosedAt,
+			&i.Health,
+			&i.Reason,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const markTold = `-- name: MarkTold :exec
 WITH told AS (
     SELECT unnest($1::text[]) AS fingerprint,
@@ -107,35 +162,6 @@ type MarkToldParams struct {
 func (q *Queries) MarkTold(ctx context.Context, arg MarkToldParams) error {
 	_, err := q.db.Exec(ctx, markTold, arg.Fingerprints, arg.OpenedAts, arg.Closings)
 	return err
-}
-
-const messages = `-- name: Messages :many
-SELECT fingerprint, opened_at, opening_told
-FROM ops_worker_message
-ORDER BY opened_at, fingerprint
-LIMIT 1000
-`
-
-// The alerts of which somebody is to be told, or has been told that they are open: some
-// rows. Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
-func (q *Queries) Messages(ctx context.Context) ([]OpsWorkerMessage, error) {
-	rows, err := q.db.Query(ctx, messages)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []OpsWorkerMessage{}
-	for rows.Next() {
-		var i OpsWorkerMessage
-		if err := rows.Scan(&i.Fingerprint, &i.OpenedAt, &i.OpeningTold); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const openSystemAlert = `-- name: OpenSystemAlert :execrows
@@ -241,62 +267,6 @@ func (q *Queries) OpenSystemAlerts(ctx context.Context) ([]OpenSystemAlertsRow, 
 			&i.CreatedAt,
 			&i.Open,
 			&i.Now,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const systemAlertsAt = `-- name: SystemAlertsAt :many
-SELECT a.fingerprint, a.created_at AS opened_at, coalesce(a.closed_at, 'epoch')::timestamptz AS closed_at,
-       (a.status = 'CLOSED')::boolean AS closed,
-       coalesce(a.details ->> 'status', '')::text AS health,
-       coalesce(a.details ->> 'reason', substring(a.summary FROM '\((.*)\)$'), '')::text AS reason
-FROM (
-    SELECT unnest($1::text[]) AS fingerprint,
-           unnest($2::timestamptz[]) AS opened_at
-) x
-JOIN fleet_alert a ON a.tenant_id = '__system__' AND a.fingerprint = x.fingerprint AND a.created_at = x.opened_at
-ORDER BY a.created_at, a.fingerprint
-`
-
-type SystemAlertsAtParams struct {
-	Fingerprints []string
-	OpenedAts    []time.Time
-}
-
-type SystemAlertsAtRow struct {
-	Fingerprint string
-	OpenedAt    time.Time
-	ClosedAt    time.Time
-	Closed      bool
-	Health      string
-	Reason      string
-}
-
-// The alerts of these fingerprints and opening times, by the index on created_at.
-// Caller: the health monitor, every HEALTH_CHECK_INTERVAL, while somebody is to be told.
-func (q *Queries) SystemAlertsAt(ctx context.Context, arg SystemAlertsAtParams) ([]SystemAlertsAtRow, error) {
-	rows, err := q.db.Query(ctx, systemAlertsAt, arg.Fingerprints, arg.OpenedAts)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []SystemAlertsAtRow{}
-	for rows.Next() {
-		var i SystemAlertsAtRow
-		if err := rows.Scan(
-			&i.Fingerprint,
-			&i.OpenedAt,
-			&i.ClosedAt,
-			&i.Closed,
-			&i.Health,
-			&i.Reason,
 		); err != nil {
 			return nil, err
 		}

@@ -8,12 +8,6 @@ import (
 	"time"
 )
 
-type OpsWorkerMessage struct {
-	Fingerprint string
-	OpenedAt    time.Time
-	OpeningTold bool
-}
-
 type OpsWorkerStreak struct {
 	Service   string
 	Healthy   bool

@@ -16,6 +16,7 @@ const million = `
 	INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, created_at, summary)
 	SELECT CASE WHEN i % 10 = 0 THEN 't' ELSE '__system__' END, 's', 'd', 'x', 'system-health:' || i % 20, CASE WHEN i > 999990 THEN 'ACKNOWLEDGED' ELSE 'CLOSED' END, now() - make_interval(secs => i), 'x'
 	FROM generate_series(1, 1000000) i;
+	INSERT INTO ops_worker_message (fingerprint, opened_at) SELECT 'system-health:' || i, now() - make_interval(secs => i) FROM generate_series(1, 20) i;
 	INSERT INTO device_state (tenant_id, device_id, site_id, status) SELECT 't', i::text, 's', 'ONLINE' FROM generate_series(1, 1000000) i;
 	INSERT INTO system_metrics (time, metric_name, service, value)
 	SELECT now() - make_interval(secs => i), 'm' || i % 50, 's' || i % 5, i FROM generate_series(1, 1000000) i;
@@ -36,14 +37,13 @@ func TestNoStatementButTheCountsScansALargeTable(t *testing.T) {
 		}
 	}
 	services := []string{"s1", "s2", "s3"}
-	times := []time.Time{time.Now(), time.Now(), time.Now()}
 	calls := map[string]func(context.Context, *db.Queries){
 		"alerts": func(ctx context.Context, q *db.Queries) {
 			_, _ = q.OpenSystemAlert(ctx, db.OpenSystemAlertParams{Fingerprint: "system-health:s1", OpenedAt: time.Now(), Details: "{}"})
 		},
 		"messages": func(ctx context.Context, q *db.Queries) {
 			_, _ = q.OpenSystemAlerts(ctx)
-			_, _ = q.SystemAlertsAt(ctx, db.SystemAlertsAtParams{Fingerprints: services, OpenedAts: times})
+			_, _ = q.DueMessages(ctx)
 		},
 		"samples": func(ctx context.Context, q *db.Queries) {
 			for _, recheck := range []bool{false, true} {

@@ -24,6 +24,7 @@ GRANT pulse_operator TO :login; -- if policies: to read past row-level security
 GRANT USAGE ON SCHEMA public TO pulse_operator; -- if policies: to find the tables
 
 GRANT SELECT, INSERT ON public.tenants TO :platform; -- aggregate; system alerts, which have a tenant of their own
+GRANT SELECT ON public.ops_worker_message TO :platform; -- messages about alerts
 GRANT SELECT, INSERT, UPDATE ON public.fleet_alert TO :platform; -- aggregates; system alerts
 GRANT USAGE ON SEQUENCE :alert_sequence TO :platform; -- if alert_sequence: system alerts
 GRANT SELECT, INSERT, UPDATE ON public.alert_maintenance_windows TO :platform; -- if maintenance_windows: when no system alert opens

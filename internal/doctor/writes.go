@@ -116,10 +116,14 @@ func (t trial) messages(ctx context.Context, q *db.Queries) error {
 	if err := q.TrackMessages(ctx, db.TrackMessagesParams{Fingerprints: []string{string(t)}, OpenedAts: []time.Time{time.Now()}}); err != nil {
 		return err
 	}
-	if _, err := q.Messages(ctx); err != nil {
+	if err := q.MarkTold(ctx, db.MarkToldParams{Fingerprints: []string{string(t)}, OpenedAts: []time.Time{time.Now()}, Closings: []bool{true}}); err != nil {
 		return err
 	}
-	return q.MarkTold(ctx, db.MarkToldParams{Fingerprints: []string{string(t)}, OpenedAts: []time.Time{time.Now()}, Closings: []bool{true}})
+	if _, err := q.EnterPlatformScope(ctx); err != nil {
+		return err
+	}
+	_, err := q.DueMessages(ctx)
+	return err
 }
 
 // systemAlerts opens an alert and closes it.

@@ -63,20 +63,6 @@ WITH incident AS (
 )
 SELECT coalesce((SELECT max(created_at) FROM closed), (SELECT max(created_at) FROM added), 'epoch')::timestamptz AS opened_at;
 
--- name: SystemAlertsAt :many
--- The alerts of these fingerprints and opening times, by the index on created_at.
--- Caller: the health monitor, every HEALTH_CHECK_INTERVAL, while somebody is to be told.
-SELECT a.fingerprint, a.created_at AS opened_at, coalesce(a.closed_at, 'epoch')::timestamptz AS closed_at,
-       (a.status = 'CLOSED')::boolean AS closed,
-       coalesce(a.details ->> 'status', '')::text AS health,
-       coalesce(a.details ->> 'reason', substring(a.summary FROM '\((.*)\)$'), '')::text AS reason
-FROM (
-    SELECT unnest(@fingerprints::text[]) AS fingerprint,
-           unnest(@opened_ats::timestamptz[]) AS opened_at
-) x
-JOIN fleet_alert a ON a.tenant_id = '__system__' AND a.fingerprint = x.fingerprint AND a.created_at = x.opened_at
-ORDER BY a.created_at, a.fingerprint;
-
 -- name: TrackMessages :exec
 -- From here on somebody is to be told of these alerts. Caller: the health monitor, every
 -- HEALTH_CHECK_INTERVAL, with the alerts that are open.
@@ -84,12 +70,20 @@ INSERT INTO ops_worker_message (fingerprint, opened_at)
 SELECT unnest(@fingerprints::text[]), unnest(@opened_ats::timestamptz[])
 ON CONFLICT DO NOTHING;
 
--- name: Messages :many
--- The alerts of which somebody is to be told, or has been told that they are open: some
--- rows. Caller: the health monitor, every HEALTH_CHECK_INTERVAL.
-SELECT fingerprint, opened_at, opening_told
-FROM ops_worker_message
-ORDER BY opened_at, fingerprint
+-- name: DueMessages :many
+-- The alerts of which somebody is to be told: that they have opened, that they are over. One
+-- that somebody has removed is over now. Each of some rows costs a look by the index on
+-- created_at. In the platform's scope.
+-- Caller: the health monitor, every HEALTH_CHECK_INTERVAL, while somebody is to be told.
+SELECT m.fingerprint, m.opened_at,
+       (a.id IS NOT NULL AND NOT m.opening_told)::boolean AS opening,
+       (a.id IS NULL OR a.status = 'CLOSED')::boolean AS closing,
+       (CASE WHEN a.id IS NULL THEN clock_timestamp() ELSE coalesce(a.closed_at, a.created_at) END)::timestamptz AS closed_at,
+       coalesce(a.details ->> 'status', '')::text AS health,
+       coalesce(a.details ->> 'reason', substring(a.summary FROM '\((.*)\)$'), '')::text AS reason
+FROM ops_worker_message m
+LEFT JOIN fleet_alert a ON a.tenant_id = '__system__' AND a.fingerprint = m.fingerprint AND a.created_at = m.opened_at
+ORDER BY m.opened_at, m.fingerprint
 LIMIT 1000;
 
 -- name: MarkTold :exec
