@@ -225,6 +225,15 @@ func (k *alertKeeper) tell(ctx context.Context, token lease.Token, at time.Time,
 	return nil
 }
 
+// finish notes down at the end of a term what has been told since the last check, so that
+// the next leader does not tell it again.
+func (k *alertKeeper) finish(ctx context.Context) error {
+	if k.known == (lease.Token{}) || !k.enabled {
+		return nil
+	}
+	return k.tell(ctx, k.known, k.lease.Now().Truncate(time.Microsecond), false)
+}
+
 // superseded is called while another replica leads, which tells what is in the database.
 // What this process has told by itself is over.
 func (k *alertKeeper) superseded(log zerolog.Logger) {

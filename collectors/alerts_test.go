@@ -370,6 +370,23 @@ func TestEachEventIsToldAtLeastOnce(t *testing.T) {
 	})
 }
 
+// At the end of a term it is written down that an alert has been told.
+func TestWhatIsToldIsNotToldAgainAfterAStop(t *testing.T) {
+	play(t, func(t *testing.T, s *stage) {
+		s.deaf = true
+		s.check("api")
+		s.deaf = false // the answer comes after the check
+		if err := s.monitor.alerts.finish(t.Context()); err != nil {
+			t.Error(err)
+		}
+		s.wantHeard("api 0")
+		s.heard = nil
+		s.replace()
+		s.check("api")
+		s.wantHeard()
+	})
+}
+
 // An alert that the table refuses is told all the same, and stored when it can be.
 func TestAnAlertThatIsRefusedIsTold(t *testing.T) {
 	play(t, func(t *testing.T, s *stage) {

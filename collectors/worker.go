@@ -167,7 +167,7 @@ func (w *Worker) collect(ctx context.Context) {
 	stopped := make(chan time.Time, 1)
 	context.AfterFunc(ctx, func() { stopped <- time.Now() })
 	runLoops(ctx, loops)
-	w.storeLast(ctx, <-stopped)
+	w.finish(ctx, <-stopped)
 	w.heart.Forget(HealthLoop, MetricsLoop)
 }
 
@@ -180,18 +180,19 @@ func runLoops(ctx context.Context, loops []*Loop) {
 	running.Wait()
 }
 
-// storeLast stores the cycle that was gathered while the loops stopped, in what is left
-// of stopGrace.
-func (w *Worker) storeLast(ctx context.Context, stopped time.Time) {
-	if waiting, _ := w.Waiting(); waiting == 0 {
-		return
-	}
+// finish stores the cycle that was gathered while the loops stopped, and what has been
+// told since the last check, in what is left of stopGrace.
+func (w *Worker) finish(ctx context.Context, stopped time.Time) {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), stopped.Add(stopGrace))
 	defer cancel()
-	ctx, log := withTrace(ctx, w.log.With().Str("loop", StoreLoop).Logger())
+	ctx, log := withTrace(ctx, w.log)
 	defer faultlog.Recovered(ctx, func(error) {})
-	if err := w.metrics.storer.cycle(ctx); err != nil {
-		log.Debug().Err(err).Msg("the last cycles are not stored")
+	var err error
+	if waiting, _ := w.Waiting(); waiting > 0 {
+		err = w.metrics.storer.cycle(ctx)
+	}
+	if err = errors.Join(err, w.health.alerts.finish(ctx)); err != nil {
+		log.Debug().Err(err).Msg("the last cycles, or what was told, are not stored")
 	}
 }
 
