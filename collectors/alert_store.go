@@ -34,12 +34,20 @@ func (p *Postgres) Windows(ctx context.Context) (windows maintenance.Windows, er
 		windows, err = maintenance.Read(ctx, q)
 		return err
 	})
-	return windows, explain(err, alertAdvice)
+	return windows, err
 }
 
 func enterPlatformScope(ctx context.Context, q *db.Queries) error {
 	_, err := q.EnterPlatformScope(ctx)
 	return wrap(err, "take on a role")
+}
+
+// enterForAWhile returns the role before, for LeavePlatformScope.
+func enterForAWhile(ctx context.Context, q *db.Queries) (login string, err error) {
+	if login, err = q.CurrentRole(ctx); err != nil {
+		return "", fmt.Errorf("read role: %w", err)
+	}
+	return login, enterPlatformScope(ctx, q)
 }
 
 // OpenAlert opens it in a transaction of its own.
@@ -59,11 +67,8 @@ func (p *Postgres) OpenAlert(ctx context.Context, token lease.Token, i incident)
 // CloseAlert closes it in a transaction of its own.
 func (p *Postgres) CloseAlert(ctx context.Context, token lease.Token, over incident, tell bool) (closed bool, err error) {
 	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
-		role, err := q.CurrentRole(ctx)
+		login, err := enterForAWhile(ctx, q)
 		if err != nil {
-			return fmt.Errorf("read role: %w", err)
-		}
-		if err := enterPlatformScope(ctx, q); err != nil {
 			return err
 		}
 		openedAt, err := q.CloseSystemAlert(ctx, db.CloseSystemAlertParams{
@@ -71,7 +76,7 @@ func (p *Postgres) CloseAlert(ctx context.Context, token lease.Token, over incid
 		if closed = openedAt.After(time.Unix(0, 0)); err != nil || !closed || !tell {
 			return wrap(explain(err, alertAdvice), "close system alert")
 		}
-		if err := q.LeavePlatformScope(ctx, role); err != nil {
+		if err := q.LeavePlatformScope(ctx, login); err != nil {
 			return fmt.Errorf("leave a role: %w", err)
 		}
 		return wrap(q.TrackMessages(ctx, db.TrackMessagesParams{Fingerprints: []string{over.Fingerprint()}, OpenedAts: []time.Time{openedAt}}), "note down a message")
@@ -83,17 +88,14 @@ func (p *Postgres) CloseAlert(ctx context.Context, token lease.Token, over incid
 // told, and that it has closed, whichever process then leads.
 func (p *Postgres) OpenAlerts(ctx context.Context, token lease.Token, tell bool) (open []incident, due []notify.Event, err error) {
 	err = lease.Fenced(ctx, p.client, token, func(ctx context.Context, q *db.Queries) error {
-		role, err := q.CurrentRole(ctx)
+		login, err := enterForAWhile(ctx, q)
 		if err != nil {
-			return fmt.Errorf("read role: %w", err)
-		}
-		if err := enterPlatformScope(ctx, q); err != nil {
 			return err
 		}
 		if open, err = readOpenAlerts(ctx, q); err != nil || !tell {
 			return wrap(explain(err, alertAdvice), "read open alerts")
 		}
-		due, err = dueMessages(ctx, q, role, open)
+		due, err = dueMessages(ctx, q, login, open)
 		return err
 	})
 	return open, due, err
@@ -111,12 +113,12 @@ func readOpenAlerts(ctx context.Context, q *db.Queries) (open []incident, err er
 
 // dueMessages notes down the open alerts, and returns the openings and closings of which
 // nobody has been told.
-func dueMessages(ctx context.Context, q *db.Queries, role string, open []incident) (due []notify.Event, err error) {
+func dueMessages(ctx context.Context, q *db.Queries, login string, open []incident) (due []notify.Event, err error) {
 	var track db.TrackMessagesParams
 	for _, i := range open {
 		track.Fingerprints, track.OpenedAts = append(track.Fingerprints, i.Fingerprint()), append(track.OpenedAts, i.Opened)
 	}
-	if err := q.LeavePlatformScope(ctx, role); err != nil {
+	if err := q.LeavePlatformScope(ctx, login); err != nil {
 		return nil, fmt.Errorf("leave a role: %w", err)
 	}
 	if err := q.TrackMessages(ctx, track); err != nil {

@@ -146,7 +146,8 @@ func (k *alertKeeper) readWindows(ctx context.Context, at time.Time) {
 	for _, w := range windows {
 		log := zerolog.Ctx(ctx).With().Str("window", w.ID).Str("name", humanize.OneLine(w.Name)).Strs("monitored", w.Services).Logger()
 		was, known := k.windows[w.ID]
-		switch on := w.On(at); {
+		on := w.On(at)
+		switch {
 		case w.Fault != "" && !known:
 			log.Warn().Str("reason", w.Fault).Msg("a maintenance window cannot be read, it is never on")
 		case on && !was:
@@ -154,7 +155,7 @@ func (k *alertKeeper) readWindows(ctx context.Context, at time.Time) {
 		case was && !on:
 			log.Info().Msg("a maintenance window is over")
 		}
-		k.windows[w.ID] = w.On(at)
+		k.windows[w.ID] = on
 	}
 	if k.unread.Observe(*zerolog.Ctx(ctx), err, "maintenance windows cannot be read, alerts go on", "maintenance windows are read again"); err == nil {
 		k.judge.plan(windows)

@@ -182,7 +182,7 @@ func (j *judge) close(s *streak, at time.Time, away bool) notify.Event {
 }
 
 func (j *judge) ended(i incident) {
-	if slices.ContainsFunc(j.Ended, func(e incident) bool { return e.Key() == i.Key() }) {
+	if slices.ContainsFunc(j.Ended, func(e incident) bool { return e.Same(i.Alert) }) {
 		return // of a former name, which the database still shows as open
 	}
 	j.Ended = append(j.Ended, i)
@@ -262,7 +262,7 @@ func (j *judge) over() []incident {
 func (j *judge) closed(over incident) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.Ended = slices.DeleteFunc(j.Ended, func(i incident) bool { return i.Key() == over.Key() })
+	j.Ended = slices.DeleteFunc(j.Ended, func(i incident) bool { return i.Same(over.Alert) })
 }
 
 // standing are the alerts that should be open.
@@ -298,7 +298,7 @@ func (j *judge) refresh(open []incident) {
 		switch i := stands[service]; {
 		case slices.ContainsFunc(j.Ended, func(over incident) bool { return over.Service == service }):
 		case i != nil:
-			if s.Open != nil && s.Open.Key() != i.Key() {
+			if s.Open != nil && !s.Open.Same(i.Alert) {
 				j.abandon(s)
 			}
 			s.Open = i
@@ -337,11 +337,12 @@ func (j *judge) due(at time.Time, stored []notify.Event) (due []notify.Event, fi
 func (j *judge) forget(told []notify.Event, over bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	lacks := func(key string) bool {
-		return slices.ContainsFunc(j.Ended, func(i incident) bool { return i.Key() == key }) ||
-			slices.ContainsFunc(slices.Collect(maps.Values(j.Streaks)), func(s *streak) bool { return s.Open != nil && s.Open.Unsaved && s.Open.Key() == key })
+	lacks := func(a notify.Alert) bool {
+		s := j.Streaks[a.Service]
+		return slices.ContainsFunc(j.Ended, func(i incident) bool { return i.Same(a) }) ||
+			s != nil && s.Open != nil && s.Open.Unsaved && s.Open.Same(a)
 	}
-	j.Untold = slices.DeleteFunc(j.Untold, func(e notify.Event) bool { return hasEvent(told, e) && (over || !lacks(e.Key())) })
+	j.Untold = slices.DeleteFunc(j.Untold, func(e notify.Event) bool { return hasEvent(told, e) && (over || !lacks(e.Alert)) })
 }
 
 // unsaved is what the database lacks, as JSON; nil if it has everything.

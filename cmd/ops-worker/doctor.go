@@ -29,7 +29,10 @@ func newDoctorCommand(load loader) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return &exitError{status: report.ExitCode()}
+			if code := report.ExitCode(); code != exitOK {
+				return &exitError{status: code}
+			}
+			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

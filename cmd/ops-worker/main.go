@@ -50,7 +50,7 @@ func main() {
 	os.Exit(execute(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// exitError ends a command with an exit status, 0 too; an empty text prints nothing.
+// exitError ends a command with an exit status; an empty text prints nothing.
 type exitError struct {
 	status int
 	text   string

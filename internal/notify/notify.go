@@ -56,6 +56,11 @@ func (a Alert) Key() string {
 	return a.Fingerprint() + "@" + a.Opened.UTC().Format("2006-01-02T15:04:05.000000Z")
 }
 
+// Same reports whether two alerts have one key, which it does not make.
+func (a Alert) Same(other Alert) bool {
+	return a.Service == other.Service && a.since().Equal(other.since())
+}
+
 // Event is the opening or the closing of an alert.
 type Event struct {
 	Alert
@@ -63,9 +68,7 @@ type Event struct {
 }
 
 // Same reports whether two events are one, whatever their words.
-func (e Event) Same(other Event) bool {
-	return e.Closing == other.Closing && e.Service == other.Service && e.since().Equal(other.since())
-}
+func (e Event) Same(other Event) bool { return e.Closing == other.Closing && e.Alert.Same(other.Alert) }
 
 func (e Event) name() string {
 	if e.Closing {
