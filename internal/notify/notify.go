@@ -188,10 +188,6 @@ func (w *Webhook) Run(ctx context.Context) {
 	var faults faultlog.Log
 	retry, failing := newRetry(), false
 	for {
-		select {
-		case <-w.wake: // by news that is sent now
-		default:
-		}
 		tried, err := w.send(ctx)
 		if ctx.Err() != nil {
 			return
@@ -249,6 +245,7 @@ type pending struct {
 func (w *Webhook) pending() (list []pending) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	forgetWake(w.wake)
 	for _, d := range w.held {
 		if !d.done {
 			list = append(list, pending{d, slices.Clone(d.events)})
@@ -278,6 +275,7 @@ func (w *Webhook) finish(sent pending, err error) {
 func (w *Webhook) sendFiring(ctx context.Context) (tried bool, err error) {
 	w.mu.Lock()
 	newest := w.firing
+	forgetWake(w.wake)
 	w.mu.Unlock()
 	if newest == nil || !time.Now().Before(newest.expires) {
 		return false, nil
@@ -294,6 +292,15 @@ func (w *Webhook) sendFiring(ctx context.Context) (tried bool, err error) {
 func wakeUp(wake chan<- struct{}) {
 	select {
 	case wake <- struct{}{}:
+	default:
+	}
+}
+
+// forgetWake is called where the news is read, under the lock under which it was made: it
+// must not be tried a second time at once.
+func forgetWake(wake <-chan struct{}) {
+	select {
+	case <-wake:
 	default:
 	}
 }
