@@ -116,9 +116,16 @@ func TestTheMetricsAreDocumented(t *testing.T) {
 	}
 	defer broker.Close()
 	host, port, _ := net.SplitHostPort(broker.Addr().String())
-	cycle, minute := fullRun(t,
-		"DISPATCHER_HEALTH_URL="+simulated(t, `{}`), "DELIVERY_HEALTH_URL="+simulated(t, `{}`),
-		"KEYCLOAK_INTERNAL_URL="+simulated(t, `{}`), "MQTT_HOST="+host, "MQTT_PORT="+port)
+	var environ []string
+	for _, s := range config.PlatformServices() {
+		switch {
+		case s.Kind == config.ProbeTCP:
+			environ = append(environ, s.Variable+"="+host, "MQTT_PORT="+port)
+		case s.Variable != "":
+			environ = append(environ, s.Variable+"="+simulated(t, `{}`))
+		}
+	}
+	cycle, minute := fullRun(t, environ...)
 	stored := map[string]string{ // where there is a standby
 		"postgres replication_lag_bytes":   "minute",
 		"postgres replication_lag_seconds": "minute",

@@ -25,7 +25,7 @@ func checkSettings(_ context.Context, r *run, f *findings) error {
 			return r.settings
 		}
 		for _, problem := range wrong.Problems {
-			f.fail("correct the environment; the README lists every variable", "%s", problem)
+			f.fail("correct the environment; docs/configuration.md lists every variable", "%s", problem)
 		}
 		return nil
 	}

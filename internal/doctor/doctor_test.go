@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -547,19 +548,21 @@ func listen(t *testing.T) net.Listener {
 }
 
 // serve calls handle for every connection, and then reads what comes until the
-// client closes it.
+// client closes it or the test ends.
 func serve(t *testing.T, handle func(net.Conn)) (address string) {
 	t.Helper()
 	listener := listen(t)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
-			go func() {
+			running.Go(func() {
+				// A client that gave up may go on asking for a while, beyond the test.
+				defer context.AfterFunc(ctx, func() { conn.Close() })()
 				defer conn.Close()
 				handle(conn)
 				buffer := make([]byte, 1<<10)
@@ -568,12 +571,13 @@ func serve(t *testing.T, handle func(net.Conn)) (address string) {
 						return
 					}
 				}
-			}()
+			})
 		}
-	}()
+	})
 	t.Cleanup(func() {
 		listener.Close()
-		<-done
+		cancel()
+		running.Wait()
 	})
 	return listener.Addr().String()
 }

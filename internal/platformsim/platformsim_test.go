@@ -121,7 +121,7 @@ func TestOtherRequests(t *testing.T) {
 
 func TestUnknownService(t *testing.T) {
 	t.Parallel()
-	if _, err := New("mainframe"); err == nil || !strings.Contains(err.Error(), "delivery, dispatcher, evaluator, ingest") {
+	if _, err := New("mainframe"); err == nil || !strings.Contains(err.Error(), strings.Join(Names(), ", ")) {
 		t.Errorf("error %v does not name the services that exist", err)
 	}
 }
