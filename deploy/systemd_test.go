@@ -56,12 +56,11 @@ func TestTheUnitIsHardened(t *testing.T) {
 	analyze(t, "security", "--offline=true", "--threshold=15", copied(t))
 }
 
-// The settings are those of the README, and the ones that name directories are
-// those that systemd makes.
-func TestTheUnitSetsWhatTheReadmeKnows(t *testing.T) {
+// The settings are those of docs/configuration.md, and the ones that name directories
+// are those that systemd makes.
+func TestTheUnitSetsWhatIsDocumented(t *testing.T) {
 	t.Parallel()
-	_, table, _ := strings.Cut(read(t, "../README.md"), "## Configuration")
-	table, _, _ = strings.Cut(table, "\n## ")
+	table := read(t, "../docs/configuration.md")
 	text := read(t, unit) + read(t, "systemd/ops-worker.env")
 	names := regexp.MustCompile(`(?m)^(?:Environment=|#)?([A-Z_]{5,})=`).FindAllStringSubmatch(text, -1)
 	if len(names) < 10 {
@@ -69,7 +68,7 @@ func TestTheUnitSetsWhatTheReadmeKnows(t *testing.T) {
 	}
 	for _, name := range names {
 		if !strings.Contains(table, "`"+name[1]+"`") {
-			t.Errorf("the README knows no setting %s", name[1])
+			t.Errorf("docs/configuration.md has no setting %s", name[1])
 		}
 	}
 	for _, line := range []string{"Environment=STATE_DIR=%t/ops-worker", "RuntimeDirectory=ops-worker", "Environment=SPOOL_DIR=%S/ops-worker", "StateDirectory=ops-worker",
