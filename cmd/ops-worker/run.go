@@ -81,7 +81,7 @@ func runOn(ctx context.Context, heart *heartbeat.Heart, options collectors.Optio
 	var worker *collectors.Worker
 	var metrics *listener.Metrics
 	if cfg.HTTPAddr != "" {
-		metrics = newMetrics(names, func() *collectors.Worker { return worker }, options.Pool)
+		metrics = newMetrics(cfg, func() *collectors.Worker { return worker }, options.Pool)
 		options.Observer = metrics
 	}
 	worker = collectors.NewWorker(options)
@@ -138,9 +138,9 @@ func openBuffer(cfg config.Config, log zerolog.Logger) (buffer spool.Buffer, clo
 }
 
 // newMetrics makes what /metrics shows of a worker, which is there when it is asked.
-func newMetrics(monitored []string, worker func() *collectors.Worker, pool *pgxpool.Pool) *listener.Metrics {
+func newMetrics(cfg config.Config, worker func() *collectors.Worker, pool *pgxpool.Pool) *listener.Metrics {
 	return listener.NewMetrics(listener.Source{
-		Version: version, Commit: commit, Services: monitored,
+		Version: version, Commit: commit, Services: cfg.Monitored(), Budget: cfg.AggregateBudget.Share(),
 		Health: collectors.HealthLoop, Metrics: collectors.MetricsLoop, Store: collectors.StoreLoop,
 		Lease: func() (bool, int64) {
 			status := worker().Lease.Status()

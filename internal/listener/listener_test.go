@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newMetrics() *Metrics {
 	return NewMetrics(Source{
-		Version: "v1.2.3", Commit: "0123abc", Services: []string{"ingest", "postgres"}, Health: "health", Metrics: "metrics", Store: "store",
+		Version: "v1.2.3", Commit: "0123abc", Services: []string{"ingest", "postgres"}, Budget: 0.05, Health: "health", Metrics: "metrics", Store: "store",
 		Lease:  func() (bool, int64) { return true, 7 },
 		Buffer: func() (int, time.Duration) { return 3, 15 * time.Second },
 		Pool:   func() (int, int) { return 4, 3 },
@@ -80,6 +80,7 @@ func TestWhatIsMeasuredIsShown(t *testing.T) {
 		`ops_worker_aggregate_failures_total{aggregate="devices"} 1`,
 		`ops_worker_aggregate_cost_seconds{aggregate="devices"} 2`,
 		`ops_worker_aggregate_interval_seconds{aggregate="devices"} 100`,
+		`ops_worker_aggregate_budget_ratio 0.05`,
 		`ops_worker_stored_samples_total 15`,
 		`ops_worker_dropped_samples_total 30`,
 		`ops_worker_lease_held 1`,

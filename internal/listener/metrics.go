@@ -20,6 +20,8 @@ type Source struct {
 	Version, Commit string
 	// Services are those that are asked, so that the series are bounded.
 	Services []string
+	// Budget is the share of wall time for all aggregates.
+	Budget float64
 	// The names of the loops: a metrics cycle is gathered in one and stored in another.
 	Health, Metrics, Store string
 	// Lease tells whether this process leads, and the newest epoch that it led.
@@ -58,6 +60,7 @@ func NewMetrics(source Source) *Metrics {
 	m.set.NewGauge(`ops_worker_lease_epoch`, func() float64 { _, epoch := source.Lease(); return float64(epoch) })
 	m.set.NewGauge(`ops_worker_buffered_cycles`, func() float64 { cycles, _ := source.Buffer(); return float64(cycles) })
 	m.set.NewGauge(`ops_worker_buffer_age_seconds`, func() float64 { _, age := source.Buffer(); return age.Seconds() })
+	m.set.NewGauge(`ops_worker_aggregate_budget_ratio`, func() float64 { return source.Budget })
 	m.set.NewGauge(fmt.Sprintf(`ops_worker_build_info{commit=%q,goversion=%q,version=%q}`, source.Commit, runtime.Version(), source.Version),
 		func() float64 { return 1 })
 	m.set.RegisterMetricsWriter(m.writeStates)
