@@ -91,28 +91,32 @@ const (
 	phase          = 10 * time.Minute
 )
 
-// firing plays stretches of a worker, each drawn out to a phase, and returns what fires at the end. An empty stretch is a
-// target that is down.
+// play draws a stretch of a worker out to a phase, and scrapes it at each interval. An empty stretch is a target that is down.
+func play(t *testing.T, data *teststorage.TestStorage, begin time.Time, s stretch, scraped func(time.Time)) (end time.Time) {
+	t.Helper()
+	target := labels.FromStrings("__name__", "up", "job", job, "instance", instance)
+	for end = begin; end.Before(begin.Add(phase)); {
+		end = end.Add(scrapeInterval)
+		samples := s.at(end.Sub(begin).Seconds())
+		appendSamples(t, data, end, append(samples, sample{target, float64(min(len(samples), 1))})...)
+		scraped(end)
+	}
+	return end
+}
+
+// firing plays stretches of a worker and returns what fires at the end.
 func firing(t *testing.T, stretches ...stretch) []string {
 	t.Helper()
 	data := teststorage.New(t)
 	group := alertRules(t, data)
-	target := labels.FromStrings(labels.MetricName, "up", "job", job, "instance", instance)
-	var before []sample
 	now := time.Now()
-	for _, s := range stretches {
-		for seconds := 0.0; seconds < phase.Seconds(); seconds += scrapeInterval.Seconds() {
-			now = now.Add(scrapeInterval)
-			samples := s.at(seconds)
-			if len(samples) == 0 { // Prometheus marks what a target no longer shows
-				for _, gone := range before {
-					appendSamples(t, data, now, sample{gone.labels, math.Float64frombits(value.StaleNaN)})
-				}
+	for i, s := range stretches {
+		if i > 0 && len(s.from) == 0 { // Prometheus marks what a target no longer shows
+			for _, gone := range stretches[i-1].at(0) {
+				appendSamples(t, data, now.Add(time.Second), sample{gone.labels, math.Float64frombits(value.StaleNaN)})
 			}
-			before = samples
-			appendSamples(t, data, now, append(samples, sample{target, float64(min(len(samples), 1))})...)
-			group.Eval(t.Context(), now)
 		}
+		now = play(t, data, now, s, func(at time.Time) { group.Eval(t.Context(), at) })
 	}
 	var found []string
 	for _, rule := range group.Rules() {
@@ -166,12 +170,12 @@ func TestTheAlertRulesOnAWorkerThatBreaks(t *testing.T) {
 
 	first := start()
 	first.await(t, "the worker is well", isWell)
-	well := first.watch(t)
+	well := first.watch(t, 3)
 	wantFiring("a worker that is well", []stretch{well, well})
 
 	ingest.SetOutage(true)
 	first.await(t, "ingest is ill", func(s scrape) bool { return s[state("ingest", "degraded")].value == 1 })
-	wantFiring("a service answers 503", []stretch{well, first.watch(t)}, "OpsWorkerServiceNotHealthy ingest")
+	wantFiring("a service answers 503", []stretch{well, first.watch(t, 3)}, "OpsWorkerServiceNotHealthy ingest")
 	ingest.SetOutage(false)
 	first.await(t, "the worker is well again", isWell)
 
@@ -179,7 +183,7 @@ func TestTheAlertRulesOnAWorkerThatBreaks(t *testing.T) {
 	first.await(t, "the database is away", func(s scrape) bool {
 		return s[state("postgres", "healthy")].value == 0 && s["ops_worker_buffered_cycles"].value > 0
 	})
-	wantFiring("the database is away", []stretch{well, first.watch(t)}, "OpsWorkerBufferGrows", "OpsWorkerServiceNotHealthy postgres")
+	wantFiring("the database is away", []stretch{well, first.watch(t, 3)}, "OpsWorkerBufferGrows", "OpsWorkerServiceNotHealthy postgres")
 	comeBack()
 	first.await(t, "the buffer is empty again", isWell)
 
@@ -188,7 +192,7 @@ func TestTheAlertRulesOnAWorkerThatBreaks(t *testing.T) {
 
 	second := start()
 	second.await(t, "the next worker is well", isWell)
-	wantFiring("the next worker", []stretch{well, second.watch(t)})
+	wantFiring("the next worker", []stretch{well, second.watch(t, 3)})
 }
 
 // goAway ends every connection to the database and lets nobody in until comeBack is called.

@@ -156,11 +156,11 @@ type stretch struct {
 
 const metricsCycles = `ops_worker_cycles_total{loop="metrics"}`
 
-// watch scrapes twice, three cycles apart.
-func (w *worker) watch(t *testing.T) stretch {
+// watch scrapes twice, so many cycles apart.
+func (w *worker) watch(t *testing.T, cycles float64) stretch {
 	t.Helper()
 	from := w.scrape(t)
-	to := w.await(t, "three cycles", func(s scrape) bool { return s[metricsCycles].value >= from[metricsCycles].value+3 })
+	to := w.await(t, "some cycles", func(s scrape) bool { return s[metricsCycles].value >= from[metricsCycles].value+cycles })
 	return stretch{from, to, to[metricsCycles].value - from[metricsCycles].value}
 }
 
