@@ -39,8 +39,7 @@ const (
 var registerPlugins = sync.OnceFunc(plugins.RegisterDefaultPlugins)
 
 // readBoard reads a dashboard into Grafana's own model, the one that every release reads; its successor is for Grafana 12 and
-// later. A field that the model does not know is an error; of a field that is
-// missing Grafana knows the default.
+// later. A field that the model does not know is an error; of a field that is missing Grafana knows the default.
 func readBoard(t *testing.T, file string) (board dashboard.Dashboard) {
 	t.Helper()
 	registerPlugins()
@@ -308,6 +307,44 @@ func TestEverySQLQueryAnswers(t *testing.T) {
 			t.Errorf("grafana/README.md grants %s, which no panel reads", relation)
 		}
 		database.Exec(t, fmt.Sprintf("GRANT SELECT ON %s TO %s", relation, role))
+	}
+}
+
+// A restart is no fall, and availability is of the time in which a service was watched.
+func TestTheNumbersOfThePlatformAreRight(t *testing.T) {
+	t.Parallel()
+	database := pgtest.New(t)
+	// A counter that grows by ten a second and was restarted after half an hour; a cache that has answered 99 of 100.
+	database.Exec(t, `
+		INSERT INTO system_metrics (time, metric_name, service, value)
+		SELECT now() - n * interval '5 seconds', m.name, m.service, CASE WHEN n > 360 THEN 1000000 ELSE 0 END + (720 - n) * m.growth
+		FROM generate_series(720, 0, -1) n, (VALUES ('messages_written', 'ingest', 50), ('blocks_hit', 'postgres', 99), ('blocks_read', 'postgres', 1)) AS m (name, service, growth);
+		INSERT INTO service_health (service, status) VALUES ('ingest', 'healthy'), ('api', 'healthy');
+		INSERT INTO ops_worker_watch (service, began_at, ended_at) VALUES ('ingest', now() - interval '8 days', now()), ('api', now() - interval '1 hour', now());
+		INSERT INTO tenants (tenant_id, name) VALUES ('__system__', 'System Alerts');
+		INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary, created_at, closed_at) VALUES
+			('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:ingest', 'CLOSED', '', now() - interval '864 seconds', now()),
+			('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:ingest', 'CLOSED', '', now() - interval '2 days', now() - interval '2 days' + interval '6048 seconds')`)
+	pool := database.Pool(t)
+	board := readBoard(t, platformBoard)
+	answerOf := func(title, columns string) []string {
+		for _, panel := range panelsOf(board) {
+			if *panel.Title == title {
+				query := expandSQL(sqlTargets(t, panel)[0].rawSQL, lastHour(), []string{"api", "ingest"})
+				return pgtest.Rows(t, pool, "SELECT DISTINCT "+columns+" FROM ("+query+") answer ORDER BY 1")
+			}
+		}
+		t.Fatalf("there is no panel %s", title)
+		return nil
+	}
+	for _, want := range []struct{ title, columns, answer string }{
+		{"Ingest rate", `round("messages a second"::numeric, 6)::text`, "10.000000"},
+		{"Cache hits", `round("cache hits"::numeric, 6)::text`, "99.000000"},
+		{"Availability", `service, round("24 hours"::numeric, 2)::text, round("7 days"::numeric, 2)::text, round("30 days"::numeric, 2)::text`, "api - - -, ingest 99.00 98.86 -"},
+	} {
+		if got := strings.Join(answerOf(want.title, want.columns), ", "); got != want.answer {
+			t.Errorf("%s: %s, want %s", want.title, got, want.answer)
+		}
 	}
 }
 
