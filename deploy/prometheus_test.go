@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"math"
 	"net/url"
+	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -82,6 +84,26 @@ func TestEveryAlertRuleSaysWhatToDo(t *testing.T) {
 			if alert.Annotations().Get(annotation) == "" {
 				t.Errorf("%s: no %s", alert.Name(), annotation)
 			}
+		}
+	}
+}
+
+// A heading's anchor is as GitHub makes it.
+func TestEveryRunbookIsAHeadingOfTheOperationPage(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile("../docs/operation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var runbooks []string
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(content), -1) {
+		words := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		runbooks = append(runbooks, "docs/operation.md#"+strings.ReplaceAll(words, " ", "-"))
+	}
+	for _, rule := range alertRules(t, teststorage.New(t)).Rules() {
+		alert := rule.(*rules.AlertingRule)
+		if runbook := alert.Annotations().Get("runbook_url"); !slices.Contains(runbooks, runbook) {
+			t.Errorf("%s: there is no heading for %s", alert.Name(), runbook)
 		}
 	}
 }
