@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"runtime"
 	"text/tabwriter"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -26,8 +27,8 @@ func newRootCommand(environ []string) *cobra.Command {
 		Short: "The IoT platform's health monitor and metrics collector",
 		Long: "ops-worker polls the platform's services, keeps service_health and the system\n" +
 			"alerts up to date, and appends the platform's metrics to system_metrics.\n" +
-			"Without a command it runs, as `ops-worker run` does. All settings come from the\n" +
-			"environment; the README lists them.",
+			"Without a command it runs, as `ops-worker run` does.\n\n" +
+			"All settings come from the environment; docs/configuration.md lists them.",
 		RunE:          run.RunE,
 		Version:       version,
 		SilenceErrors: true,
@@ -104,15 +105,27 @@ func newHealthcheckCommand(environ []string) *cobra.Command {
 }
 
 func newVersionCommand() *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), struct {
+					Version  string `json:"version"`
+					Commit   string `json:"commit"`
+					Built    string `json:"built"`
+					Go       string `json:"go"`
+					Platform string `json:"platform"`
+				}{version, commit, date, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH})
+			}
 			_, err := fmt.Fprint(cmd.OutOrStdout(), versionLine())
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
 }
 
 func versionLine() string {

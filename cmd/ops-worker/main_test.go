@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -54,6 +56,19 @@ func TestEveryCommandHasHelp(t *testing.T) {
 func TestVersion(t *testing.T) {
 	for _, args := range []string{"version", "--version"} {
 		command(t, nil, args).want(t, exitOK, "ops-worker dev (commit unknown, built unknown)\n", "")
+	}
+}
+
+func TestVersionAsJSON(t *testing.T) {
+	r := command(t, nil, "version", "--json")
+	var got map[string]string
+	if err := json.Unmarshal([]byte(r.stdout), &got); err != nil || r.status != exitOK {
+		t.Fatalf("status %d, %v in %q", r.status, err, r.stdout)
+	}
+	want := map[string]string{"version": "dev", "commit": "unknown", "built": "unknown",
+		"go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
+	if !maps.Equal(got, want) {
+		t.Errorf("prints %v, want %v", got, want)
 	}
 }
 
