@@ -15,7 +15,7 @@ func newDoctorCommand(load loader) *cobra.Command {
 		Long: "Checks the settings, the database, the services, and that nothing else collects;\n" +
 			"for before the cut-over and for when something looks wrong. It changes nothing (what\n" +
 			"it tries of the worker's writes is rolled back), takes less than 30 seconds, and\n" +
-			"prints no secret. Set the environment as for the worker.\n" +
+			"prints no secret. Set the environment as for the worker.\n\n" +
 			"Exits 0 when all is well, 1 with warnings, 2 with failures.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -21,8 +21,8 @@ func newGrantsCommand(load loader) *cobra.Command {
 		Long: "Prints the SQL that lets a login role do exactly what the worker does. It changes\n" +
 			"nothing: pipe it to psql, as a superuser or as the owner of the tables, which must\n" +
 			"stand:\n\n" +
-			"  ops-worker migrate up\n" +
-			"  ops-worker grants ops_worker | psql --set ON_ERROR_STOP=1 \"$DATABASE_URL\"\n\n" +
+			"    ops-worker migrate up\n" +
+			"    ops-worker grants ops_worker | psql --set ON_ERROR_STOP=1 \"$DATABASE_URL\"\n\n" +
 			"Do so again after an upgrade.",
 		Args: cobra.ExactArgs(1),
 		RunE: withDatabase(load, func(cmd *cobra.Command, args []string, pool *pgxpool.Pool) error {

@@ -28,9 +28,9 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 			"days, the newest metrics with their last hour, which worker collects, and maintenance\n" +
 			"that is on, from what stands in the database: also while the API is down. It only reads,\n" +
 			"needs no right but SELECT, and says by the database's clock when what it shows is old.\n" +
-			"What a role may not read costs its own section.\n" +
+			"What a role may not read costs its own section.\n\n" +
 			"With --watch it clears the terminal and prints again, as many lines as fit, until q or\n" +
-			"Ctrl-C. Colour goes to a terminal alone, and not with NO_COLOR or TERM=dumb.\n" +
+			"Ctrl-C. Colour goes to a terminal alone, and not with NO_COLOR or TERM=dumb.\n\n" +
 			"Exits 0 when it could be shown, however the platform is, 1 when the database could not\n" +
 			"be read, 2 with wrong settings or arguments.",
 		Args: cobra.NoArgs,
