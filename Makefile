@@ -5,12 +5,13 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 # The stamp of a build. The date is the commit's, so that the same commit gives the same binary on every day; a tree
-# without git, or without a commit, is "dev".
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# without git, or without a commit, is "dev". Without --abbrev git shortens a commit's name differently in each clone.
+VERSION ?= $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null || echo dev)
 COMMIT  ?= $(shell git rev-parse --quiet --verify --short=12 HEAD 2>/dev/null || echo unknown)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
 export VERSION COMMIT DATE
 
+BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)"
 LDFLAGS = -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 IMAGE ?= ops-worker:$(VERSION)
 SIM_IMAGE ?= platform-sim:$(VERSION)
@@ -22,7 +23,7 @@ GOTEST ?= go test
 PACKAGES ?= ./...
 FAULTS ?= ./internal/faulttest
 
-# sqlc, staticcheck and gotestsum have a module of their own, so that what they need is no business of the worker's go.mod.
+# sqlc, staticcheck, gotestsum and cyclonedx-gomod have a module of their own, so that what they need is no business of the worker's go.mod.
 TOOL = go tool -modfile=tools/go.mod
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
@@ -32,7 +33,31 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build bin/ops-worker, static and stamped with its version
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/ops-worker ./cmd/ops-worker
+	$(BUILD) -o bin/ops-worker ./cmd/ops-worker
+
+# From the binary, which names exactly the modules that are linked. The tool writes its own checksum into the file: built
+# like this, it has the same one in every folder.
+SBOM = GOFLAGS="-trimpath -buildvcs=false" CGO_ENABLED=0 $(TOOL) cyclonedx-gomod bin -json -noserial -notimestamp -std -version $(VERSION)
+# Unpacked in /usr/local, the manual pages and completions are where man and the shells look.
+SHARE = dist/share
+COMPLETIONS = bash-completion/completions/ops-worker zsh/site-functions/_ops-worker fish/vendor_completions.d/ops-worker.fish
+
+.PHONY: dist
+dist: build ## build dist/: the worker for amd64 and arm64, their SBOMs, manual pages, shell completions, checksums
+	rm -rf dist
+	for arch in amd64 arm64; do \
+	  GOOS=linux GOARCH=$$arch $(BUILD) -o dist/ops-worker-linux-$$arch ./cmd/ops-worker; \
+	  $(SBOM) -output dist/ops-worker-linux-$$arch.cdx.json dist/ops-worker-linux-$$arch; \
+	done
+	install -D --mode=644 --target-directory=$(SHARE)/man/man1 docs/man/*.1
+	for file in $(COMPLETIONS); do \
+	  mkdir -p "$(SHARE)/$${file%/*}"; shell=$${file%%/*}; \
+	  bin/ops-worker completion "$${shell%-completion}" >"$(SHARE)/$$file"; \
+	done
+	tar --create --directory=dist --format=ustar --sort=name --mtime=$(DATE) --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX share \
+	  | gzip --no-name >dist/ops-worker-share.tar.gz
+	rm -r $(SHARE)
+	cd dist && export LC_ALL=C && sha256sum ops-worker-* >SHA256SUMS
 
 .PHONY: run
 run: build ## run the worker: on DATABASE_URL, or else with an embedded PostgreSQL and a simulated platform
@@ -59,13 +84,13 @@ lint: gofmt vet staticcheck tidy ## gofmt, go vet, staticcheck, and whether the 
 .PHONY: gofmt vet staticcheck tidy
 gofmt:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w is needed:" $$unformatted >&2; exit 1; }
-# With its tag, so that the files behind it are looked at too.
+# With their tags, so that the files behind them are looked at too.
 vet:
-	go vet -tags cutover ./...
+	go vet -tags cutover,dist ./...
 	go -C deploy vet ./...
 	go -C internal/notify/alertmanagertest vet ./...
 staticcheck:
-	$(TOOL) staticcheck -tags cutover ./...
+	$(TOOL) staticcheck -tags cutover,dist ./...
 tidy:
 	go mod tidy -diff
 	go -C tools mod tidy -diff
@@ -135,7 +160,7 @@ down: ## stop what `up` started, and remove its data
 
 .PHONY: clean
 clean: ## remove what was built, and the images without a name that builds leave behind
-	rm -rf bin .ci/log
+	rm -rf bin dist .ci/log
 	@! docker info >/dev/null 2>&1 || \
 	  docker image prune --force --filter label=org.opencontainers.image.title=ops-worker-build
 
