@@ -125,8 +125,7 @@ test-faults: ## run the fault suite alone: killed workers, restarted databases, 
 
 # Behind a tag, since it takes minutes and the names of the platform's containers for itself.
 .PHONY: test-cutover
-test-cutover: image ## run every command of docs/cut-over.md on real containers, for each release of the platform
-	docker build --target platform-sim --tag $(SIM_IMAGE) .
+test-cutover: image image-sim ## run every command of docs/cut-over.md on real containers, for each release of the platform
 	OPS_WORKER_IMAGE=$(IMAGE) PLATFORM_SIM_IMAGE=$(SIM_IMAGE) \
 	  $(GOTEST) -race -count=1 -v -timeout 20m -tags cutover $(TESTFLAGS) -run '^TestCutOver$$' ./internal/cutovertest
 
@@ -139,10 +138,18 @@ bench: ## run the benchmarks, the cycles at a pace (BENCH_PACE)
 	GOGC=40 BENCH_PACE=$(BENCH_PACE) go test -run '^$$' -cpu 1 -bench 'BareCycle|MetricsCycle|HealthCycle' -benchtime 20x -benchmem $(TESTFLAGS) ./collectors
 	GOGC=40 go test -run '^$$' -cpu 1 -bench . -skip 'BareCycle|MetricsCycle|HealthCycle' -benchtime 10x -benchmem $(TESTFLAGS) ./...
 
+# linux/amd64 or linux/arm64; without it an image is for this machine. BuildKit would set TARGETARCH itself.
+PLATFORM ?=
+FOR_PLATFORM = $(if $(PLATFORM),--platform $(PLATFORM) --build-arg TARGETARCH=$(word 2,$(subst /, ,$(PLATFORM))))
+
 .PHONY: image
-image: ## build the container image
-	docker build --target ops-worker --tag $(IMAGE) \
+image: ## build the container image, with PLATFORM=linux/arm64 for such a machine
+	docker build --target ops-worker --tag $(IMAGE) $(FOR_PLATFORM) \
 	  --build-arg VERSION=$(VERSION) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) .
+
+.PHONY: image-sim
+image-sim: ## build the container image of the simulated services
+	docker build --target platform-sim --tag $(SIM_IMAGE) $(FOR_PLATFORM) .
 
 .PHONY: up
 up: ## start PostgreSQL, the worker, the simulated services and a seeded fleet in containers
