@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -180,6 +181,37 @@ func read(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(content)
+}
+
+// The kubelet evicts a pod whose logs and emptyDir volumes on the disk take more than the limit.
+func TestTheDiskHoldsTheVolumesAndTheLogs(t *testing.T) {
+	t.Parallel()
+	logs := resource.MustParse("50Mi") // the kubelet's containerLogMaxSize times containerLogMaxFiles
+	forBoth(t, func(t *testing.T, tr tree) {
+		resources := tr.container().Resources
+		memory, disk := resource.Quantity{}, logs.DeepCopy()
+		for _, v := range tr.pod().Volumes {
+			switch {
+			case v.EmptyDir == nil:
+			case v.EmptyDir.SizeLimit == nil:
+				t.Errorf("the volume %s may fill the node", v.Name)
+			case v.EmptyDir.Medium == corev1.StorageMediumMemory:
+				memory.Add(*v.EmptyDir.SizeLimit)
+			default:
+				disk.Add(*v.EmptyDir.SizeLimit)
+			}
+		}
+		if limit := resources.Limits.StorageEphemeral(); limit.Cmp(disk) < 0 {
+			t.Errorf("the limit of the disk is %s, and logs and volumes may take %s", limit, &disk)
+		}
+		if request := resources.Requests.StorageEphemeral(); request.Cmp(logs) < 0 {
+			t.Errorf("%s of the disk are requested, and logs take %s", request, &logs)
+		}
+		memory.Add(*resources.Requests.Memory())
+		if limit := resources.Limits.Memory(); limit.Cmp(memory) < 0 {
+			t.Errorf("the limit of the memory is %s, and the worker and volumes may take %s", limit, &memory)
+		}
+	})
 }
 
 // Every volume is mounted, every mount has its volume, and the paths that the
