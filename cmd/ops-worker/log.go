@@ -41,7 +41,7 @@ func newLogger(cfg config.Config, out io.Writer) zerolog.Logger {
 // that says otherwise.
 func formatted(cfg config.Config, out io.Writer) io.Writer {
 	if cfg.LogFormat == "console" || cfg.LogFormat == "" && isTerminal(out) {
-		return zerolog.ConsoleWriter{Out: out, TimeFormat: "15:04:05.000"}
+		return zerolog.ConsoleWriter{Out: out, TimeFormat: "15:04:05.000", NoColor: !isTerminal(out)}
 	}
 	return out
 }

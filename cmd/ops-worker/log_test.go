@@ -35,5 +35,8 @@ func TestLevelsInThePlatformsWords(t *testing.T) {
 		if !strings.Contains(people.String(), zerolog.FormattedLevels[level]) {
 			t.Errorf("%s for people: %s", word, people.String())
 		}
+		if strings.Contains(people.String(), "\x1b") {
+			t.Errorf("%s for people has escape codes where no terminal shows them: %q", word, people.String())
+		}
 	}
 }
