@@ -29,7 +29,9 @@ COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose 
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@if [ -t 1 ]; then bold=$$'\033[1m' plain=$$'\033[0m'; fi; \
+	awk -F ':.*## ' -v bold="$${bold:-}" -v plain="$${plain:-}" \
+	  '/^[a-z-]+:.*## / { printf "  %s%-13s%s %s\n", bold, $$1, plain, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/ops-worker, static and stamped with its version
@@ -60,9 +62,11 @@ dist: build ## build dist/: the worker for amd64 and arm64, their SBOMs, manual 
 	cd dist && export LC_ALL=C && sha256sum ops-worker-* >SHA256SUMS
 
 .PHONY: run
-run: build ## run the worker: on DATABASE_URL, or else with an embedded PostgreSQL and a simulated platform
-	@[ -n "$${DATABASE_URL:-}" ] || scripts/setup-postgres.sh
+run: ## run the worker: on DATABASE_URL, or else with an embedded PostgreSQL and a simulated platform
+	@echo "make run: compiling the worker and the simulated platform, which takes some minutes the first time"
+	@$(MAKE) --no-print-directory build
 	@go build -o bin/demo ./cmd/demo
+	@[ -n "$${DATABASE_URL:-}" ] || scripts/setup-postgres.sh
 	@exec bin/demo bin/ops-worker
 
 .PHONY: generate
@@ -156,10 +160,14 @@ up: ## start PostgreSQL, the worker, the simulated services and a seeded fleet i
 	$(COMPOSE) up --detach --build
 	$(COMPOSE) ps
 	@echo
-	@echo "Look at it with:"
-	@echo "  $(COMPOSE) logs --follow ops-worker"
+	@echo "What to try:"
+	@echo "  $(COMPOSE) exec ops-worker /ops-worker status --watch"
 	@echo "  $(COMPOSE) exec ops-worker /ops-worker doctor"
-	@echo "  $(COMPOSE) exec postgres psql -U iot iotcloud -c 'SELECT * FROM service_health' -c 'SELECT * FROM system_metrics_latest'"
+	@echo "  $(COMPOSE) exec postgres psql -U iot -P pager=off iotcloud -c 'SELECT * FROM service_health' -c 'SELECT * FROM system_metrics_latest'"
+	@echo "  $(COMPOSE) stop iot-evaluator   # the next health check, within a minute, opens an alert"
+	@echo "  $(COMPOSE) start iot-evaluator  # the next one closes it"
+	@echo "  $(COMPOSE) logs --follow ops-worker"
+	@echo "  make down"
 
 .PHONY: down
 down: ## stop what `up` started, and remove its data

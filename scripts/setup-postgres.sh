@@ -2,7 +2,7 @@
 # Sees to it that there is a PostgreSQL: a server named by PGTEST_DATABASE_URL, a Docker engine that has or gets the image, or Debian's packages, which
 # are installed here if this is root on a machine with apt. No server is left running: whoever needs one starts it.
 #
-#   scripts/setup-postgres.sh [--tests]    with --tests also what the tests need: PgBouncer, cgo and a C compiler
+#   scripts/setup-postgres.sh [--tests]    with --tests also what the tests need: PgBouncer, cgo, a C compiler and curl
 set -euo pipefail
 
 image=${PGTEST_IMAGE:-postgres:15-bookworm}
@@ -16,7 +16,12 @@ can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 has_docker() {
   [ "${PGTEST_BACKEND:-docker}" = docker ] && command -v docker >/dev/null &&
     timeout 10 docker info >/dev/null 2>&1 &&
-    { docker image inspect "$image" >/dev/null 2>&1 || timeout 300 docker pull --quiet "$image" >/dev/null 2>&1; }
+    { docker image inspect "$image" >/dev/null 2>&1 || pull; }
+}
+
+pull() {
+  say "pulling $image"
+  timeout 300 docker pull --quiet "$image" >/dev/null 2>&1
 }
 
 has_binaries() {
@@ -68,6 +73,14 @@ fi
 if [ -n "$tests" ] && [ "${CGO_ENABLED:-1}" = 0 ]; then
   say "go test -race needs cgo: unset CGO_ENABLED"
   exit 1
+fi
+
+if [ -n "$tests" ] && ! command -v curl >/dev/null; then
+  can_install || {
+    say "a test runs what \`make run\` says to try, and needs curl (Debian: apt-get install curl)"
+    exit 1
+  }
+  packages+=(curl)
 fi
 
 [ ${#packages[@]} -eq 0 ] || install "${packages[@]}"

@@ -3,11 +3,12 @@
 //	demo [worker binary]
 //
 // Without DATABASE_URL it starts a throw-away PostgreSQL and simulated services, seeds a small fleet, runs the worker
-// against them and shows what arrives, until Ctrl-C; nothing is left behind. With DATABASE_URL it simulates nothing and
-// becomes the worker.
+// against them, shows what arrives and says what to try, until Ctrl-C; nothing is left behind. With DATABASE_URL it
+// simulates nothing and becomes the worker.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -60,7 +62,7 @@ func run(worker string, environ []string, output io.Writer) int {
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		d := demo{worker: worker, output: output, moveInterval: time.Second, reportInterval: 5 * time.Second}
+		d := demo{worker: worker, output: output, log: os.Stderr, moveInterval: time.Second, reportInterval: 5 * time.Second}
 		err = d.run(ctx)
 	}
 	if err != nil {
@@ -74,6 +76,7 @@ func run(worker string, environ []string, output io.Writer) int {
 type demo struct {
 	worker string
 	output io.Writer
+	log    io.Writer // the worker's
 
 	moveInterval   time.Duration
 	reportInterval time.Duration
@@ -101,11 +104,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	d.say("PostgreSQL is at\n  DATABASE_URL=%s", server.URL(database))
 
-	state, err := os.MkdirTemp("", "ops-worker-demo-")
+	folder, err := os.MkdirTemp("", "ops-worker-demo-")
 	if err != nil {
 		return fmt.Errorf("make a directory for the worker's state: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(state)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 
 	pool, err := openPool(ctx, server.URL(database))
 	if err != nil {
@@ -113,11 +116,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	defer pool.Close()
 
-	return stopped(ctx, d.runParts(ctx, pool, server.URL(database), state))
+	return stopped(ctx, d.runParts(ctx, pool, server.URL(database), folder))
 }
 
 // runParts runs the services, the worker and what is around them; the first that fails ends the others.
-func (d *demo) runParts(ctx context.Context, pool *pgxpool.Pool, address, state string) error {
+func (d *demo) runParts(ctx context.Context, pool *pgxpool.Pool, address, folder string) error {
 	ingest, ingestListener, err := simulate(ctx, "ingest")
 	if err != nil {
 		return err
@@ -126,20 +129,24 @@ func (d *demo) runParts(ctx context.Context, pool *pgxpool.Pool, address, state 
 	if err != nil {
 		return errors.Join(err, ingestListener.Close())
 	}
+	settings := []string{
+		"DATABASE_URL=" + address,
+		"INGEST_HEALTH_URL=http://" + ingestListener.Addr().String(),
+		"EVALUATOR_HEALTH_URL=http://" + evaluatorListener.Addr().String(),
+		"METRICS_COLLECTION_INTERVAL=" + cmp.Or(os.Getenv("METRICS_COLLECTION_INTERVAL"), "2"),
+		"HEALTH_CHECK_INTERVAL=" + cmp.Or(os.Getenv("HEALTH_CHECK_INTERVAL"), "10"),
+		"STATE_DIR=" + cmp.Or(os.Getenv("STATE_DIR"), folder),
+	}
+	toTry, err := d.whatToTry(folder, settings)
+	if err != nil {
+		return errors.Join(err, ingestListener.Close(), evaluatorListener.Close())
+	}
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return platformsim.Serve(ctx, ingestListener, ingest) })
 	group.Go(func() error { return platformsim.Serve(ctx, evaluatorListener, evaluator) })
 	group.Go(func() error {
-		err := d.runWorker(ctx, []string{
-			"DATABASE_URL=" + address,
-			"INGEST_HEALTH_URL=http://" + ingestListener.Addr().String(),
-			"EVALUATOR_HEALTH_URL=http://" + evaluatorListener.Addr().String(),
-		}, map[string]string{
-			"METRICS_COLLECTION_INTERVAL": "2",
-			"HEALTH_CHECK_INTERVAL":       "10",
-			"STATE_DIR":                   state,
-		})
+		err := d.runWorker(ctx, settings)
 		switch {
 		case ctx.Err() != nil:
 			return err
@@ -158,10 +165,41 @@ func (d *demo) runParts(ctx context.Context, pool *pgxpool.Pool, address, state 
 		if err := platformsim.Seed(ctx, pool); err != nil {
 			return err
 		}
-		d.say("the worker has migrated, the fleet is seeded; Ctrl-C stops everything")
-		return d.animate(ctx, pool, address, ingest)
+		d.say("the worker has migrated, the fleet is seeded\n%s", toTry)
+		return d.animate(ctx, pool, settings, ingest, toTry)
 	})
 	return group.Wait()
+}
+
+// whatToTry is a text whose first command gives another terminal the worker's settings. They are in a file, since a long line
+// is hard to copy.
+func (d *demo) whatToTry(folder string, settings []string) (string, error) {
+	quoted := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+	var lines strings.Builder
+	for _, setting := range settings {
+		name, value, _ := strings.Cut(setting, "=")
+		fmt.Fprintf(&lines, "export %s=%s\n", name, quoted(value))
+	}
+	file := filepath.Join(folder, "settings")
+	if err := os.WriteFile(file, []byte(lines.String()), 0o600); err != nil {
+		return "", fmt.Errorf("write the settings for another terminal: %w", err)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the current directory: %w", err)
+	}
+	worker, err := filepath.Rel(here, d.worker)
+	if err != nil {
+		return "", fmt.Errorf("find the worker from here: %w", err)
+	}
+	return fmt.Sprintf(`demo: in another terminal, paste the first line, then try the others:
+  cd %s && . %s
+  %[3]s status --watch
+  %[3]s doctor
+  curl -X POST "$EVALUATOR_HEALTH_URL/outage"    # the next health check opens an alert
+  curl -X DELETE "$EVALUATOR_HEALTH_URL/outage"  # the next one closes it
+demo: ingest fails by itself, %d s of every %d; Ctrl-C stops everything`,
+		quoted(here), quoted(file), worker, outageLength/time.Second, outageInterval/time.Second), nil
 }
 
 // stopped leaves out the error of whatever the end of the context has interrupted.
@@ -190,20 +228,13 @@ func simulate(ctx context.Context, name string) (*platformsim.Service, net.Liste
 	return service, listener, nil
 }
 
-// runWorker runs the worker until the context ends. Variables of fixed replace the environment's, those of defaults
-// only fill in.
-func (d *demo) runWorker(ctx context.Context, fixed []string, defaults map[string]string) error {
+// runWorker runs the worker with these settings until the context ends.
+func (d *demo) runWorker(ctx context.Context, settings []string) error {
 	command := exec.CommandContext(ctx, d.worker, "run")
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	command.WaitDelay = stopTimeout
-	command.Stdout, command.Stderr = d.output, os.Stderr
-	command.Env = os.Environ()
-	for name, value := range defaults {
-		if os.Getenv(name) == "" {
-			command.Env = append(command.Env, name+"="+value)
-		}
-	}
-	command.Env = append(command.Env, fixed...) // of two, the last counts
+	command.Stdout, command.Stderr = d.output, d.log
+	command.Env = append(os.Environ(), settings...) // of two, the last counts
 	if err := command.Start(); err != nil {
 		return err
 	}
@@ -216,8 +247,8 @@ func (d *demo) runWorker(ctx context.Context, fixed []string, defaults map[strin
 	return errors.Join(err, guard.Dismiss())
 }
 
-// animate keeps the platform moving and prints its status.
-func (d *demo) animate(ctx context.Context, pool *pgxpool.Pool, address string, ingest *platformsim.Service) error {
+// animate keeps the platform moving and prints its status. What to try stands below each, where it can be seen.
+func (d *demo) animate(ctx context.Context, pool *pgxpool.Pool, settings []string, ingest *platformsim.Service, toTry string) error {
 	move, report := time.NewTicker(d.moveInterval), time.NewTicker(d.reportInterval)
 	defer move.Stop()
 	defer report.Stop()
@@ -238,13 +269,13 @@ func (d *demo) animate(ctx context.Context, pool *pgxpool.Pool, address string, 
 			}
 		case <-report.C:
 			status := exec.CommandContext(ctx, d.worker, "status")
-			status.Env = append(os.Environ(), "DATABASE_URL="+address)
-			status.Stderr = os.Stderr
+			status.Env = append(os.Environ(), settings...)
+			status.Stderr = d.log
 			text, err := status.Output()
 			if err != nil {
 				return stopped(ctx, err)
 			}
-			fmt.Fprintf(d.output, "\n%s\n", text) // in one piece among the worker's lines
+			fmt.Fprintf(d.output, "\n%s\n%s\n", text, toTry) // in one piece among the worker's lines
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -118,6 +119,114 @@ func TestDemonstration(t *testing.T) {
 	if conn, err := pgx.Connect(t.Context(), address); err == nil {
 		conn.Close(t.Context())
 		t.Error("the database is still there")
+	}
+}
+
+// TestWhatItSaysToTry runs what is printed as another terminal would, on the real worker.
+func TestWhatItSaysToTry(t *testing.T) {
+	if testing.Short() {
+		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
+	}
+	for name, value := range map[string]string{"HEALTH_CHECK_INTERVAL": "5", "METRICS_COLLECTION_INTERVAL": "", "STATE_DIR": "", "LOG_FORMAT": "console"} {
+		t.Setenv(name, value)
+	}
+	worker := filepath.Join(t.TempDir(), "ops-worker")
+	if output, err := exec.CommandContext(t.Context(), "go", "build", "-o", worker, "../ops-worker").CombinedOutput(); err != nil {
+		t.Fatalf("build the worker: %v\n%s", err, output)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	shown := make(chan struct{})
+	output := &watched{text: "LEADER", found: func() { close(shown) }} // of the first report
+	d := demo{worker: worker, output: output, log: output, moveInterval: time.Second, reportInterval: 2 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- d.run(ctx) }()
+	select {
+	case <-shown:
+	case err := <-ended:
+		t.Fatalf("ended with %v\n%s", err, output)
+	}
+
+	_, text, _ := strings.Cut(output.String(), "in another terminal")
+	text, _, _ = strings.Cut(text, "\ndemo:")
+	lines := strings.Split(text, "\n  ")[1:]
+	if len(lines) < 2 {
+		t.Fatalf("nothing to try in\n%s", output)
+	}
+	other := terminal{lines[0]}
+	status := worker + " status"
+	alert := func() bool { return strings.Contains(other.run(t, 0, status), "Service unhealthy: evaluator") }
+	for _, line := range lines[1:] {
+		switch {
+		case strings.Contains(line, "status --watch"):
+			other.watch(t, line)
+		case strings.Contains(line, "doctor"):
+			if text := other.run(t, 1, line); !strings.Contains(text, "ok      health every 5s, metrics every 2s") || !strings.Contains(text, " collects since ") {
+				t.Errorf("doctor finds another worker or none:\n%s", text)
+			}
+		case strings.Contains(line, "-X POST"):
+			other.run(t, 0, line)
+			pgtest.Eventually(t, "an alert of the evaluator opens", alert)
+		case strings.Contains(line, "-X DELETE"):
+			other.run(t, 0, line)
+			pgtest.Eventually(t, "the alert closes", func() bool { return !alert() })
+		default:
+			t.Errorf("nothing tries %q", line)
+		}
+	}
+	other.run(t, 0, worker+" healthcheck")
+	if text := other.run(t, 0, worker+" once health --dry-run"); !strings.Contains(text, "evaluator  healthy") {
+		t.Errorf("once asks another evaluator or none:\n%s", text)
+	}
+	other.run(t, 0, worker+" once metrics --dry-run")
+
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("ended with %v", err)
+	}
+	if strings.Contains(output.String(), "\x1b") {
+		t.Errorf("escape codes in a pipe:\n%q", output)
+	}
+	if _, err := os.Stat(filepath.Dir(strings.Trim(lines[0][strings.LastIndex(lines[0], " ")+1:], "'"))); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder of %q is left behind: %v", lines[0], err)
+	}
+}
+
+// terminal is another one, in which nothing is set but by its first line.
+type terminal struct{ first string }
+
+func (o terminal) command(t *testing.T, name string, args ...string) *exec.Cmd {
+	command := exec.CommandContext(t.Context(), name, args...)
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "TERM=xterm"}
+	return command
+}
+
+// run returns what a line prints, into a pipe, where it ends with status worst or better.
+func (o terminal) run(t *testing.T, worst int, line string) string {
+	t.Helper()
+	command := o.command(t, "sh", "-c", o.first+"\n"+line)
+	output, err := command.CombinedOutput()
+	if command.ProcessState.ExitCode() > worst || command.ProcessState.ExitCode() < 0 {
+		t.Errorf("%s: %v\n%s", line, err, output)
+	}
+	if bytes.ContainsRune(output, '\x1b') {
+		t.Errorf("%s prints escape codes into a pipe:\n%q", line, output)
+	}
+	return string(output)
+}
+
+// watch runs a line on a terminal of its own, until it has shown something, and presses q.
+func (o terminal) watch(t *testing.T, line string) {
+	t.Helper()
+	command := o.command(t, "script", "--quiet", "--return", "--command", o.first+"\n"+line, "/dev/null")
+	keys, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	output := &watched{text: "AVAILABILITY", found: func() { fmt.Fprint(keys, "q") }}
+	command.Stdout, command.Stderr = output, output
+	if err := command.Run(); err != nil {
+		t.Errorf("%s: %v\n%s", line, err, output)
 	}
 }
 

@@ -7,7 +7,8 @@
 //	platform-sim migrator [FILES]
 //	platform-sim [--listen :8080] process MAIN.PY
 //
-// It answers GET /health as the platform does, with counters that move, until SIGTERM or SIGINT. The second form
+// It answers GET /health as the platform does, with counters that move, until SIGTERM or SIGINT; from POST /outage to
+// DELETE /outage it answers 503. The second form
 // plays any number of services at once, each at a path of its own: /NAME/health, or for an extra service
 // /NAME?delay=100ms&counters=1. The third asks a service once and exits 0 if it is healthy: a container's health check
 // needs no other program. The fourth fills the platform's tables, once the worker has made them, and keeps them moving; PGHOST, PGUSER, PGPASSWORD and PGDATABASE

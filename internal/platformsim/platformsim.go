@@ -51,13 +51,19 @@ func New(name string) (*Service, error) {
 	}
 	s := &Service{Service: services[i], started: time.Now(), mux: http.NewServeMux()}
 	s.mux.HandleFunc("GET /health", s.health)
+	for method, out := range map[string]bool{http.MethodPost: true, http.MethodDelete: false} {
+		s.mux.HandleFunc(method+" /outage", func(w http.ResponseWriter, _ *http.Request) {
+			s.SetOutage(out)
+			w.WriteHeader(http.StatusNoContent)
+		})
+	}
 	return s, nil
 }
 
 // SetOutage begins or ends an outage, in which the service answers 503.
 func (s *Service) SetOutage(out bool) { s.outage.Store(out) }
 
-// ServeHTTP answers GET /health; everything else is 404 or 405.
+// ServeHTTP answers GET /health; POST /outage begins an outage, and DELETE /outage ends it. Everything else is 404 or 405.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
 
 func (s *Service) health(w http.ResponseWriter, _ *http.Request) {

@@ -103,12 +103,31 @@ func TestOutage(t *testing.T) {
 	}
 }
 
+func TestOutageByRequest(t *testing.T) {
+	t.Parallel()
+	service := mustNew(t, "evaluator")
+	for _, step := range []struct {
+		method string
+		want   int
+	}{{http.MethodPost, http.StatusServiceUnavailable}, {http.MethodDelete, http.StatusOK}} {
+		recorder := httptest.NewRecorder()
+		service.ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), step.method, "/outage", nil))
+		if recorder.Code != http.StatusNoContent {
+			t.Errorf("%s: status %d", step.method, recorder.Code)
+		}
+		if got, _ := ask(t, service); got != step.want {
+			t.Errorf("after %s: status %d, want %d", step.method, got, step.want)
+		}
+	}
+}
+
 func TestOtherRequests(t *testing.T) {
 	t.Parallel()
 	service := mustNew(t, "evaluator")
 	for request, want := range map[string]int{
 		"GET /":        http.StatusNotFound,
 		"POST /health": http.StatusMethodNotAllowed,
+		"GET /outage":  http.StatusMethodNotAllowed,
 	} {
 		method, path, _ := strings.Cut(request, " ")
 		recorder := httptest.NewRecorder()
