@@ -92,7 +92,11 @@ func (l *Loop) Run(ctx context.Context) {
 		if ctx.Err() == nil {
 			var overrun error
 			if skipped > 0 {
-				overrun = fmt.Errorf("skipped %d ticks of %s: the cycle took %s", skipped, l.Interval, took.Round(time.Millisecond))
+				why := "the cycle took " + took.Round(time.Millisecond).String()
+				if took < l.Interval {
+					why = "the process was stopped or had no processor"
+				}
+				overrun = fmt.Errorf("skipped %d ticks of %s: %s", skipped, l.Interval, why)
 			}
 			failing.Observe(log, err, "cycle failed", "cycles succeed again")
 			overrunning.Observe(log, overrun, "cycle overran its interval", "cycles are on time again")

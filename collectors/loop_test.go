@@ -3,6 +3,7 @@ package collectors
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,6 +94,19 @@ func TestLoopSkipsTheTicksThatACycleCovers(t *testing.T) {
 		}
 		if n := len(log.Lines(t, "cycles are on time again")); n != 1 {
 			t.Errorf("%d lines say that it is over, want 1", n)
+		}
+	})
+}
+
+func TestTicksThatNoCycleCoversAreTheProcesss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logtest.Log
+		frozen := sync.OnceFunc(func() { pass(2500 * time.Millisecond) })
+		loop := &Loop{Interval: time.Second, Log: log.Logger(), Turned: frozen, Cycle: func(context.Context) error { return nil }}
+		ticksOf(t, loop, 10*time.Second)
+		lines := log.Lines(t, "cycle overran its interval")
+		if len(lines) != 1 || lines[0]["error"] != "skipped 2 ticks of 1s: the process was stopped or had no processor" {
+			t.Errorf("%v", lines)
 		}
 	})
 }

@@ -56,13 +56,14 @@ func main() {
 func run(worker string, environ []string, output io.Writer) int {
 	worker, err := filepath.Abs(worker)
 	if err == nil && os.Getenv("DATABASE_URL") != "" {
+		fmt.Fprintln(output, "demo: DATABASE_URL is set: the worker runs on that database, and nothing is simulated. For the demonstration: env -u DATABASE_URL make run")
 		// The process becomes the worker, so signals and the exit status are the worker's own.
 		err = fmt.Errorf("run %s: %w", worker, syscall.Exec(worker, []string{worker, "run"}, environ))
 	}
 	if err == nil {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		d := demo{worker: worker, output: output, log: os.Stderr, moveInterval: time.Second, reportInterval: 5 * time.Second}
+		d := demo{worker: worker, output: output, log: os.Stderr, moveInterval: time.Second, reportInterval: 20 * time.Second}
 		err = d.run(ctx)
 	}
 	if err != nil {
@@ -96,7 +97,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err != nil {
 		return stopped(ctx, err)
 	}
-	defer func() { err = errors.Join(err, server.Close()) }()
+	defer func() {
+		if err = errors.Join(err, server.Close()); err == nil {
+			d.say("all is stopped and removed")
+		}
+	}()
 
 	const database = "iotcloud"
 	if err := server.Create(ctx, database); err != nil {

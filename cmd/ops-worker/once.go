@@ -105,7 +105,7 @@ func printHealth(out io.Writer, observations []probe.Observation, asJSON bool) e
 		return printJSON(out, rows)
 	}
 	table := newTable(out)
-	fmt.Fprintln(table, "SERVICE\tSTATUS\tLATENCY\tCOUNTERS\tREASON")
+	fmt.Fprintln(table, "SERVICE\tSTATE\tLATENCY\tCOUNTERS\tREASON")
 	for _, o := range observations {
 		latency, reason := "-", "-"
 		if o.Latency > 0 {

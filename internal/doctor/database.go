@@ -21,10 +21,13 @@ type database struct {
 // maxConnections are one for the checks and one for the probe of the database.
 const maxConnections = 2
 
-// lockLimit is how long doctor waits for a lock: whoever holds one is at work.
+// lockLimit is how long doctor waits for a lock: whoever holds one is at work. It keeps
+// the worker out as well, so a check that meets it is a warning.
 const (
-	lockLimit   = time.Second
-	lockedWords = "somebody holds a lock for longer than a second"
+	lockLimit    = time.Second
+	lockedWords  = "somebody holds a lock for longer than a second"
+	lockedAdvice = "wait, or end the session that holds it: SELECT DISTINCT pid, usename, application_name, relation::regclass, xact_start FROM pg_locks JOIN pg_stat_activity USING (pid) " +
+		"WHERE locktype = 'relation' AND granted AND mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock'); SELECT pg_terminate_backend(PID)"
 )
 
 // applicationName tells doctor's own sessions from the worker's.

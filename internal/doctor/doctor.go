@@ -176,7 +176,7 @@ func (r *run) examine(ctx context.Context, c check) Check {
 	case r.pending && db.IsMissingTable(err):
 		f.skip(serverWords(err) + ", as migrations are pending")
 	case db.IsLocked(err):
-		f.skip(lockedWords)
+		f.warn(lockedAdvice, lockedWords)
 	case errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err):
 		f.fail("", "no answer within %s", r.limits.check)
 	default:

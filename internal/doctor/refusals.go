@@ -50,7 +50,7 @@ func (l *refusals) report(r *run, f *findings, grant string) {
 		err, text := l.first[words], words+" ("+strings.Join(l.uses[words], ", ")+")"
 		switch {
 		case db.IsLocked(err):
-			f.skip(text)
+			f.warn(lockedAdvice, "%s", text)
 		case r.pending && db.IsMissingTable(err):
 			f.warn(startMakesIt, "%s", text)
 		case db.IsForbidden(err):

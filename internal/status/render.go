@@ -190,8 +190,16 @@ func (r Report) leaderLines() []line {
 	default:
 		stored = append(stored, cell{text: fmt.Sprintf("up to %s, every %gs, none behind", r.since(l.StoredUpTo), l.IntervalSeconds)})
 	}
-	newest := "sample " + r.since(r.NewestSample) + ", health check " + r.since(r.NewestCheck)
+	newest := "sample " + r.newest(SeriesSection, r.NewestSample) + ", health check " + r.newest(ServicesSection, r.NewestCheck)
 	return []line{leader, stored, {{"NEWEST" + gap, bold}, {text: newest}}}
+}
+
+// newest is when the newest row of a section was written.
+func (r Report) newest(section Section, at *time.Time) string {
+	if r.Unreadable[section] != "" {
+		return "not known"
+	}
+	return r.since(at)
 }
 
 func (r Report) since(at *time.Time) string {
