@@ -91,8 +91,8 @@ func newHealthcheckCommand(environ []string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Exit 0 while the loops of the worker on this machine turn, 1 when one stands still",
-		Long: "Reads the heartbeat that `ops-worker run` leaves in STATE_DIR, so it needs neither\n" +
-			"a port nor the database: a database that is away is not mended by a restart.",
+		Long: "Reads the file that `ops-worker run` writes into STATE_DIR. It needs neither a port nor\n" +
+			"the database, and exits 0 while the database is away: a restart would not help.",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			worker, err := config.HeartbeatFrom(environ)

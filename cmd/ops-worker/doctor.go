@@ -12,10 +12,10 @@ func newDoctorCommand(load loader) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check everything around the worker and say what to do",
-		Long: "Checks the settings, the database, the services, and that nothing else collects;\n" +
-			"for before the cut-over and for when something looks wrong. It changes nothing (what\n" +
-			"it tries of the worker's writes is rolled back), takes less than 30 seconds, and\n" +
-			"prints no secret. Set the environment as for the worker.\n\n" +
+		Long: "Checks the settings, the database and the services, and that nothing else collects.\n" +
+			"Run it before the cut-over, and when something looks wrong. Set the environment as\n" +
+			"for the worker. It changes no data: what it writes is rolled back. It takes less than\n" +
+			"30 seconds and prints no secret.\n\n" +
 			"Exits 0 when all is well, 1 with warnings, 2 with failures.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -18,9 +18,9 @@ func newGrantsCommand(load loader) *cobra.Command {
 	return &cobra.Command{
 		Use:   "grants ROLE",
 		Short: "Print the SQL that lets a login role do what the worker does, and nothing else",
-		Long: "Prints the SQL that lets a login role do exactly what the worker does. It changes\n" +
-			"nothing: pipe it to psql, as a superuser or as the owner of the tables, which must\n" +
-			"stand:\n\n" +
+		Long: "Prints the SQL that gives a login role the rights that the worker needs, and no more.\n" +
+			"It changes nothing: pipe it to psql, as a superuser or as the owner of the tables. The\n" +
+			"tables must exist:\n\n" +
 			"    ops-worker migrate up\n" +
 			"    ops-worker grants ops_worker | psql --set ON_ERROR_STOP=1 \"$DATABASE_URL\"\n\n" +
 			"Do so again after an upgrade.",

@@ -31,7 +31,7 @@ func newMigrateCommand(load loader) *cobra.Command {
 
 // anyDatabaseFlag adds the flag of commands that make tables.
 func anyDatabaseFlag(flags *pflag.FlagSet, anyDatabase *bool) {
-	flags.BoolVar(anyDatabase, "any-database", false, "accept a database that holds tables, and none of the platform's")
+	flags.BoolVar(anyDatabase, "any-database", false, "accept a database that holds tables, but none of the platform's")
 }
 
 func newMigrateUpCommand(load loader) *cobra.Command {
@@ -40,8 +40,8 @@ func newMigrateUpCommand(load loader) *cobra.Command {
 		Use:   "up",
 		Short: "Apply the migrations and make sure of the platform's tables and role",
 		Long: "Applies the migrations and makes sure of the tables and the role that the platform's\n" +
-			"system routes read, as every start of the worker does. Exits 1 where one of these\n" +
-			"could not be made.",
+			"system routes read, as every start of the worker does. Exits 1 if one of these could\n" +
+			"not be made.",
 		Args: cobra.NoArgs,
 	}
 	cmd.RunE = withDatabase(load, func(cmd *cobra.Command, _ []string, pool *pgxpool.Pool) error {
@@ -63,8 +63,9 @@ func newMigrateDownCommand(load loader) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "Take back the newest migration; with --all every one, and the samples with them",
-		Long: "Takes back the newest migration, or with --all every one. It refuses while a worker\n" +
-			"collects, which would make the tables again, and on a terminal it asks before --all.",
+		Long: "Takes back the newest migration, or all of them with --all. It refuses while a worker\n" +
+			"collects, because the worker would make the tables again. On a terminal it asks before\n" +
+			"--all.",
 		Args: cobra.NoArgs,
 	}
 	take := withDatabase(load, func(cmd *cobra.Command, _ []string, pool *pgxpool.Pool) error {

@@ -27,9 +27,9 @@ func newOnceCommand(load loader) *cobra.Command {
 	once := &cobra.Command{
 		Use:   "once",
 		Short: "Run one cycle and print what it collected",
-		Long: "Runs one cycle as `ops-worker run` would, prints what it collected, and exits 1 if\n" +
-			"the cycle failed. While another replica collects, nothing is stored: the cycle\n" +
-			"would stand in the table twice.",
+		Long: "Runs one cycle as `ops-worker run` would, and prints what it collected. Exits 1 if the\n" +
+			"cycle failed. While another replica collects, nothing is stored, or the table would\n" +
+			"have the cycle twice.",
 		RunE: wantsCommand("once wants a command: health, metrics"),
 	}
 	once.PersistentFlags().BoolVar(&flags.asJSON, "json", false, "print JSON")

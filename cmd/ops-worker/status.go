@@ -24,15 +24,15 @@ func newStatusCommand(load loader, environ []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the platform is, from the database alone",
-		Long: "Shows the services, the open system alerts, the availability over 24 hours, 7 and 30\n" +
-			"days, the newest metrics with their last hour, which worker collects, and maintenance\n" +
-			"that is on, from what stands in the database: also while the API is down. It only reads,\n" +
-			"needs no right but SELECT, and says by the database's clock when what it shows is old.\n" +
-			"What a role may not read costs its own section.\n\n" +
+		Long: "Shows the platform from the database alone, so also while the API is down: which worker\n" +
+			"collects, the services, the open system alerts, the maintenance windows that are on, the\n" +
+			"availability over 24 hours, 7 and 30 days, and the newest metrics with their last hour.\n" +
+			"It only reads. If the role may not read a table, its section is left out. All ages are\n" +
+			"by the database's clock.\n\n" +
 			"With --watch it clears the terminal and prints again, as many lines as fit, until q or\n" +
 			"Ctrl-C. Colour goes to a terminal alone, and not with NO_COLOR or TERM=dumb.\n\n" +
-			"Exits 0 when it could be shown, however the platform is, 1 when the database could not\n" +
-			"be read, 2 with wrong settings or arguments.",
+			"Exits 0 if it could be shown, however the platform is, 1 if the database could not be\n" +
+			"read, 2 with wrong settings or arguments.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkWatch(cmd, watch, asJSON, every); err != nil {
