@@ -108,6 +108,29 @@ func TestPagesHaveNoDeadLinks(t *testing.T) {
 	}
 }
 
+// What the README shows of status are lines that a test of status has printed.
+func TestPagesShowTheStatusAsItIs(t *testing.T) {
+	t.Parallel()
+	printed, err := os.ReadFile(filepath.Join(repository, "internal/status/testdata/well-80.golden"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := newPage("", string(readme)).blocks
+	i := slices.IndexFunc(shown, func(b block) bool { return b.language == "text" })
+	if i < 0 {
+		t.Fatal("the README shows nothing")
+	}
+	for line := range strings.Lines(shown[i].text) {
+		if !strings.Contains(string(printed), line) {
+			t.Errorf("status prints no line %q", line)
+		}
+	}
+}
+
 // Every command in the pages that is the worker's own, a target of make or a script is
 // one that is there, with flags and arguments that it takes; and every shell block
 // is valid shell.
