@@ -24,6 +24,7 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
 	"github.com/grafana/grafana-foundation-sdk/go/prometheus"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/util/teststorage"
 
@@ -102,13 +103,25 @@ func TestTheDashboardsAreTidy(t *testing.T) {
 		if len(board.Panels) < 10 || board.Title == nil || board.SchemaVersion < 39 {
 			t.Errorf("%s: %d panels, title %v, schema %d", file, len(board.Panels), board.Title, board.SchemaVersion)
 		}
+		if want := map[string]string{platformBoard: "ops-worker-platform", workerBoard: "ops-worker"}[file]; board.Uid == nil || *board.Uid != want {
+			t.Errorf("%s: uid %v, want %s", file, board.Uid, want)
+		}
+		// Each board lists the other boards that have the tag of its link.
+		if len(board.Links) != 1 || !slices.Equal(board.Links[0].Tags, board.Tags) || !slices.Equal(board.Tags, []string{"ops_worker"}) {
+			t.Errorf("%s: tags %q, links %+v", file, board.Tags, board.Links)
+		}
 		for _, v := range board.Templating.List {
 			if v.Type != "datasource" && (v.Datasource == nil || *v.Datasource.Uid != "${datasource}") {
 				t.Errorf("%s: %s has not the data source that the user has chosen", file, v.Name)
 			}
 		}
 		taken := map[[2]uint32]string{} // by the cell of the grid
-		place := func(title string, at *dashboard.GridPos) {
+		ids := map[uint32]bool{}
+		place := func(title string, id *uint32, at *dashboard.GridPos) {
+			if id == nil || *id == 0 || ids[*id] {
+				t.Fatalf("%s: %s has no id of its own", file, title)
+			}
+			ids[*id] = true
 			if at == nil || at.W == 0 || at.H == 0 || at.X+at.W > 24 {
 				t.Errorf("%s: %s stands at %+v", file, title, at)
 				return
@@ -124,19 +137,24 @@ func TestTheDashboardsAreTidy(t *testing.T) {
 		}
 		for _, p := range board.Panels {
 			if p.RowPanel != nil {
-				place(*p.RowPanel.Title, p.RowPanel.GridPos)
+				place(*p.RowPanel.Title, &p.RowPanel.Id, p.RowPanel.GridPos)
 				continue
 			}
 			panel := p.Panel
 			if panel.Title == nil || *panel.Title == "" || panel.Type == "" || len(panel.Targets) == 0 {
 				t.Fatalf("%s: a panel without a title, a type or a query: %+v", file, panel)
 			}
-			place(*panel.Title, panel.GridPos)
+			place(*panel.Title, panel.Id, panel.GridPos)
 			if panel.Datasource == nil || *panel.Datasource.Uid != "${datasource}" {
 				t.Errorf("%s: %s has not the data source that the user has chosen", file, *panel.Title)
 			}
 			if unit := panel.FieldConfig.Defaults.Unit; (panel.Type == "timeseries" || panel.Type == "stat") && (unit == nil || *unit == "") {
 				t.Errorf("%s: %s has no unit", file, *panel.Title)
+			}
+			// True would draw a line over an outage of any length.
+			custom, err := json.Marshal(panel.FieldConfig.Defaults.Custom)
+			if err != nil || strings.Contains(string(custom), `"spanNulls":true`) {
+				t.Errorf("%s: %s shows no gap: %s, %v", file, *panel.Title, custom, err)
 			}
 		}
 	}
@@ -150,15 +168,22 @@ type timeRange struct {
 
 // expandSQL replaces what Grafana replaces in a query of PostgreSQL:
 // https://grafana.com/docs/grafana/latest/datasources/postgres/#macros, and .../#template-variables for the quoted list of
-// a variable of several values.
-func expandSQL(query string, r timeRange, services []string) string {
+// a variable of several values. $__timeGroupAlias is that of a data source without its TimescaleDB option.
+func expandSQL(t *testing.T, query string, r timeRange, services []string) string {
+	t.Helper()
 	var quoted []string
 	for _, s := range services {
 		quoted = append(quoted, "'"+strings.ReplaceAll(s, "'", "''")+"'")
 	}
 	from, to := "'"+r.from.UTC().Format(time.RFC3339Nano)+"'", "'"+r.to.UTC().Format(time.RFC3339Nano)+"'"
+	interval, err := time.ParseDuration(r.interval)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query = regexp.MustCompile(`\$__timeGroupAlias\((\w+), \$__interval, NULL\)`).
+		ReplaceAllString(query, fmt.Sprintf(`floor(extract(epoch from $1)/%[1]v)*%[1]v AS "time"`, interval.Seconds()))
 	query = regexp.MustCompile(`\$__timeFilter\((\w+)\)`).ReplaceAllString(query, "$1 BETWEEN "+from+" AND "+to)
-	return strings.NewReplacer("$__timeFrom()", from, "$__timeTo()", to, "$__interval", r.interval, "$service", strings.Join(quoted, ",")).Replace(query)
+	return strings.NewReplacer("$__timeFrom()", from, "$__timeTo()", to, "$service", strings.Join(quoted, ",")).Replace(query)
 }
 
 // sqlTarget is a query of Grafana's PostgreSQL data source, of which the models above know nothing.
@@ -270,19 +295,30 @@ func TestEverySQLQueryAnswers(t *testing.T) {
 	if variable.Name != "service" || !slices.Equal(services, []string{"evaluator", "ingest", "postgres"}) {
 		t.Fatalf("the values of %s: %q", variable.Name, services)
 	}
-	selections := [][]string{services}
+	selections := [][]string{services, nil} // nil is what a board shows before the first health check
 	for _, s := range services {
 		selections = append(selections, []string{s})
 	}
 	for _, panel := range panelsOf(board) {
 		for _, target := range sqlTargets(t, panel) {
+			if fills := strings.Contains(target.rawSQL, "$__timeGroupAlias(time, $__interval, NULL)"); fills != (target.format == "time_series") {
+				t.Errorf("%s: a gap is not shown\n%s", *panel.Title, target.rawSQL)
+			}
+			// Of several series one may be missing without an empty answer.
+			for _, list := range regexp.MustCompile(`metric_name (= '\w+'|IN \([^)]*\))`).FindAllString(target.rawSQL, -1) {
+				for _, name := range regexp.MustCompile(`'(\w+)'`).FindAllStringSubmatch(list, -1) {
+					if pgtest.Count(t, pool, "SELECT count(*) FROM system_metrics WHERE metric_name = $1", name[1]) == 0 {
+						t.Errorf("%s: nobody stores %s\n%s", *panel.Title, name[1], target.rawSQL)
+					}
+				}
+			}
 			for _, chosen := range selections {
-				got, err := ask(t, pool, expandSQL(target.rawSQL, lastHour(), chosen))
+				got, err := ask(t, pool, expandSQL(t, target.rawSQL, lastHour(), chosen))
 				wellAllTheTime := *panel.Title == "Incidents" && slices.Equal(chosen, []string{"postgres"})
 				switch {
 				case err != nil:
 					t.Errorf("%s, %s: %v\n%s", *panel.Title, chosen, err, target.rawSQL)
-				case got.rows == 0 && !wellAllTheTime:
+				case got.rows == 0 && len(chosen) > 0 && !wellAllTheTime:
 					t.Errorf("%s, %s: no rows\n%s", *panel.Title, chosen, target.rawSQL)
 				case len(chosen) == len(services) && slices.Contains(got.values, 0):
 					t.Errorf("%s: nothing but NULL in a column of %s, %d\n%s", *panel.Title, got.columns, got.values, target.rawSQL)
@@ -299,7 +335,7 @@ func TestEverySQLQueryAnswers(t *testing.T) {
 		refused := false
 		for _, panel := range panelsOf(board) {
 			for _, target := range sqlTargets(t, panel) {
-				_, err := ask(t, pool, expandSQL(target.rawSQL, lastHour(), services))
+				_, err := ask(t, pool, expandSQL(t, target.rawSQL, lastHour(), services))
 				refused = refused || err != nil && strings.Contains(err.Error(), "permission denied for")
 			}
 		}
@@ -310,16 +346,20 @@ func TestEverySQLQueryAnswers(t *testing.T) {
 	}
 }
 
-// A restart is no fall, and availability is of the time in which a service was watched.
+// A restart is no fall, an outage is not hidden, and availability is of the time in which a service was watched.
 func TestTheNumbersOfThePlatformAreRight(t *testing.T) {
 	t.Parallel()
 	database := pgtest.New(t)
-	// A counter that grows by ten a second and was restarted after half an hour; a cache that has answered 99 of 100.
+	// Counters that grow by so many in five seconds and were restarted after half an hour; an ingest that has not answered since.
 	database.Exec(t, `
 		INSERT INTO system_metrics (time, metric_name, service, value)
 		SELECT now() - n * interval '5 seconds', m.name, m.service, CASE WHEN n > 360 THEN 1000000 ELSE 0 END + (720 - n) * m.growth
-		FROM generate_series(720, 0, -1) n, (VALUES ('messages_written', 'ingest', 50), ('blocks_hit', 'postgres', 99), ('blocks_read', 'postgres', 1)) AS m (name, service, growth);
-		INSERT INTO service_health (service, status) VALUES ('ingest', 'healthy'), ('api', 'healthy');
+		FROM generate_series(720, 0, -1) n, (VALUES ('messages_rejected', 'ingest', 50), ('rules_evaluated', 'evaluator', 20), ('blocks_hit', 'postgres', 99), ('blocks_read', 'postgres', 1)) AS m (name, service, growth);
+		INSERT INTO system_metrics (time, metric_name, service, value)
+		SELECT at, 'ingest_rate', 'ingest', CASE WHEN at < date_trunc('minute', now()) - interval '30 minutes' THEN 10 ELSE 0 END
+		FROM generate_series(now() - interval '1 hour', now(), '5 seconds') at;
+		INSERT INTO service_health (service, status, checked_at) VALUES ('ingest', 'healthy', now()), ('api', 'healthy', now() - interval '6 minutes');
+		INSERT INTO ops_worker_lease (name, holder, epoch, acquired_at, expires_at, ttl) VALUES ('ops_worker', 'a', 1, now() - interval '3 hours', now() - interval '1 hour', '15 seconds');
 		INSERT INTO ops_worker_watch (service, began_at, ended_at) VALUES ('ingest', now() - interval '8 days', now()), ('api', now() - interval '1 hour', now());
 		INSERT INTO tenants (tenant_id, name) VALUES ('__system__', 'System Alerts');
 		INSERT INTO fleet_alert (tenant_id, site_id, device_id, alert_type, fingerprint, status, summary, created_at, closed_at) VALUES
@@ -327,24 +367,36 @@ func TestTheNumbersOfThePlatformAreRight(t *testing.T) {
 			('__system__', '__system__', '__system__', 'SYSTEM_HEALTH', 'system-health:ingest', 'CLOSED', '', now() - interval '2 days', now() - interval '2 days' + interval '6048 seconds')`)
 	pool := database.Pool(t)
 	board := readBoard(t, platformBoard)
-	answerOf := func(title, columns string) []string {
+	answerOf := func(title string, target int, columns string) []string {
 		for _, panel := range panelsOf(board) {
 			if *panel.Title == title {
-				query := expandSQL(sqlTargets(t, panel)[0].rawSQL, lastHour(), []string{"api", "ingest"})
+				query := expandSQL(t, sqlTargets(t, panel)[target].rawSQL, lastHour(), []string{"api", "ingest"})
 				return pgtest.Rows(t, pool, "SELECT DISTINCT "+columns+" FROM ("+query+") answer ORDER BY 1")
 			}
 		}
 		t.Fatalf("there is no panel %s", title)
 		return nil
 	}
-	for _, want := range []struct{ title, columns, answer string }{
-		{"Ingest rate", `round("messages a second"::numeric, 6)::text`, "10.000000"},
-		{"Cache hits", `round("cache hits"::numeric, 6)::text`, "99.000000"},
-		{"Availability", `service, round("24 hours"::numeric, 2)::text, round("7 days"::numeric, 2)::text, round("30 days"::numeric, 2)::text`, "api - - -, ingest 99.00 98.86 -"},
+	for _, want := range []struct {
+		title           string
+		target          int
+		columns, answer string
+	}{
+		{"Ingest rate", 0, `round(written::numeric, 6)::text`, "0.000000, 10.000000"},
+		{"Ingest rate", 1, `round(rejected::numeric, 6)::text`, "10.000000"},
+		{"Evaluator", 0, `metric, round(value::numeric, 6)::text`, "rules_evaluated 4.000000"},
+		{"Cache hits", 0, `round("cache hits"::numeric, 6)::text`, "99.000000"},
+		{"Availability", 0, `service, round("24 hours"::numeric, 2)::text, round("7 days"::numeric, 2)::text, round("30 days"::numeric, 2)::text`, "api - - -, ingest 99.00 98.86 -"},
+		{"Services", 0, `service, state`, "api not checked, ingest healthy"},
+		{"Leader", 0, `leader, round(extract(epoch FROM now() - since) / 60)::text`, "nobody 60"},
 	} {
-		if got := strings.Join(answerOf(want.title, want.columns), ", "); got != want.answer {
+		if got := strings.Join(answerOf(want.title, want.target, want.columns), ", "); got != want.answer {
 			t.Errorf("%s: %s, want %s", want.title, got, want.answer)
 		}
+	}
+	database.Exec(t, "UPDATE ops_worker_lease SET expires_at = now() + interval '10 seconds'")
+	if got := answerOf("Leader", 0, `leader, round(extract(epoch FROM now() - since) / 60)::text`); !slices.Equal(got, []string{"a 180"}) {
+		t.Errorf("Leader: %q", got)
 	}
 }
 
@@ -376,7 +428,7 @@ func TestEverySQLQueryUsesTheIndex(t *testing.T) {
 	for _, panel := range panelsOf(readBoard(t, platformBoard)) {
 		for _, target := range sqlTargets(t, panel) {
 			for _, r := range []timeRange{week, lastHour()} {
-				plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+expandSQL(target.rawSQL, r, []string{"ingest", "evaluator", "postgres"})), "\n")
+				plan := strings.Join(pgtest.Rows(t, pool, "EXPLAIN "+expandSQL(t, target.rawSQL, r, []string{"ingest", "evaluator", "postgres"})), "\n")
 				for _, scan := range regexp.MustCompile(`.*Scan.* on (system_metrics|idx_system_metrics\w*).*`).FindAllString(plan, -1) {
 					scans++
 					if !byName.MatchString(scan) && !strings.Contains(scan, "Bitmap Heap Scan") {
@@ -394,10 +446,11 @@ func TestEverySQLQueryUsesTheIndex(t *testing.T) {
 // storedSeries are some of what a worker stores, by their service.
 var storedSeries = map[string][]string{
 	"ingest":    {"messages_received", "messages_written", "messages_rejected", "ingest_rate", "queue_depth", "healthy", "latency_ms"},
-	"evaluator": {"rules_evaluated", "alerts_created", "healthy", "latency_ms"},
+	"evaluator": {"rules_evaluated", "alerts_created", "evaluation_errors", "healthy", "latency_ms"},
 	"postgres": {"connections", "connections_max", "db_size_bytes", "healthy", "latency_ms", "transactions_committed", "transactions_rolled_back",
-		"blocks_hit", "blocks_read", "temp_bytes", "deadlocks", "longest_transaction_seconds", "locks_waiting", "wal_bytes", "table_bytes"},
-	"platform": {"devices_online", "devices_stale", "alerts_open", "deliveries_pending", "deliveries_24h", "deliveries_failed"},
+		"blocks_hit", "blocks_read", "temp_bytes", "deadlocks", "longest_transaction_seconds", "locks_waiting", "oldest_xid_age", "wal_bytes", "table_bytes"},
+	"delivery": {"jobs_succeeded", "jobs_failed", "jobs_pending"},
+	"platform": {"devices_online", "devices_stale", "devices_offline", "alerts_open", "deliveries_pending", "deliveries_24h", "deliveries_failed"},
 }
 
 // expandPromQL replaces what Grafana replaces in a query of Prometheus; $__rate_interval is four scrape intervals for a short
@@ -454,6 +507,36 @@ func TestEveryPromQLQueryAnswers(t *testing.T) {
 	}
 	if len(jobs) != 1 {
 		t.Errorf("jobs %q", jobs)
+	}
+}
+
+// A stat that shows names is blank without a series, so nobody is a series too.
+func TestTheLeaderPanelSaysThatNobodyLeads(t *testing.T) {
+	t.Parallel()
+	leader := panelsOf(readBoard(t, workerBoard))[0]
+	query := expandPromQL(leader.Targets[0].(*prometheus.Dataquery).Expr, job, nil)
+	for _, c := range []struct {
+		a, b  float64
+		names string
+	}{{0, 0, "nobody 0"}, {0, 1, "b 1"}} {
+		data, now := teststorage.New(t), time.Now()
+		held := func(instance string, value float64) sample {
+			return sample{labels.FromStrings("__name__", "ops_worker_lease_held", "job", job, "instance", instance), value}
+		}
+		appendSamples(t, data, now, held("a", c.a), held("b", c.b))
+		for _, at := range []time.Time{now, now.Add(time.Hour)} { // an hour later all replicas are gone
+			want := c.names
+			if at != now {
+				want = "nobody 0"
+			}
+			var got []string
+			for _, series := range evaluate(t, data, query, at, at) {
+				got = append(got, fmt.Sprint(series.Metric.Get("instance"), " ", series.Floats[0].F))
+			}
+			if !slices.Equal(got, []string{want}) {
+				t.Errorf("%s: %q, want %s", *leader.Title, got, want)
+			}
+		}
 	}
 }
 
