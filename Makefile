@@ -9,6 +9,7 @@ SHELL := bash
 VERSION ?= $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null || echo dev)
 COMMIT  ?= $(shell git rev-parse --quiet --verify --short=12 HEAD 2>/dev/null || echo unknown)
 DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
+DATE := $(DATE) # once, for whoever has no git
 export VERSION COMMIT DATE
 
 BUILD = CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)"
@@ -44,8 +45,17 @@ SBOM = GOFLAGS="-trimpath -buildvcs=false" CGO_ENABLED=0 $(TOOL) cyclonedx-gomod
 SHARE = dist/share
 COMPLETIONS = bash-completion/completions/ops-worker zsh/site-functions/_ops-worker fish/vendor_completions.d/ops-worker.fish
 
+# What is published depends on the commit, its tags and the Go release, and not on the builder's settings of Go.
+dist: export GOFLAGS =
+dist: export GOEXPERIMENT =
+dist: export GOFIPS140 = off
+dist: export GOAMD64 = v1
+dist: export GOARM64 = v8.0
+
 .PHONY: dist
 dist: build ## build dist/: the worker for amd64 and arm64, their SBOMs, manual pages, shell completions, checksums
+	@new=$$(git ls-files --others --exclude-standard 2>/dev/null || true); \
+	[ -z "$$new" ] || { echo "make dist: git does not know these files, so no version names what is built of them:" $$new >&2; exit 1; }
 	rm -rf dist
 	for arch in amd64 arm64; do \
 	  GOOS=linux GOARCH=$$arch $(BUILD) -o dist/ops-worker-linux-$$arch ./cmd/ops-worker; \
@@ -56,8 +66,9 @@ dist: build ## build dist/: the worker for amd64 and arm64, their SBOMs, manual 
 	  mkdir -p "$(SHARE)/$${file%/*}"; shell=$${file%%/*}; \
 	  bin/ops-worker completion "$${shell%-completion}" >"$(SHARE)/$$file"; \
 	done
-	tar --create --directory=dist --format=ustar --sort=name --mtime=$(DATE) --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX share \
-	  | gzip --no-name >dist/ops-worker-share.tar.gz
+	cd dist && find share -type f | LC_ALL=C sort \
+	  | tar --create --format=ustar --files-from=- --mtime=$(DATE) --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+	  | gzip --no-name >ops-worker-share.tar.gz
 	rm -r $(SHARE)
 	cd dist && export LC_ALL=C && sha256sum ops-worker-* >SHA256SUMS
 
@@ -144,7 +155,7 @@ bench: ## run the benchmarks, the cycles at a pace (BENCH_PACE)
 
 # linux/amd64 or linux/arm64; without it an image is for this machine. BuildKit would set TARGETARCH itself.
 PLATFORM ?=
-FOR_PLATFORM = $(if $(PLATFORM),--platform $(PLATFORM) --build-arg TARGETARCH=$(word 2,$(subst /, ,$(PLATFORM))))
+FOR_PLATFORM = $(if $(filter-out linux/amd64 linux/arm64,$(PLATFORM)),$(error PLATFORM must be linux/amd64 or linux/arm64))$(if $(PLATFORM),--platform $(PLATFORM) --build-arg TARGETARCH=$(word 2,$(subst /, ,$(PLATFORM))))
 
 .PHONY: image
 image: ## build the container image, with PLATFORM=linux/arm64 for such a machine
@@ -157,6 +168,7 @@ image-sim: ## build the container image of the simulated services
 
 .PHONY: up
 up: ## start PostgreSQL, the worker, the simulated services and a seeded fleet in containers
+	@[ -z "$${DATABASE_URL:-}" ] || echo "make up: DATABASE_URL is set: the worker uses that database. For the demonstration: env -u DATABASE_URL make up"
 	$(COMPOSE) up --detach --build
 	$(COMPOSE) ps
 	@echo

@@ -61,7 +61,7 @@ func run(worker string, environ []string, output io.Writer) int {
 		err = fmt.Errorf("run %s: %w", worker, syscall.Exec(worker, []string{worker, "run"}, environ))
 	}
 	if err == nil {
-		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
 		d := demo{worker: worker, output: output, log: os.Stderr, moveInterval: time.Second, reportInterval: 20 * time.Second}
 		err = d.run(ctx)
@@ -209,7 +209,7 @@ demo: ingest fails by itself, %d s of every %d; Ctrl-C stops everything`,
 
 // stopped leaves out the error of whatever the end of the context has interrupted.
 func stopped(ctx context.Context, err error) error {
-	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) {
+	if ctx.Err() != nil {
 		return nil
 	}
 	return err

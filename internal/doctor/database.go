@@ -24,10 +24,12 @@ const maxConnections = 2
 // lockLimit is how long doctor waits for a lock: whoever holds one is at work. It keeps
 // the worker out as well, so a check that meets it is a warning.
 const (
-	lockLimit    = time.Second
-	lockedWords  = "somebody holds a lock for longer than a second"
-	lockedAdvice = "wait, or end the session that holds it: SELECT DISTINCT pid, usename, application_name, relation::regclass, xact_start FROM pg_locks JOIN pg_stat_activity USING (pid) " +
-		"WHERE locktype = 'relation' AND granted AND mode IN ('AccessExclusiveLock', 'ExclusiveLock', 'ShareRowExclusiveLock', 'ShareLock'); SELECT pg_terminate_backend(PID)"
+	lockLimit   = time.Second
+	lockedWords = "somebody holds a lock for longer than a second"
+	// Whoever holds a lock is in a transaction, and the oldest that waits for nobody is
+	// the first to suspect.
+	lockedAdvice = "wait for the session that holds it, or end it with pg_terminate_backend(pid); it is in an old transaction: " +
+		"SELECT pid, pg_blocking_pids(pid) AS waits_for, usename, application_name, state, xact_start FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL ORDER BY xact_start"
 )
 
 // applicationName tells doctor's own sessions from the worker's.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -284,10 +285,10 @@ func TestNothingIsChanged(t *testing.T) {
 		}
 		// The advice finds the session.
 		advice := strings.Join(of(t, r, check).Advice, "\n")
-		_, query, _ := strings.Cut(advice, ": ")
-		query, _, _ = strings.Cut(query, ";")
-		if rows := pgtest.Rows(t, s.pool, "SELECT 1 FROM ("+query+") AS holders WHERE relation = 'ops_worker_streak'::regclass"); len(rows) != 1 {
-			t.Errorf("%s: of %q: %q", check, advice, pgtest.Rows(t, s.pool, query))
+		_, query, _ := strings.Cut(advice, "transaction: ")
+		holder := fmt.Sprint(tx.Conn().PgConn().PID(), " ")
+		if rows := pgtest.Rows(t, s.pool, query+" LIMIT 1"); len(rows) != 1 || !strings.HasPrefix(rows[0], holder) {
+			t.Errorf("%s: session %s, and the query of %q says %q", check, holder, advice, rows)
 		}
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
@@ -590,3 +591,33 @@ func serve(t *testing.T, handle func(net.Conn)) (address string) {
 }
 
 func portOf(c *pgxpool.Config) string { return strconv.Itoa(int(c.ConnConfig.Port)) }
+
+// A worker that is kept from its lease is there, whatever the lease's row says.
+func TestALockedLease(t *testing.T) {
+	t.Parallel()
+	for name, lock := range map[string]string{
+		"table": "LOCK TABLE ops_worker_lease",
+		"row":   "UPDATE ops_worker_lease SET holder = holder",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStage(t)
+			s.database.Exec(t, "UPDATE ops_worker_lease SET expires_at = now() - interval '1 minute'")
+			tx, err := s.pool.Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = tx.Rollback(t.Context()) }()
+			if _, err := tx.Exec(t.Context(), lock); err != nil {
+				t.Fatal(err)
+			}
+			r := s.run(t)
+			if c := of(t, r, "lease"); c.Result != Warn || !slices.Equal(c.Found, []string{lockedWords}) || !slices.Equal(c.Advice, []string{lockedAdvice}) {
+				t.Errorf("%+v", c)
+			}
+			if c := of(t, r, "other writer"); name == "table" && c.Result != Skipped {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}

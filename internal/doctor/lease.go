@@ -45,6 +45,9 @@ func (l *leaseState) read(ctx context.Context, d *database, cfg config.Config) e
 	if l.exists = err == nil; db.IsNoRows(err) {
 		return nil
 	}
+	if db.IsLocked(err) {
+		l.newest = db.DoctorNewestWritesRow{} // without the lease it tells nothing
+	}
 	return err
 }
 
@@ -64,6 +67,12 @@ func checkLease(ctx context.Context, r *run, f *findings) error {
 		return err
 	}
 	lease, interval := r.lease, r.interval()
+	if lease.exists && !lease.Held {
+		// A worker may be there, and kept from renewing it.
+		if err := r.database.try(ctx, func(q *db.Queries) error { _, err := q.LockLease(ctx, db.LeaseName); return err }); db.IsLocked(err) {
+			return err
+		}
+	}
 	switch {
 	case !lease.exists:
 		f.warn(startWorker, "free: no ops-worker has ever collected here")
