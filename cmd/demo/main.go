@@ -151,7 +151,7 @@ func (d *demo) runParts(ctx context.Context, pool *pgxpool.Pool, address, folder
 	group.Go(func() error { return platformsim.Serve(ctx, ingestListener, ingest) })
 	group.Go(func() error { return platformsim.Serve(ctx, evaluatorListener, evaluator) })
 	group.Go(func() error {
-		err := d.runWorker(ctx, settings)
+		err := d.runWorker(ctx, folder, settings)
 		switch {
 		case ctx.Err() != nil:
 			return err
@@ -234,7 +234,7 @@ func simulate(ctx context.Context, name string) (*platformsim.Service, net.Liste
 }
 
 // runWorker runs the worker with these settings until the context ends.
-func (d *demo) runWorker(ctx context.Context, settings []string) error {
+func (d *demo) runWorker(ctx context.Context, folder string, settings []string) error {
 	command := exec.CommandContext(ctx, d.worker, "run")
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	command.WaitDelay = stopTimeout
@@ -244,7 +244,7 @@ func (d *demo) runWorker(ctx context.Context, settings []string) error {
 		return err
 	}
 	// It must not outlive a demonstration that is killed.
-	guard, err := pgserver.NewGuard(`kill -TERM "$1"`, strconv.Itoa(command.Process.Pid))
+	guard, err := pgserver.NewGuard(`kill -TERM "$1"; while kill -0 "$1"; do sleep 0.1; done; rm -rf "$2"`, strconv.Itoa(command.Process.Pid), folder)
 	if err != nil {
 		return errors.Join(err, command.Cancel(), command.Wait())
 	}

@@ -289,19 +289,28 @@ func TestInOutage(t *testing.T) {
 	}
 }
 
-// A demonstration that is killed leaves no worker behind.
+// A demonstration that is killed leaves neither its worker behind nor its settings, which
+// hold a password.
 func TestAKilledDemonstrationStopsItsWorker(t *testing.T) {
 	if testing.Short() {
 		t.Skip("integration test: needs PostgreSQL, which -short leaves out")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	folder, err := os.MkdirTemp("", "demo-test-") // which PostgreSQL's user may enter
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(folder)
+	if err := os.Chmod(folder, 0o711); err != nil {
+		t.Fatal(err)
+	}
 	command := exec.CommandContext(ctx, os.Args[0], os.Args[0])
-	command.Env = append(os.Environ(), envRole+"=demo with a worker", "DATABASE_URL=")
+	command.Env = append(os.Environ(), envRole+"=demo with a worker", "DATABASE_URL=", "TMPDIR="+folder)
 	command.WaitDelay = time.Minute // the worker holds the output open
 	output := &watched{text: "worker: interval", found: func() { _ = command.Process.Kill() }}
 	command.Stdout, command.Stderr = output, output
-	err := command.Run()
+	err = command.Run()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("%v\n%s", err, output)
@@ -309,4 +318,8 @@ func TestAKilledDemonstrationStopsItsWorker(t *testing.T) {
 	if !strings.Contains(output.String(), "worker: stopped") {
 		t.Errorf("the worker goes on:\n%s", output)
 	}
+	pgtest.Eventually(t, "the folder is gone", func() bool {
+		left, err := filepath.Glob(filepath.Join(folder, "ops-worker-demo-*"))
+		return err == nil && len(left) == 0
+	})
 }
