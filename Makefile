@@ -54,7 +54,7 @@ dist: export GOARM64 = v8.0
 
 .PHONY: dist
 dist: build ## build dist/: the worker for amd64 and arm64, their SBOMs, manual pages, shell completions, checksums
-	@new=$$(git ls-files --others --exclude-standard 2>/dev/null || true); \
+	@new=$$(git ls-files --others --exclude-standard -- cmd collectors db internal migrations sql 2>/dev/null || true); \
 	[ -z "$$new" ] || { echo "make dist: git does not know these files, so no version names what is built of them:" $$new >&2; exit 1; }
 	rm -rf dist
 	for arch in amd64 arm64; do \
