@@ -94,8 +94,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	d.say("starting PostgreSQL")
 	server, err := pgserver.Start(ctx)
+	if ctx.Err() != nil && err != nil { // initdb was killed
+		return nil
+	}
 	if err != nil {
-		return stopped(ctx, err)
+		return err
 	}
 	defer func() {
 		if err = errors.Join(err, server.Close()); err == nil {
@@ -209,7 +212,7 @@ demo: ingest fails by itself, %d s of every %d; Ctrl-C stops everything`,
 
 // stopped leaves out the error of whatever the end of the context has interrupted.
 func stopped(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(ctx))) {
 		return nil
 	}
 	return err
@@ -277,8 +280,11 @@ func (d *demo) animate(ctx context.Context, pool *pgxpool.Pool, settings []strin
 			status.Env = append(os.Environ(), settings...)
 			status.Stderr = d.log
 			text, err := status.Output()
+			if ctx.Err() != nil { // it was killed
+				return nil
+			}
 			if err != nil {
-				return stopped(ctx, err)
+				return err
 			}
 			fmt.Fprintf(d.output, "\n%s\n%s\n", text, toTry) // in one piece among the worker's lines
 		}
